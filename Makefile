@@ -1,0 +1,54 @@
+# Tunesmith: `make demo` shows it, `make test` proves it. Everything goes into .venv; nothing else is touched.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+# a folder of its own: an unpack folder shared with others has been seen to vanish under pip
+PIP     = TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check unit bench serve clean small-base help
+
+help:
+	@echo "make demo    a small model learns something, and proves it (first run installs)"
+	@echo "make serve   the HTTP service on http://127.0.0.1:8000"
+	@echo "make test    all checks and tests"
+	@echo "make check   only style, types and layers"
+	@echo "make bench   benchmarks against peers (quiet machine, please)"
+
+demo: $(VENV)/.installed
+	@$(BIN)/tunesmith demo $(DEMO_OPTIONS)
+
+serve: $(VENV)/.installed
+	@$(BIN)/tunesmith serve
+
+test: check unit
+
+check: $(VENV)/.tested
+	$(BIN)/ruff check src tests tools benchmarks examples
+	$(BIN)/ruff format --check src tests tools benchmarks examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.tested
+	$(BIN)/pytest -n 2 --dist loadfile -m "not crash" $(PYTEST_OPTIONS)
+	$(BIN)/pytest -m crash $(PYTEST_OPTIONS)
+
+bench: $(VENV)/.tested
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+small-base: $(VENV)/.tested
+	$(BIN)/python -m tools.small_base.make
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) ..."
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@mkdir -p $(VENV)/tmp
+	@$(PIP) -e .
+	@rm -rf $(VENV)/tmp && touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@mkdir -p $(VENV)/tmp
+	@$(PIP) -e ".[test,dev]"
+	@rm -rf $(VENV)/tmp && touch $@
+
+clean:
+	rm -rf $(VENV) dist build
