@@ -1,0 +1,1 @@
+"""Base models and adapters: what they are called, where they lie, whether they fit together."""
