@@ -1,0 +1,1 @@
+"""Generating text: the engine port, the chat service over it, and the engines themselves."""

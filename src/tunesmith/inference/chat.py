@@ -1,0 +1,116 @@
+"""Asking models: one conversation, one conversation asked of base and tuned, many prompts at once."""
+
+import math
+from collections.abc import AsyncGenerator, Sequence
+
+from tunesmith.datasets.example import Message
+from tunesmith.inference.engine import Engine, Event, Request, Sampling
+from tunesmith.kernel.problems import Invalid
+from tunesmith.models.model import Model
+
+BASE, TUNED = 0, 1
+_MAX_MESSAGES = 2000
+_MAX_PROMPTS = 4096
+
+
+class Chat:
+    """Checks what is asked, then asks the engine once: rows of one call share its batch."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def answer(self, messages: Sequence[Message], model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
+        """Row 0 answers the conversation.
+
+        Raises:
+            Invalid: no message, or the last is not the user's, or a sampling value is out of range.
+        """
+        return self._engine.generate([Request(_conversation(messages), model, _checked(sampling))])
+
+    def compare(self, messages: Sequence[Message], model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
+        """Row BASE answers from the bare base, row TUNED from the model as it is.
+
+        Raises:
+            Invalid: as ``answer``.
+        """
+        asked, sampling = _conversation(messages), _checked(sampling)
+        return self._engine.generate([Request(asked, each, sampling) for each in (model.bare(), model)])
+
+    def batch(self, prompts: Sequence[str], model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
+        """Row i answers ``prompts[i]``, each a user's first message.
+
+        Raises:
+            Invalid: no prompt, too many, or an empty one.
+        """
+        if not 1 <= len(prompts) <= _MAX_PROMPTS:
+            raise Invalid(
+                f"prompts 应有 1 到 {_MAX_PROMPTS} 条，得到 {len(prompts)} 条",
+                f"prompts must hold 1 to {_MAX_PROMPTS} entries, got {len(prompts)}",
+                field="prompts",
+            )
+        sampling = _checked(sampling)
+        return self._engine.generate(
+            [Request(_question(p, f"prompts[{i}]"), model, sampling) for i, p in enumerate(prompts)]
+        )
+
+    def complete(self, prompt: str, model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
+        """Row 0 answers ``prompt`` as a user's first message."""
+        return self._engine.generate([Request(_question(prompt, "prompt"), model, _checked(sampling))])
+
+
+def _question(prompt: str, field: str) -> tuple[Message, ...]:
+    if not prompt.strip():
+        raise Invalid(f"{field} 不能为空", f"{field} must not be empty", field=field)
+    return (Message("user", _text(prompt, field)),)
+
+
+def _conversation(messages: Sequence[Message]) -> tuple[Message, ...]:
+    if not messages:
+        raise Invalid("messages 不能为空", "messages must not be empty", field="messages")
+    if len(messages) > _MAX_MESSAGES:
+        raise Invalid(
+            f"messages 最多 {_MAX_MESSAGES} 条", f"messages holds more than {_MAX_MESSAGES}", field="messages"
+        )
+    for i, message in enumerate(messages):
+        _text(message.content, f"messages[{i}].content")
+    if messages[-1].role != "user":
+        raise Invalid(
+            f"最后一条消息应来自 user，得到 {messages[-1].role}",
+            f"the last message must be the user's, got {messages[-1].role}",
+            field=f"messages[{len(messages) - 1}].role",
+        )
+    if not messages[-1].content.strip():
+        raise Invalid(
+            "最后一条消息的 content 不能为空", "the last message's content must not be empty", field="messages"
+        )
+    return tuple(messages)
+
+
+def _text(text: str, field: str) -> str:
+    """JSON may smuggle in half a character, which no tokenizer can take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid(f"{field} 含有无效字符", f"{field} holds a lone surrogate", field=field) from error
+    return text
+
+
+def _checked(sampling: Sampling) -> Sampling:
+    """Every dialect fills in its own defaults; what a value may be is the same for all."""
+    limits: tuple[tuple[str, float, float, float, str], ...] = (
+        ("max_tokens", sampling.max_new_tokens, 1, 1_000_000, "1 .. 1000000"),
+        ("temperature", sampling.temperature, 0, 10, "0 .. 10"),
+        ("top_p", sampling.top_p, 1e-6, 1, "(0, 1]"),
+        ("top_k", sampling.top_k, 0, 1_000_000, "0 .. 1000000"),
+        ("repetition_penalty", sampling.repetition_penalty, 0.01, 10, "(0, 10]"),
+    )
+    for name, value, low, high, said in limits:
+        if not math.isfinite(value) or not low <= value <= high:
+            raise Invalid(
+                f"{name} 应在 {said} 之间，得到 {value}", f"{name} must be in {said}, got {value}", field=name
+            )
+    if len(sampling.stop) > 16 or any(not 1 <= len(stop) <= 256 for stop in sampling.stop):
+        raise Invalid(
+            "stop 最多 16 条，每条 1 到 256 个字符", "stop takes up to 16 strings of 1 to 256 characters", field="stop"
+        )
+    return sampling

@@ -1,0 +1,189 @@
+"""The names models are served under, and which of them is current. Kept over restarts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from tunesmith.kernel.clock import utc_now
+from tunesmith.kernel.db import Database, metadata
+from tunesmith.kernel.problems import Conflict, Invalid, NotFound
+from tunesmith.models.model import Model
+from tunesmith.models.registry import SHIPPED, Registry
+
+served_models = sa.Table(
+    "served_models",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("base", sa.String, nullable=False),
+    sa.Column("adapter", sa.String),
+    sa.Column("is_current", sa.Boolean, nullable=False),
+    sa.Column("loaded_at", sa.String, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model under the name its clients call it by."""
+
+    name: str
+    model: Model
+    is_current: bool
+
+
+class Engines(Protocol):
+    """What serving needs of the supervisor: starting and ending engine processes."""
+
+    async def ensure(self, base: str) -> None:
+        """Return once the base model's engine is ready."""
+        ...
+
+    async def stop(self, base: str, *, wait_s: float) -> None:
+        """End the engine once its rows have; Conflict when they have not within ``wait_s``."""
+        ...
+
+
+class ServedModels:
+    """Load, unload, switch, resolve. The shipped model is served when nothing else is."""
+
+    def __init__(
+        self, database: Database, registry: Registry, engines: Engines, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._database, self._registry, self._engines, self._clock = database, registry, engines, clock
+
+    def list(self) -> list[Served]:
+        """Every served model, in the order they were loaded."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(served_models).order_by(served_models.c.loaded_at)).all()
+        return [Served(row.name, Model(row.base, row.adapter), row.is_current) for row in rows]
+
+    def current(self) -> Served:
+        """The model asked when a request names none."""
+        served = self.list()
+        return next((each for each in served if each.is_current), None) or Served(SHIPPED, Model(SHIPPED), True)
+
+    def get(self, name: str) -> Served:
+        """The served model of that name; a base model or an adapter on disk also answers to its own name.
+
+        Raises:
+            NotFound: neither served nor on this machine.
+        """
+        for served in self.list():
+            if served.name == name:
+                return served
+        return Served(name, self._on_disk(name), False)
+
+    def resolve(self, name: str | None) -> Served:
+        """The model a request means: the named one, or the current one."""
+        return self.get(name) if name else self.current()
+
+    async def load(self, name: str, base: str, adapter: str | None, *, switch: bool = False) -> Served:
+        """Serve ``base`` with ``adapter`` under ``name`` and have its engine ready; current if it is the first.
+
+        Loading a name again replaces it: running answers finish on what they began with.
+
+        Raises:
+            Invalid, NotFound, Conflict: the name, the base or the adapter cannot be used.
+            Unavailable: the engine did not start.
+        """
+        if not 1 <= len(name) <= 200 or name != name.strip() or any(ord(c) < 32 for c in name):
+            raise Invalid(
+                "model_name 应为 1 到 200 个字符", "model_name must be 1 to 200 characters", field="model_name"
+            )
+        model = Model(self._registry.base(base).name, self._registry.adapter(adapter).name if adapter else None)
+        self._registry.check(model)
+        await self._engines.ensure(model.base)
+        with self._database.write() as connection:
+            first = connection.execute(sa.select(sa.func.count()).select_from(served_models)).scalar_one() == 0
+            old = connection.execute(sa.select(served_models.c.is_current).where(served_models.c.name == name)).scalar()
+            if switch:
+                connection.execute(sa.update(served_models).values(is_current=False))
+            connection.execute(sa.delete(served_models).where(served_models.c.name == name))
+            served = Served(name, model, bool(first or old or switch))
+            connection.execute(
+                sa.insert(served_models).values(
+                    name=name,
+                    base=model.base,
+                    adapter=model.adapter,
+                    is_current=served.is_current,
+                    loaded_at=self._clock().isoformat(),
+                )
+            )
+        return served
+
+    async def unload(self, name: str, *, wait_s: float = 10.0) -> None:
+        """Stop serving ``name``; its engine ends when no other name needs it.
+
+        Raises:
+            NotFound: no model is served under that name.
+            Conflict: answers were still being written after ``wait_s``; the model stays.
+        """
+        served = self._served(name)
+        if not any(other.model.base == served.model.base and other.name != name for other in self.list()):
+            await self._engines.stop(served.model.base, wait_s=wait_s)
+        with self._database.write() as connection:
+            connection.execute(sa.delete(served_models).where(served_models.c.name == name))
+
+    def switch(self, name: str) -> Served:
+        """Make ``name`` the current model.
+
+        Raises:
+            NotFound: no model is served under that name.
+        """
+        served = self._served(name)
+        with self._database.write() as connection:
+            connection.execute(sa.update(served_models).values(is_current=served_models.c.name == name))
+        return Served(served.name, served.model, True)
+
+    def tuned(self, base: str | None, adapter: str | None, name: str | None) -> Served:
+        """What compare asks: the configured pair; else the current model if it wears an adapter; else the newest
+        adapter and its base.
+
+        Args:
+            base, adapter, name: FINETUNING_BASE_MODEL, FINETUNING_LORA_PATH and FINETUNING_MODEL_NAME.
+
+        Raises:
+            NotFound: the configured base or adapter is missing, or there is no adapter at all.
+            Conflict: the adapter does not fit the base.
+        """
+        if adapter:
+            found = self._registry.adapter(adapter)
+            model = Model(self._registry.base(base or found.base).name, found.name)
+            self._registry.check(model)
+            return Served(name or found.name, model, False)
+        current = self.resolve(name)
+        if current.model.adapter is not None and base in (None, current.model.base):
+            return current
+        for found in self._registry.adapters():
+            if base in (None, found.base):
+                return Served(found.name, Model(found.base, found.name), False)
+        raise NotFound(
+            "没有可用的 LoRA 适配器：请先训练一个，或设置 FINETUNING_LORA_PATH",
+            "there is no adapter yet: train one first, or set FINETUNING_LORA_PATH",
+        )
+
+    def _served(self, name: str) -> Served:
+        for served in self.list():
+            if served.name == name:
+                return served
+        raise NotFound(f"模型未加载：{name}", f"no model is loaded under the name {name}", model=name)
+
+    def _on_disk(self, name: str) -> Model:
+        try:
+            return Model(self._registry.base(name).name)
+        except (NotFound, Invalid):
+            pass
+        try:
+            adapter = self._registry.adapter(name)
+        except (NotFound, Invalid) as error:
+            raise NotFound(
+                f"模型不存在：{name}", f"no model {name} is loaded or on this machine", model=name
+            ) from error
+        model = Model(self._registry.base(adapter.base).name, adapter.name)
+        try:
+            self._registry.check(model)
+        except Conflict as error:
+            raise NotFound(error.zh, error.en, **error.details) from error
+        return model

@@ -1,0 +1,1 @@
+"""Runs: recipes executed into adapters, recorded before they start, true whatever is killed."""

@@ -1,0 +1,137 @@
+"""A run and the recipe it executes: plain values, no database, no torch."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from tunesmith.kernel.problems import Conflict
+
+
+class State(StrEnum):
+    """Where a run stands. The last three are final: nothing leaves them."""
+
+    QUEUED = "queued"  # recorded, not started
+    RUNNING = "running"  # an executor has it
+    COMPLETED = "completed"  # its adapter is published
+    FAILED = "failed"  # ended without an adapter; ``error`` says why
+    CANCELED = "canceled"  # ended because somebody asked
+
+    @property
+    def final(self) -> bool:
+        return self in (State.COMPLETED, State.FAILED, State.CANCELED)
+
+
+_NEXT: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.QUEUED, State.RUNNING, State.FAILED, State.CANCELED}),
+    State.RUNNING: frozenset({State.RUNNING, State.COMPLETED, State.FAILED, State.CANCELED}),
+    State.COMPLETED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that determines an adapter. Two runs of one recipe on one machine give the same bytes.
+
+    Attributes:
+        dataset: training file or dataset split, a name under home (``data/train.json``).
+        validation: file scored during training, or None.
+        replay: file of general examples mixed in against forgetting, or None.
+        replay_share: fraction in [0, 1) of each epoch's examples drawn from ``replay``.
+        batch_size: examples a step; times ``gradient_accumulation`` for one optimizer step.
+        max_length: tokens; an example longer than this is cut at the end (refused if nothing trained remains).
+        target_modules: module names LoRA is put on; empty means every linear layer but the output head.
+        quantization: None, "int8" or "int4" for the frozen base.
+        scheduler: "cosine", "linear" or "constant", after ``warmup_ratio`` of the steps.
+    """
+
+    base_model: str
+    dataset: str
+    dataset_format: str | None = None
+    validation: str | None = None
+    replay: str | None = None
+    replay_share: float = 0.0
+    epochs: int = 3
+    batch_size: int = 8
+    gradient_accumulation: int = 1
+    learning_rate: float = 2e-4
+    warmup_ratio: float = 0.03
+    scheduler: str = "cosine"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 1024
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] = ()
+    quantization: str | None = None
+    seed: int = 42
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The last thing a trainer said.
+
+    Attributes:
+        epoch: epochs finished, with fraction, e.g. 1.25.
+        tokens_per_second: trained (supervised and context) tokens, without padding.
+        seconds_left: the trainer's own estimate.
+    """
+
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Share of the steps done, in [0, 1]."""
+        return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution of a recipe.
+
+    Attributes:
+        output: name under home where the adapter is published, e.g. ``adapters/town``.
+        executor: name of the executor that has it ("local").
+        handle: what the executor gave us to find it again; None until it accepted the run.
+        cancel_requested: somebody asked to stop; the state follows when the trainer has.
+        error: one sentence a person can act on, only when failed.
+    """
+
+    id: str
+    recipe: Recipe
+    output: str
+    executor: str
+    created_at: datetime
+    state: State = State.QUEUED
+    owner: str = "local"
+    handle: str | None = None
+    progress: Progress = field(default_factory=Progress)
+    cancel_requested: bool = False
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    error: str | None = None
+    version: int = 0
+
+    def to(self, state: State, **changes: object) -> "Run":
+        """The run moved to ``state`` with other fields changed.
+
+        Raises:
+            Conflict: the transition is not allowed; a final state never changes.
+        """
+        if state not in _NEXT[self.state]:
+            raise Conflict(
+                f"任务 {self.id} 的状态是 {self.state}，不能变为 {state}",
+                f"run {self.id} is {self.state} and cannot become {state}",
+                run_id=self.id,
+                state=str(self.state),
+            )
+        return replace(self, state=state, **changes)  # type: ignore[arg-type]

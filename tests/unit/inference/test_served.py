@@ -1,0 +1,147 @@
+"""Names models are served under."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tunesmith.inference.served import ServedModels
+from tunesmith.kernel.db import Database
+from tunesmith.kernel.home import Home
+from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Unavailable
+from tunesmith.models.model import Model
+from tunesmith.models.registry import SHIPPED, Registry
+
+
+class Engines:
+    """Remembers what was started and ended; refuses what it is told to."""
+
+    def __init__(self) -> None:
+        self.running: set[str] = set()
+        self.refuse_start = self.refuse_stop = False
+
+    async def ensure(self, base: str) -> None:
+        if self.refuse_start:
+            raise Unavailable("起不来", "cannot start")
+        self.running.add(base)
+
+    async def stop(self, base: str, *, wait_s: float) -> None:
+        if self.refuse_stop:
+            raise Conflict("使用中", "in use")
+        self.running.discard(base)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path)
+    for number, name in enumerate(("adapters/old", "adapters/new")):
+        folder = home.root / name
+        folder.mkdir(parents=True)
+        config = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": SHIPPED}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        weights = folder / "adapter_model.safetensors"
+        weights.write_bytes(b"x")
+        os.utime(weights, (1000 + number, 1000 + number))
+    return home
+
+
+@pytest.fixture
+def engines() -> Engines:
+    return Engines()
+
+
+@pytest.fixture
+def served(home: Home, engines: Engines) -> ServedModels:
+    database = Database(f"sqlite:///{home.root}/test.db")
+    database.migrate()
+    return ServedModels(database, Registry(home), engines)
+
+
+def test_the_shipped_model_is_current_when_nothing_is_loaded(served: ServedModels) -> None:
+    assert served.current().model == Model(SHIPPED)
+    assert served.list() == []
+
+
+async def test_the_first_loaded_model_is_current_and_stays_so(served: ServedModels) -> None:
+    await served.load("one", SHIPPED, None)
+    await served.load("two", SHIPPED, "adapters/old")
+    assert [(each.name, each.is_current) for each in served.list()] == [("one", True), ("two", False)]
+    assert served.switch("two").model.adapter == "adapters/old"
+    assert served.current().name == "two"
+
+
+async def test_loading_a_name_again_replaces_it_and_keeps_it_current(served: ServedModels) -> None:
+    await served.load("one", SHIPPED, None)
+    await served.load("one", SHIPPED, "adapters/new")
+    assert [(each.model.adapter, each.is_current) for each in served.list()] == [("adapters/new", True)]
+
+
+async def test_an_engine_serves_until_no_name_needs_it(served: ServedModels, engines: Engines) -> None:
+    await served.load("one", SHIPPED, None)
+    await served.load("two", SHIPPED, "adapters/new")
+    await served.unload("one")
+    assert engines.running == {SHIPPED}
+    await served.unload("two")
+    assert engines.running == set()
+
+
+async def test_a_model_in_use_stays_when_unloading_is_refused(served: ServedModels, engines: Engines) -> None:
+    await served.load("one", SHIPPED, None)
+    engines.refuse_stop = True
+    with pytest.raises(Conflict):
+        await served.unload("one")
+    assert [each.name for each in served.list()] == ["one"]
+
+
+async def test_a_model_whose_engine_does_not_start_is_not_served(served: ServedModels, engines: Engines) -> None:
+    engines.refuse_start = True
+    with pytest.raises(Unavailable):
+        await served.load("one", SHIPPED, None)
+    assert served.list() == []
+
+
+@pytest.mark.parametrize(
+    "name, base, adapter, problem",
+    [
+        ("", SHIPPED, None, Invalid),
+        ("x" * 300, SHIPPED, None, Invalid),
+        ("a\nb", SHIPPED, None, Invalid),
+        ("one", "no/such", None, NotFound),
+        ("one", "../outside", None, Invalid),
+        ("one", SHIPPED, "adapters/none", NotFound),
+        ("one", SHIPPED, "/etc", Invalid),
+    ],
+)
+async def test_what_cannot_be_served_is_refused(
+    served: ServedModels, name: str, base: str, adapter: str | None, problem: type[Exception]
+) -> None:
+    with pytest.raises(problem):
+        await served.load(name, base, adapter)
+
+
+def test_names_on_disk_answer_without_being_loaded(served: ServedModels) -> None:
+    assert served.get(SHIPPED).model == Model(SHIPPED)
+    assert served.get("adapters/new").model == Model(SHIPPED, "adapters/new")
+    for missing in ("nobody", "../etc", "adapters/none"):
+        with pytest.raises(NotFound):
+            served.get(missing)
+    with pytest.raises(NotFound):
+        served.switch("nobody")
+
+
+async def test_compare_asks_the_configured_pair_else_the_current_adapter_else_the_newest(served: ServedModels) -> None:
+    assert served.tuned(SHIPPED, "adapters/old", None).model.adapter == "adapters/old"
+    assert served.tuned(None, None, None).model.adapter == "adapters/new"
+    await served.load("mine", SHIPPED, "adapters/old")
+    assert served.tuned(None, None, None).model.adapter == "adapters/old"
+    with pytest.raises(NotFound):
+        served.tuned(None, "adapters/none", None)
+    with pytest.raises(NotFound):
+        served.tuned("no/such", "adapters/old", None)
+
+
+async def test_what_was_served_is_served_after_a_restart(home: Home, served: ServedModels) -> None:
+    await served.load("mine", SHIPPED, "adapters/old")
+    again = ServedModels(Database(f"sqlite:///{home.root}/test.db"), Registry(home), Engines())
+    assert again.current().name == "mine"
