@@ -1,0 +1,1 @@
+"""Measuring: metrics, their uncertainty, and whether tuned beats base."""
