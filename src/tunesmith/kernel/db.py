@@ -28,6 +28,10 @@ class Database:
     def read(self) -> Iterator[sa.Connection]:
         """A consistent view; nothing done in it is kept."""
         with self._engine.connect() as connection:
+            if self.sqlite:
+                connection.exec_driver_sql("BEGIN")  # or each SELECT would see what was committed before it
+            else:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager

@@ -1,5 +1,6 @@
 """Files that are whole or absent: write to a temporary name, fsync, rename."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -54,7 +55,9 @@ def folder_published_whole(path: Path) -> Iterator[Path]:
         sync(temporary)
         try:
             temporary.rename(path)  # replaces an empty folder, refuses any other
-        except (OSError, NotADirectoryError) as error:
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
             raise FileExistsError(f"{path} exists") from error
         sync(path.parent)
     finally:

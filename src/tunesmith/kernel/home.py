@@ -8,6 +8,7 @@ links: by ``openat2`` on Linux, where no rename can race it, by a walk over the 
 import ctypes
 import errno
 import os
+import re
 import stat
 import sys
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,9 @@ from tunesmith.kernel.problems import Forbidden, Invalid, NotFound, Problem
 
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
+# controls (C1 too), line separators, bidirectional overrides (they forge log lines), half characters, and what is an
+# escape or a separator somewhere
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff%\\\\]")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))})
 
 
@@ -35,17 +39,21 @@ def parse_name(text: str, field: str) -> PurePosixPath:
 
     if not text or len(text.encode("utf-8", "replace")) > 1024:
         raise refuse("应为 1 到 1024 字节的路径名", "a name of 1 to 1024 bytes is expected")
-    if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in text) or "\\" in text or "%" in text:
+    if _FORBIDDEN.search(text):
         raise refuse("含有不允许的字符", "it holds characters that are not allowed")
     if text.startswith(("/", "~")) or (len(text) > 1 and text[1] == ":"):
         raise refuse(
             "应为主目录下的相对路径，而不是绝对路径", "a path below the home folder is expected, not an absolute one"
         )
     name = PurePosixPath(text)
+    if not name.parts:
+        raise refuse(
+            "应为主目录下的路径，而不是主目录本身", "a path below the home folder is expected, not the folder itself"
+        )
     for part in name.parts:
         if part == ".." or not part.strip(". \u2024\u2025\u2026\uff0e"):
             raise refuse("不能离开主目录", "it must not leave the home folder")
-        if len(part.encode()) > 255 or part.split(".")[0].lower() in _RESERVED or part != part.rstrip(". "):
+        if len(part.encode()) > 255 or part.split(".")[0].strip().lower() in _RESERVED or part != part.rstrip(". "):
             raise refuse(f"{part[:40]!r} 不能用作文件名", f"{part[:40]!r} cannot be a file name")
     return name
 
