@@ -1,0 +1,1 @@
+"""What every dialect needs of HTTP and none of them owns: streams, errors, limits."""
