@@ -1,0 +1,48 @@
+"""The tree of verbs."""
+
+from typing import Annotated
+
+import typer
+
+from tunesmith import __version__
+from tunesmith.cli import asking, bench, data, demo, doctor, evaluating, models, runs, serve, training
+from tunesmith.cli.screen import say
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help=say(
+        "用 LoRA 在自己的机器上微调语言模型，并看到它是否有效。先试试：tunesmith demo",
+        "Fine-tune language models with LoRA on your own machine, and see that it helped. Try first: tunesmith demo",
+    ),
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tunesmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help=say("打印版本", "Print the version.")),
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
+
+app.command("demo", help=demo.HELP)(demo.demo)
+app.command("serve", help=serve.HELP)(serve.serve)
+app.command("train", help=training.HELP)(training.train)
+app.command("evaluate", help=evaluating.HELP)(evaluating.evaluate)
+app.command("chat", help=asking.CHAT_HELP)(asking.chat)
+app.command("compare", help=asking.COMPARE_HELP)(asking.compare)
+app.add_typer(data.app, name="datasets")
+app.add_typer(models.app, name="models")
+app.add_typer(runs.app, name="runs")
+app.command("doctor", help=doctor.HELP)(doctor.doctor)
+app.command("bench", help=bench.HELP)(bench.bench)

@@ -1,0 +1,201 @@
+"""``tunesmith models``: what is here, bring a base model in, take an adapter out."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunesmith.cli import completing
+from tunesmith.cli.screen import HomeOption, JsonOption, line, megabytes, note, say, show_json, table, verb
+from tunesmith.kernel.problems import Conflict, Invalid, NotFound
+
+if TYPE_CHECKING:
+    from tunesmith.kernel.home import Home
+    from tunesmith.models.model import Adapter, BaseModel
+    from tunesmith.models.registry import Registry
+
+app = typer.Typer(no_args_is_help=True, help=say("基座模型与适配器", "Base models and adapters."))
+
+# everything a model needs that cannot run code: no .py, .bin or .pt is ever copied
+_COPIED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+
+
+@app.command("list", help=say("列出基座模型与适配器", "List base models and adapters."))
+@verb
+def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Newest adapters first."""
+    registry = _registry(home)
+    bases, adapters = registry.bases(), registry.adapters()
+    if as_json:
+        show_json({"bases": bases, "adapters": adapters})
+        return
+    table(
+        [say("基座模型", "base model"), say("结构", "architecture"), say("大小", "size"), say("上下文", "context")],
+        [(b.name, b.architecture, megabytes(b.size_bytes), b.context_length) for b in bases],
+    )
+    table(
+        [say("适配器", "adapter"), say("基座", "base"), say("秩", "rank"), say("大小", "size"), say("时间", "made")],
+        [(a.name, a.base, a.rank, megabytes(a.size_bytes), _when(a.created_at)) for a in adapters],
+    )
+
+
+@app.command(
+    "add", help=say("复制一个 safetensors 模型目录到主目录", "Copy a folder with a safetensors model into home.")
+)
+@verb
+def add(
+    name: Annotated[str, typer.Argument(help=say("以后用的名字", "What it will be called."))],
+    folder: Annotated[Path, typer.Argument(help=say("模型目录", "The model's folder."))],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Checked before anything is copied, and there as a whole or not at all."""
+    from tunesmith.kernel.files import folder_published_whole, require_free
+    from tunesmith.models.registry import SHIPPED
+
+    wanted = name.removeprefix("models/")
+    if not _NAME.fullmatch(wanted):
+        raise Invalid(
+            f"模型名 {name!r} 无效：使用字母、数字、点、横线与下划线，至多一个斜杠",
+            f"{name!r} is not a model name: letters, digits, dots, dashes and underscores, at most one slash",
+            field="name",
+        )
+    files = list(_files_of(folder))
+    _checked(wanted, files)
+    registry = _registry(home)
+    place = _home(home).path(f"models/{wanted}", "name")
+    if wanted == SHIPPED or place.exists():
+        raise Conflict(f"模型 {wanted} 已存在：{place}", f"there is a model {wanted} already: {place}", model=wanted)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    require_free(place.parent, sum(file.stat().st_size for file in files))
+    with folder_published_whole(place) as temporary:
+        for file in files:
+            shutil.copyfile(file, temporary / file.name)
+    found = registry.base(wanted)
+    if as_json:
+        show_json(found)
+    else:
+        line(
+            say(
+                f"已添加 {found.name}（{megabytes(found.size_bytes)}）",
+                f"added {found.name}, {megabytes(found.size_bytes)}",
+            )
+        )
+
+
+@app.command(
+    "export", help=say("把适配器（或合并后的完整模型）写到别处", "Write an adapter, or the merged model, elsewhere.")
+)
+@verb
+def export(
+    adapter: Annotated[str, typer.Argument(autocompletion=completing.adapters, help=say("适配器", "The adapter."))],
+    destination: Annotated[Path, typer.Argument(help=say("目标目录（新建）", "The folder to make."))],
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged",
+            help=say("写出合并了适配器的完整模型", "Write the whole model with the adapter merged into it."),
+        ),
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The folder is there as a whole or not at all."""
+    from tunesmith.kernel.files import folder_published_whole, require_free
+
+    registry = _registry(home)
+    found = registry.adapter(adapter)
+    base = registry.base(found.base) if merged else None
+    place = destination.expanduser().absolute()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise Conflict(f"{place} 已存在且不为空", f"{place} exists and is not empty", destination=str(place))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    require_free(place.parent, found.size_bytes + (base.size_bytes if base else 0))
+    with folder_published_whole(place) as temporary:
+        if base is not None:
+            note(say("正在合并（需要导入 torch）……", "merging (this imports torch) ..."))
+            _merge(base, found, temporary)
+        else:
+            for file in found.path.iterdir():
+                if file.is_file() and not file.is_symlink() and not file.name.startswith("."):
+                    shutil.copyfile(file, temporary / file.name)
+    if as_json:
+        show_json({"adapter": found.name, "base": found.base, "merged": merged, "folder": str(place)})
+    else:
+        line(say(f"已写到 {place}", f"written to {place}"))
+
+
+def _merge(base: "BaseModel", adapter: "Adapter", folder: Path) -> None:
+    """The base with the adapter's weights added into it, in the base's own precision."""
+    import warnings
+
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        kept = AutoModelForCausalLM.from_pretrained(base.path, dtype="auto", use_safetensors=True).dtype
+        # added in float32: bfloat16 would round most of a small change away twice
+        whole = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32, use_safetensors=True)
+        tuned = PeftModel.from_pretrained(whole, adapter.path).merge_and_unload().to(kept)
+        tuned.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base.path).save_pretrained(folder)
+
+
+def _files_of(folder: Path) -> Iterator[Path]:
+    """The files worth copying; links are followed, as a Hugging Face cache is made of them."""
+    place = folder.expanduser()
+    if not place.is_dir():
+        raise NotFound(f"目录不存在：{folder}", f"there is no folder {folder}", field="folder")
+    for pattern in _COPIED:
+        yield from sorted(file for file in place.glob(pattern) if file.is_file())
+
+
+def _checked(name: str, files: list[Path]) -> None:
+    """Refuse what the registry would refuse, before gigabytes are copied.
+
+    Raises:
+        NotFound, Invalid: as ``Registry.base``.
+    """
+    from tunesmith.kernel.home import Home
+    from tunesmith.models.registry import Registry
+
+    with tempfile.TemporaryDirectory() as scratch:
+        staged = Path(scratch) / "models" / name
+        staged.mkdir(parents=True)
+        for file in files:
+            (staged / file.name).symlink_to(file.absolute())
+        if not (staged / "config.json").exists():
+            raise Invalid("目录中没有 config.json", "the folder holds no config.json", field="folder")
+        Registry(Home(Path(scratch)), None).base(f"models/{name}")
+
+
+def _home(home: Path | None) -> "Home":
+    from tunesmith.kernel.home import Home
+    from tunesmith.settings import Settings
+
+    return Home(Settings.read(os.environ, home=home).home)
+
+
+def _registry(home: Path | None) -> "Registry":
+    """Folders are the truth, so no database is opened for these verbs."""
+    from tunesmith.models.registry import Registry
+    from tunesmith.settings import Settings
+
+    settings = Settings.read(os.environ, home=home)
+    return Registry(_home(home), settings.hf_home)
+
+
+def _when(seconds: float) -> str:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,200 @@
+"""``tunesmith serve``: every dialect on one or several ports of one server process."""
+
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunesmith.cli.screen import HomeOption, JsonOption, line, note, say, show_json, verb, wrong_usage
+from tunesmith.cli.session import compose_failures, log_to_stderr
+from tunesmith.kernel.problems import Conflict, Invalid, Unavailable
+
+if TYPE_CHECKING:
+    from uvicorn import Config, Server
+
+HELP = say(
+    "启动服务：所有接口在同一端口上（--port 可重复）",
+    "Start the server. Every dialect and path on one port; --port may be repeated.",
+)
+# running answers get so long to finish after SIGTERM before they are cut off
+_GRACE_S = 10
+
+
+@verb
+def serve(
+    host: Annotated[
+        str,
+        typer.Option(help=say("监听地址；默认只有本机能访问", "Address to listen on; only this machine by default.")),
+    ] = "127.0.0.1",
+    port: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help=say(
+                "端口，可重复；默认 8000，0 由系统选择",
+                "Port, may be repeated; 8000 when not given, 0 lets the system choose.",
+            ),
+        ),
+    ] = None,
+    insecure_open: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-open",
+            help=say(
+                "允许监听非本机地址：没有任何鉴权，网络上的任何人都能使用",
+                "Allow an address others can reach: there is NO authentication, anyone on the network may use it.",
+            ),
+        ),
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """See HELP."""
+    if not is_loopback(host):
+        if not insecure_open:
+            raise wrong_usage(
+                f"{host} 不是本机地址，而服务没有鉴权；确实要开放请加 --insecure-open，或在前面放置带鉴权的反向代理",
+                f"{host} can be reached from other machines and the server has no authentication; "
+                "put an authenticating proxy in front, or add --insecure-open if you really mean it",
+            )
+        _shout(host)
+    # order matters: a port in use must be known before a database is made
+    sockets = [listening(host, number) for number in port or [8000]]
+    try:
+        _run(host, sockets, home, as_json=as_json)
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``; a name counts when all its addresses do.
+
+    Raises:
+        Invalid: the name has no address.
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise Invalid(f"无法解析主机名 {host!r}", f"no address for the host {host!r}", field="host") from error
+    return all(ipaddress.ip_address(str(entry[4][0])).is_loopback for entry in found)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; who connects before the server is ready waits for it.
+
+    Raises:
+        Conflict: the port is in use. Invalid: the address is not one of this machine's, or the port is not allowed.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        # at once: between a bind and a later listen another process could take the port
+        made.listen(1024)
+    except OSError as error:
+        made.close()
+        kind_of = Conflict if error.errno == errno.EADDRINUSE else Invalid
+        raise kind_of(
+            f"无法监听 {host}:{port}（{error.strerror}）；请用 --port 换一个端口",
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port",
+            host=host,
+            port=port,
+        ) from error
+    return made
+
+
+def url_of(host: str, bound: socket.socket) -> str:
+    """The address a person opens; the wildcard address is shown as this machine."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{shown}]:{bound.getsockname()[1]}" if ":" in shown else f"http://{shown}:{bound.getsockname()[1]}"
+
+
+def _run(host: str, sockets: Sequence[socket.socket], home: Path | None, *, as_json: bool) -> None:
+    import uvicorn
+
+    from tunesmith.app import create_app
+    from tunesmith.settings import Settings
+
+    log_to_stderr("info")
+    settings = Settings.read(os.environ, home=home)
+    with compose_failures(settings):
+        app = create_app(settings)
+    urls = [url_of(host, each) for each in sockets]
+    server = _announcing(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            log_level="warning",
+            timeout_graceful_shutdown=_GRACE_S,
+        ),
+        lambda: _ready(urls, settings.home, as_json=as_json),
+    )
+    # uvicorn raises the signal again after it has shut down: a SIGTERM that was obeyed is no failure
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        server.run(sockets=list(sockets))
+    except SystemExit as error:
+        raise _not_started() from error
+    if not server.started:
+        raise _not_started()
+
+
+def _announcing(config: "Config", ready: Callable[[], None]) -> "Server":
+    """A server that calls ``ready`` once it accepts connections."""
+    import uvicorn
+
+    class Announcing(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                ready()
+
+    return Announcing(config)
+
+
+def _ready(urls: Sequence[str], home: Path, *, as_json: bool) -> None:
+    if as_json:
+        show_json({"urls": urls, "home": str(home), "pid": os.getpid()})
+        return
+    for url in urls:
+        line(say(f"Tunesmith 已就绪：{url}", f"Tunesmith is ready: {url}"))
+    line(say(f"主目录：{home}（Ctrl-C 停止）", f"home folder: {home} (Ctrl-C stops)"))
+    sys.stdout.flush()
+
+
+def _shout(host: str) -> None:
+    bar = "!" * 100
+    note(bar)
+    note(
+        say(
+            f"!! 警告：服务在 {host} 上对网络开放，没有任何鉴权。能连接到它的任何人都可以使用模型、读写主目录中的数据。",
+            f"!! WARNING: serving on {host}, open to the network WITHOUT authentication. Anyone who can connect may "
+            "use the models and read and write the data in the home folder.",
+        )
+    )
+    note(bar)
+
+
+def _not_started() -> Unavailable:
+    return Unavailable("服务未能启动，原因见上方日志", "the server did not start; the log above says why")

@@ -1,0 +1,194 @@
+"""``tunesmith train``: tune a base model on a dataset and watch it."""
+
+import asyncio
+import signal
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunesmith.cli import completing, data, watching
+from tunesmith.cli.screen import (
+    INTERRUPTED,
+    HomeOption,
+    JsonOption,
+    aligned,
+    duration,
+    line,
+    note,
+    say,
+    show_json,
+    verb,
+)
+from tunesmith.cli.session import Session
+from tunesmith.kernel.problems import Conflict
+
+if TYPE_CHECKING:
+    from tunesmith.app import Services
+    from tunesmith.training.run import Recipe, Run
+
+HELP = say(
+    "在数据集上微调基座模型；Ctrl-C 取消训练（--detach 则让它在后台继续）",
+    "Tune a base model on a dataset. Ctrl-C cancels the run; --detach leaves it running behind.",
+)
+_START_WAIT_S = 10.0
+
+
+@verb
+def train(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completing.datasets,
+            help=say(
+                "数据集、主目录下的文件，或任意文件（会先保存为数据集）",
+                "Dataset, file under home, or any file (kept as a dataset first).",
+            ),
+        ),
+    ],
+    base: Annotated[
+        str, typer.Option(autocompletion=completing.bases, help=say("基座模型", "Base model."))
+    ] = "tunesmith-small",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            help=say("适配器名称，默认 adapters/<数据集>-<任务>", "Adapter under home; adapters/<dataset>-<run>.")
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help=say("轮数", "Times through the data."))] = None,
+    batch_size: Annotated[int | None, typer.Option(help=say("每步样本数", "Examples a step."))] = None,
+    learning_rate: Annotated[float | None, typer.Option(help=say("学习率", "Learning rate."))] = None,
+    rank: Annotated[int | None, typer.Option(help=say("LoRA 的秩", "LoRA rank."))] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help=say("LoRA 的 alpha，默认为秩的 2 倍", "LoRA alpha; twice the rank."))
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="LoRA dropout.")] = None,
+    max_length: Annotated[int | None, typer.Option(help=say("样本的最多词元数", "Most tokens of an example."))] = None,
+    validation: Annotated[str | None, typer.Option(help=say("验证集", "Dataset scored during training."))] = None,
+    replay: Annotated[
+        str | None,
+        typer.Option(help=say("混入的通用数据，防止遗忘", "Dataset of general examples mixed in against forgetting.")),
+    ] = None,
+    replay_share: Annotated[
+        float | None,
+        typer.Option(help=say("通用数据的占比，默认 0.25", "Their share; 0.25 when --replay is given.")),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help=say("随机种子", "Random seed."))] = None,
+    scheduler: Annotated[str | None, typer.Option(help="cosine, linear, constant")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help=say("基座的量化：int8、int4", "Of the frozen base: int8, int4."))
+    ] = None,
+    format_: data.FormatOption = None,
+    skip_bad: data.SkipBadOption = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help=say("开始后立即返回", "Return once it has started."))
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """See HELP."""
+    chosen = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "rank": rank, "alpha": alpha,
+        "dropout": dropout, "max_length": max_length, "seed": seed, "scheduler": scheduler,
+        "quantization": quantization,
+    }  # fmt: skip
+    with Session(home) as session:
+        services = session.services
+        services.registry.base(base)  # before anything is copied
+        kept = data.kept_name(services, dataset, format=format_, skip_bad=skip_bad)
+        recipe = replace(recipe_for(services, base, kept, chosen), dataset_format=format_, skip_bad=skip_bad)
+        if validation:
+            recipe = replace(recipe, validation=data.kept_name(services, validation))
+        if replay:
+            share = 0.25 if replay_share is None else replay_share
+            recipe = replace(recipe, replay=data.kept_name(services, replay), replay_share=share)
+        run = services.training.start(recipe, output=output)
+        note(say(f"任务 {run.id}", f"run {run.id}"))
+        ended = session.run(_started(services, run)) if detach else _watched(session, run)
+    _report(services, ended, detached=detach, as_json=as_json)
+
+
+def recipe_for(services: "Services", base: str, dataset: str, chosen: dict[str, Any]) -> "Recipe":
+    """The recipe with what was chosen; the rest suits the base.
+
+    The shipped model is three orders of magnitude smaller than what the usual values were found on and learns nothing
+    from them, so it gets the demo's.
+
+    Raises:
+        NotFound, Invalid: the base model cannot be used.
+    """
+    from tunesmith.cli.demo import RECIPE
+    from tunesmith.models.registry import SHIPPED
+    from tunesmith.training.run import Recipe
+
+    found = services.registry.base(base)
+    usual = Recipe(found.name, dataset)
+    if found.name == SHIPPED:
+        usual = replace(RECIPE, dataset=dataset, replay=None, replay_share=0.0, validation=None)
+    usual = replace(usual, max_length=min(Recipe(base, dataset).max_length, found.context_length))
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if "rank" in given:
+        given.setdefault("alpha", 2.0 * given["rank"])
+    return replace(usual, **given)
+
+
+def _watched(session: Session, run: "Run") -> "Run":
+    """The run at its end; Ctrl-C asks the trainer to stop and waits for it, a second one leaves it running."""
+    training = session.services.training
+    try:
+        with watching.shown() as seen:
+            return session.run(watching.follow(training, run.id, seen))
+    except KeyboardInterrupt:
+        # an impatient second Ctrl-C must not leave the trainer running: nobody else may come to tell it
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with suppress(Conflict):  # it ended at that very moment
+                training.cancel(run.id)
+            session.run(training.reconcile())
+        finally:
+            signal.signal(signal.SIGINT, before)
+    note(say("正在取消……（再按一次 Ctrl-C 则不再等待）", "canceling ... (Ctrl-C again stops waiting)"))
+    return session.run(watching.follow(training, run.id, lambda run, curve: None))
+
+
+async def _started(services: "Services", run: "Run") -> "Run":
+    """The run once a trainer has it, or still queued behind another after some seconds."""
+    deadline = asyncio.get_running_loop().time() + _START_WAIT_S
+    while run.state.value == "queued" and asyncio.get_running_loop().time() < deadline:
+        await services.training.reconcile()
+        run = await asyncio.to_thread(services.training.get, run.id)
+        await asyncio.sleep(0.1)
+    return run
+
+
+def _report(services: "Services", run: "Run", *, detached: bool, as_json: bool) -> None:
+    from tunesmith.cli.runs import summary
+
+    folder = services.home.runs / run.id
+    if run.state.value == "canceled":
+        note(say(f"任务 {run.id} 已取消", f"run {run.id} is canceled"))
+        raise typer.Exit(INTERRUPTED)
+    if not (detached and not run.state.final):
+        watching.completed(run)
+    facts = summary(run)
+    if as_json:
+        show_json(facts | {"adapter": run.output, "folder": folder, "loss_png": folder / "loss.png"})
+        return
+    if not run.state.final:
+        queued = run.state.value == "queued"
+        line(say(
+            f"任务 {run.id} {'在排队，前面的结束后由服务或 runs watch 启动' if queued else '在后台训练'}；tunesmith runs watch {run.id}",
+            f"run {run.id} {'is queued; a server or runs watch starts it' if queued else 'is training'}: tunesmith runs watch {run.id}",
+        ))  # fmt: skip
+        return
+    took = duration(facts["seconds"] or 0.0)
+    line(say(f"完成，用时 {took}", f"completed in {took}"))
+    for text in aligned(
+        [
+            (say("适配器", "adapter"), services.home.root / run.output),
+            (say("损失图", "loss"), folder / "loss.png"),
+            (say("试一试", "try it"), f"tunesmith compare {run.output}"),
+        ]
+    ):
+        line(text)
