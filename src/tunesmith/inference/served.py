@@ -44,6 +44,10 @@ class Engines(Protocol):
         """End the engine once its rows have; Conflict when they have not within ``wait_s``."""
         ...
 
+    async def unload_adapter(self, model: Model) -> None:
+        """Let the engine forget the model's adapter once no row wears it."""
+        ...
+
 
 class ServedModels:
     """Load, unload, switch, resolve. The shipped model is served when nothing else is."""
@@ -120,9 +124,12 @@ class ServedModels:
             NotFound: no model is served under that name.
             Conflict: answers were still being written after ``wait_s``; the model stays.
         """
-        served = self._served(name)
-        if not any(other.model.base == served.model.base and other.name != name for other in self.list()):
+        served = self.current() if name == SHIPPED and not self.list() else self._served(name)
+        others = [other.model for other in self.list() if other.name != name]
+        if served.model.base not in {other.base for other in others}:
             await self._engines.stop(served.model.base, wait_s=wait_s)
+        elif served.model.adapter is not None and served.model not in others:
+            await self._engines.unload_adapter(served.model)
         with self._database.write() as connection:
             connection.execute(sa.delete(served_models).where(served_models.c.name == name))
 

@@ -19,6 +19,7 @@ class Engines:
 
     def __init__(self) -> None:
         self.running: set[str] = set()
+        self.forgotten: list[str | None] = []
         self.refuse_start = self.refuse_stop = False
 
     async def ensure(self, base: str) -> None:
@@ -30,6 +31,9 @@ class Engines:
         if self.refuse_stop:
             raise Conflict("使用中", "in use")
         self.running.discard(base)
+
+    async def unload_adapter(self, model: Model) -> None:
+        self.forgotten.append(model.adapter)
 
 
 @pytest.fixture
@@ -83,6 +87,22 @@ async def test_an_engine_serves_until_no_name_needs_it(served: ServedModels, eng
     await served.unload("one")
     assert engines.running == {SHIPPED}
     await served.unload("two")
+    assert engines.running == set()
+
+
+async def test_an_adapter_is_forgotten_when_no_other_name_wears_it(served: ServedModels, engines: Engines) -> None:
+    await served.load("one", SHIPPED, None)
+    await served.load("two", SHIPPED, "adapters/new")
+    await served.load("three", SHIPPED, "adapters/new")
+    await served.unload("two")
+    assert engines.forgotten == []
+    await served.unload("three")
+    assert engines.forgotten == ["adapters/new"]
+
+
+async def test_the_shipped_model_answering_by_itself_can_be_unloaded(served: ServedModels, engines: Engines) -> None:
+    await engines.ensure(SHIPPED)
+    await served.unload(SHIPPED)
     assert engines.running == set()
 
 

@@ -1,0 +1,75 @@
+"""``python -m tunesmith.inference.worker``: serve one base model on a private socket."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from tunesmith.inference.worker.parent import end_with
+from tunesmith.inference.worker.server import Worker
+
+_FAILED_LINGER_S = 10.0  # a worker that could not load tells why for so long
+
+
+def main() -> None:
+    """Parse the command line and serve until told to stop."""
+    parser = argparse.ArgumentParser(prog="tunesmith.inference.worker", description=__doc__)
+    parser.add_argument("--base-name", required=True, help="what callers call the base model")
+    parser.add_argument("--base-path", required=True, type=Path, help="its folder")
+    parser.add_argument("--socket", required=True, type=Path, help="unix socket to listen on; made with mode 0600")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch decide")
+    parser.add_argument("--max-rows", type=int, default=64, help="rows decoded at once")
+    parser.add_argument("--parent-watch", type=int, metavar="PID", help="end when this process does")
+    arguments = parser.parse_args()
+    if arguments.parent_watch:
+        end_with(arguments.parent_watch)
+    if arguments.threads:  # before torch is imported: OpenMP reads it once
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso"),
+            structlog.processors.format_exc_info,  # the plain traceback: no locals, which hold people's prompts
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    asyncio.run(_serve(arguments))
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    worker = Worker(arguments.base_name, arguments.base_path, threads=arguments.threads, max_rows=arguments.max_rows)
+    runner = web.AppRunner(worker.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    before = os.umask(0o177)  # the socket is its owner's alone
+    await web.UnixSite(runner, str(arguments.socket)).start()
+    os.umask(before)  # folders made later, as for compiled modules, must stay usable
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    loading = asyncio.create_task(_load(worker, stop))
+    await stop.wait()
+    worker.close()
+    await runner.cleanup()
+    loading.cancel()
+    arguments.socket.unlink(missing_ok=True)
+    # The loading thread may be deep in an import: there is nothing to save, so do not wait for it.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+async def _load(worker: Worker, stop: asyncio.Event) -> None:
+    await worker.load()
+    if worker.failed:
+        await asyncio.sleep(_FAILED_LINGER_S)
+        stop.set()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The key-value cache: every row leases a slot that grows with it, and the memory goes back when rows leave.
+
+Slots lie in arenas, one for each capacity (256, 512, ... tokens, the last one the context length). A row starts in the
+smallest arena that holds it and moves up when it outgrows it. The leases of an arena always occupy its first slots, so
+attention reads a plain view ``k[:n, :, :length]`` and nothing is gathered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_SMALLEST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer keeps for each token: ``heads`` keys of ``key`` numbers and values of ``value`` numbers."""
+
+    heads: int
+    key: int
+    value: int
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """One row's part of the cache: ``slot`` of ``arena``, whose first ``length`` tokens are written."""
+
+    arena: "Arena"
+    slot: int
+    length: int = 0
+
+
+class Arena:
+    """Slots of ``capacity`` tokens each; the first ``len(leases)`` of them are in use."""
+
+    def __init__(self, shapes: Sequence[LayerShape], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.capacity = capacity
+        self.leases: list[Lease] = []
+        self.slots = 0
+        self.keys: list[Tensor] = []  # each (slots, heads, capacity, key)
+        self.values: list[Tensor] = []  # each (slots, heads, capacity, value)
+        self._shapes, self._dtype, self._device = shapes, dtype, device
+
+    def add(self, lease: Lease) -> None:
+        """Give ``lease`` the next slot, making room if there is none."""
+        if len(self.leases) == self.slots:
+            self._resize(max(1, self.slots * 2))
+        lease.arena, lease.slot = self, len(self.leases)
+        self.leases.append(lease)
+
+    def remove(self, lease: Lease, *, scrub: bool) -> None:
+        """Take ``lease`` out; the last lease moves into its slot, and an arena mostly empty shrinks.
+
+        Args:
+            scrub: zero the slot first. Numbers that are not finite would leak through masked attention (0 * inf) into
+                the slot's next row.
+        """
+        if scrub:
+            self._copy(None, lease.slot, self.capacity)
+        last = self.leases.pop()
+        if last is not lease:
+            self._copy(last.slot, lease.slot, last.length)
+            self.leases[lease.slot] = last
+            last.slot = lease.slot
+        if len(self.leases) * 4 <= self.slots:
+            self._resize(self.slots // 2 if self.leases else 0)
+
+    def _copy(self, source: int | None, target: int, length: int) -> None:
+        for tensor in (*self.keys, *self.values):
+            tensor[target, :, :length] = 0 if source is None else tensor[source, :, :length]
+
+    def _resize(self, slots: int) -> None:
+        used = min(len(self.leases), slots)
+        longest = max((lease.length for lease in self.leases), default=0)
+
+        def resized(old: Tensor | None, heads: int, width: int) -> Tensor:
+            # zeros: what is masked out still takes part in 0 * value, so it must be finite
+            new = torch.zeros(slots, heads, self.capacity, width, dtype=self._dtype, device=self._device)
+            if old is not None:
+                new[:used, :, :longest] = old[:used, :, :longest]
+            return new
+
+        keys, values = self.keys or [None] * len(self._shapes), self.values or [None] * len(self._shapes)
+        self.keys = [resized(k, s.heads, s.key) for k, s in zip(keys, self._shapes, strict=True)] if slots else []
+        self.values = [resized(v, s.heads, s.value) for v, s in zip(values, self._shapes, strict=True)] if slots else []
+        self.slots = slots
+
+
+class Cache:
+    """All arenas, and the accounting that keeps them below ``limit`` bytes.
+
+    Room is reserved for a row's longest possible length before it starts, so a running row is never short of memory.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[LayerShape],
+        context: int,
+        *,
+        limit: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
+        device = device or torch.device("cpu")
+        capacities = [_SMALLEST]
+        while capacities[-1] < context:
+            capacities.append(capacities[-1] * 2)
+        capacities[-1] = min(capacities[-1], context)
+        self.limit = limit
+        self.arenas = [Arena(shapes, capacity, dtype, device) for capacity in capacities]
+        self._token_bytes: int = sum(s.heads * (s.key + s.value) for s in shapes) * dtype.itemsize
+
+    def cost(self, tokens: int) -> int:
+        """Bytes to reserve for a row that may reach ``tokens`` tokens."""
+        return self._arena(tokens).capacity * self._token_bytes
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of all slots there are, used or not."""
+        return sum(arena.slots * arena.capacity for arena in self.arenas) * self._token_bytes
+
+    def lease(self, tokens: int) -> Lease:
+        """A new lease with room for ``tokens`` tokens."""
+        arena = self._arena(tokens)
+        lease = Lease(arena, 0)
+        arena.add(lease)
+        return lease
+
+    def reserve(self, lease: Lease, tokens: int) -> None:
+        """Make room for ``tokens`` tokens in ``lease``, moving it to a larger arena when it must."""
+        if tokens <= lease.arena.capacity:
+            return
+        old = lease.arena
+        moved = Lease(old, 0, lease.length)
+        new = self._arena(tokens)
+        new.add(moved)
+        for source, target in ((old.keys, new.keys), (old.values, new.values)):
+            for a, b in zip(source, target, strict=True):
+                b[moved.slot, :, : lease.length] = a[lease.slot, :, : lease.length]
+        old.remove(lease, scrub=False)
+        new.leases[moved.slot] = lease
+        lease.arena, lease.slot = new, moved.slot
+
+    def release(self, lease: Lease, *, scrub: bool = False) -> None:
+        """Give the slot back."""
+        lease.arena.remove(lease, scrub=scrub)
+
+    def _arena(self, tokens: int) -> Arena:
+        return next(arena for arena in self.arenas if tokens <= arena.capacity)

@@ -1,0 +1,147 @@
+"""The loaded engine: a thread that steps, and the event loop's side of it."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import torch
+
+from tunesmith.inference.worker.events import Mailbox, RowEvent
+from tunesmith.inference.worker.lora import AdapterWeights
+from tunesmith.inference.worker.model import LanguageModel
+from tunesmith.inference.worker.row import Row
+from tunesmith.inference.worker.scheduler import Scheduler
+from tunesmith.inference.worker.tokens import Tokens
+from tunesmith.kernel.problems import Conflict, Invalid, NotFound
+
+
+class Core:
+    """One base model, its adapters, and the thread that runs their rows.
+
+    Args:
+        name: what callers call the base model.
+        threads: torch's CPU threads; 0 leaves its default.
+        loop: the loop that reads events.
+
+    Raises:
+        Invalid, Unsupported: the model cannot be loaded, see ``LanguageModel`` and ``Tokens``.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, *, threads: int, max_rows: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.name = name
+        self._threads = threads
+        if threads:
+            torch.set_num_threads(threads)
+        self.tokens = Tokens(folder)
+        self.model = LanguageModel(folder)
+        self.adapters: dict[str, AdapterWeights] = {}
+        self.max_rows = max_rows
+        self._loop = loop
+        self._mail: dict[Row, Mailbox] = {}
+        self._inbox: SimpleQueue[Row | None] = SimpleQueue()
+        self._closing = False
+        self.scheduler = Scheduler(
+            self.model, self.tokens.decode, self.tokens.ends, max_rows=max_rows, deliver=self._deliver
+        )
+        self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
+        self._thread.start()
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """How many rows run, and how many wait."""
+        return self.scheduler.running, self.scheduler.waiting + self._inbox.qsize()
+
+    def adapter(self, model: str) -> AdapterWeights | None:
+        """The weights ``model`` names; None for the base.
+
+        Raises:
+            NotFound: neither the base nor a loaded adapter has that name.
+        """
+        if model == self.name:
+            return None
+        if model not in self.adapters:
+            raise NotFound(f"模型不存在：{model}", f"no model {model} is loaded", model=model)
+        return self.adapters[model]
+
+    async def load_adapter(self, name: str, path: Path, *, replace: bool) -> None:
+        """Read an adapter and put it in the table; rows that run on an older one of that name keep theirs.
+
+        Raises:
+            Conflict: the name is taken and ``replace`` is not set.
+            Invalid, NotFound, Unsupported: see ``Lora.read``.
+        """
+        if name == self.name or (name in self.adapters and not replace):
+            raise Conflict(f"名称已被占用：{name}", f"the name {name} is taken", adapter=name)
+        if not path.is_absolute():
+            raise Invalid("lora_path 应为绝对路径", "lora_path must be absolute", field="lora_path")
+        self.adapters[name] = await asyncio.to_thread(self.model.lora.read, name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter out of the table; its memory is freed when the last row that wears it ends.
+
+        Raises:
+            NotFound: it is not loaded.
+        """
+        if self.adapters.pop(name, None) is None:
+            raise NotFound(f"适配器未加载：{name}", f"adapter {name} is not loaded", adapter=name)
+
+    @contextlib.asynccontextmanager
+    async def running(self, rows: Sequence[Row]) -> AsyncIterator[list[Mailbox]]:
+        """Run ``rows``; leaving the block drops those that have not ended, before the next step.
+
+        Raises:
+            Invalid: one of them can never run; none is started then.
+        """
+        for row in rows:
+            self.scheduler.check(row)
+        for row in rows:
+            self._mail[row] = Mailbox()
+        try:
+            for row in rows:
+                self._inbox.put(row)
+            yield [self._mail[row] for row in rows]
+        finally:
+            for row in rows:
+                row.canceled = True
+                del self._mail[row]
+            self._inbox.put(None)  # wakes the thread, should it sleep
+
+    def close(self) -> None:
+        """End the thread after its present step."""
+        self._closing = True
+        self._inbox.put(None)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        if self._threads:
+            torch.set_num_threads(self._threads)  # each thread has its own setting
+        with torch.inference_mode():
+            while not self._closing:
+                self._take_in()
+                self.scheduler.step()
+
+    def _take_in(self) -> None:
+        """Hand waiting rows to the scheduler; sleeps while there is nothing to do."""
+        with contextlib.suppress(Empty):
+            while True:
+                row = self._inbox.get(block=self.scheduler.idle and not self._closing)
+                if row is None:
+                    return
+                if not row.canceled:
+                    self.scheduler.add(row)
+
+    def _deliver(self, events: list[tuple[Row, RowEvent]]) -> None:
+        # One hand-over a step, however many rows it moved.
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to read
+            self._loop.call_soon_threadsafe(self._hand_out, events)
+
+    def _hand_out(self, events: list[tuple[Row, RowEvent]]) -> None:
+        for row, event in events:
+            mailbox = self._mail.get(row)
+            if mailbox is not None:
+                mailbox.put(event)

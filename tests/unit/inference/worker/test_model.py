@@ -1,0 +1,131 @@
+"""Any architecture that uses the attention interface runs and stays exact; the others are refused when loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    FalconConfig,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen3Config,
+)
+
+from tunesmith.inference.engine import Sampling
+from tunesmith.inference.worker.events import RowEvent
+from tunesmith.inference.worker.model import LanguageModel
+from tunesmith.inference.worker.row import Row
+from tunesmith.inference.worker.scheduler import Scheduler
+from tunesmith.kernel.problems import Invalid, Unsupported
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.4,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def write_model(folder: Path, config: Any) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SIZES),
+        LlamaConfig(**(SIZES | {"num_key_value_heads": 4}), attention_bias=True, tie_word_embeddings=True),
+        MistralConfig(**SIZES, sliding_window=6),
+        Qwen3Config(**SIZES, head_dim=16),
+        Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+        Phi3Config(**SIZES),
+    ],
+    ids=["llama", "llama-mha", "mistral-window", "qwen3", "qwen3-half-window", "phi3"],
+)
+def test_greedy_rows_equal_transformers_generate(config: Any, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", config)
+    model = LanguageModel(folder, cache_bytes=1 << 26)
+    events: list[tuple[Row, RowEvent]] = []
+    scheduler = Scheduler(model, lambda ids: "x" * len(ids), frozenset(), max_rows=8, deliver=events.extend)
+    greedy = Sampling(max_new_tokens=20, temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
+    rows = [Row([5 + (7 * i * n) % 90 for i in range(1, 4 + 5 * n)], greedy) for n in range(1, 6)]
+    with torch.inference_mode():
+        for row in rows:
+            scheduler.add(row)
+            scheduler.step()
+        while not scheduler.idle:
+            scheduler.step()
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    plain.generation_config.eos_token_id = None
+    for row in rows:
+        ids = torch.tensor([list(row.prompt)])
+        out = plain.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False, pad_token_id=0
+        )
+        assert row.tokens == out[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma2Config(**SIZES, head_dim=8),  # caps its attention scores
+        FalconConfig(
+            vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+        ),  # its own attention code
+    ],
+    ids=["gemma2", "falcon"],
+)
+def test_an_architecture_this_engine_would_get_wrong_is_refused(config: Any, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", config)
+    with pytest.raises(Unsupported) as refused:
+        LanguageModel(folder, cache_bytes=1 << 26)
+    assert "built-in engine" in refused.value.en
+    assert "内置引擎" in refused.value.zh
+
+
+def test_pickled_weights_are_never_opened(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4))
+    torch.save({}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(Invalid):
+        LanguageModel(folder, cache_bytes=1 << 26)
+
+
+def test_code_in_a_model_folder_is_never_run(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", LlamaConfig(**SIZES))
+    config = (folder / "config.json").read_text()
+    mapping = '"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}, "model_type": "evil"'
+    (folder / "config.json").write_text(config.replace('"model_type": "llama"', mapping))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(Invalid):
+        LanguageModel(folder, cache_bytes=1 << 26)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_rotary_embeddings_that_change_with_length_are_used_only_where_they_do_not(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4,
+        "original_max_position_embeddings": 64,
+    }
+    folder = write_model(
+        tmp_path / "model", Phi3Config(**SIZES, rope_parameters=rope, original_max_position_embeddings=64)
+    )
+    assert LanguageModel(folder, cache_bytes=1 << 26).context == 64
