@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli.screen import HomeOption, JsonOption, line, note, say, show_json, verb, wrong_usage
-from tunesmith.cli.session import compose_failures, log_to_stderr
+from tunesmith.cli.session import compose_failures
 from tunesmith.kernel.problems import Conflict, Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def _run(host: str, sockets: Sequence[socket.socket], home: Path | None, *, as_j
     import uvicorn
 
     from tunesmith.app import create_app
+    from tunesmith.kernel.logs import log_to_stderr
     from tunesmith.settings import Settings
 
     log_to_stderr("info")

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ def compose_services(home: Path | None) -> "Services":
         Problem: a setting, the home folder or the database cannot be used.
     """
     from tunesmith.app import compose
+    from tunesmith.kernel.logs import log_to_stderr
     from tunesmith.settings import Settings
 
     log_to_stderr("warning")
@@ -119,25 +119,3 @@ def run_inside(home: Path | None, work: Callable[["Services"], Coroutine[Any, An
     """Run ``work`` on composed services and close them; raises as ``Session.run``."""
     with Session(home) as session:
         return session.run(work(session.services))
-
-
-def log_to_stderr(level: str) -> None:
-    """Log ``level`` and above on standard error: standard output belongs to results."""
-    import logging
-
-    import structlog
-
-    human = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human),
-            structlog.processors.StackInfoRenderer(),
-            *([] if human else [structlog.processors.format_exc_info]),
-            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(ensure_ascii=False),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=False,
-    )

@@ -7,11 +7,11 @@ import signal
 import sys
 from pathlib import Path
 
-import structlog
 from aiohttp import web
 
 from tunesmith.inference.worker.parent import end_with
 from tunesmith.inference.worker.server import Worker
+from tunesmith.kernel.logs import log_to_stderr
 
 _FAILED_LINGER_S = 10.0  # a worker that could not load tells why for so long
 
@@ -31,15 +31,7 @@ def main() -> None:
     if arguments.threads:  # before torch is imported: OpenMP reads it once
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("iso"),
-            structlog.processors.format_exc_info,  # the plain traceback: no locals, which hold people's prompts
-            structlog.processors.JSONRenderer(ensure_ascii=False),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    log_to_stderr("info")
     asyncio.run(_serve(arguments))
 
 
