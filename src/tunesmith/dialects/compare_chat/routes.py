@@ -1,0 +1,62 @@
+"""Paths of the compare-chat document: ``/ai/finetuning/chat`` and its sibling ``/ai/chat``."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, FastAPI, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from tunesmith.dialects.compare_chat import wire
+from tunesmith.http import errors
+from tunesmith.http.sse import EventStream, unless_left
+from tunesmith.inference.chat import BASE, TUNED, Chat
+from tunesmith.inference.collect import collect
+from tunesmith.models.model import Model
+
+ModelOf = Callable[[], Model]
+
+
+def build(chat: Chat, tuned: ModelOf, current: ModelOf) -> FastAPI:
+    """The dialect as an application to mount at ``/ai``.
+
+    Args:
+        tuned: the model ``/finetuning/chat`` asks; reads the registry, so it is called in a thread.
+        current: the model ``/chat`` asks.
+    """
+    app = FastAPI(title="Tunesmith: compare chat", docs_url=None, redoc_url=None)
+    errors.install(app, wire.error)
+    app.include_router(_routes(chat, tuned, current))
+    return app
+
+
+def _routes(chat: Chat, tuned: ModelOf, current: ModelOf) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.post("/finetuning/chat")
+    async def finetuned(request: Request, body: wire.ChatRequest) -> Response:
+        """Ask the tuned model; with ``compare`` the bare base too."""
+        return await _talk(chat, await run_in_threadpool(tuned), request, body)
+
+    @routes.post("/chat")
+    async def plain(request: Request, body: wire.ChatRequest) -> Response:
+        """Ask the current model, in the same shapes."""
+        return await _talk(chat, await run_in_threadpool(current), request, body)
+
+    return routes
+
+
+async def _talk(chat: Chat, model: Model, request: Request, body: wire.ChatRequest) -> Response:
+    asked, sampling = body.conversation(), body.sampling()
+    if body.stream:
+        language = errors.language_of(request.headers)
+        if body.compare:
+            events = chat.compare(asked, model, sampling)
+            return EventStream(request, events, wire.CompareEncoder(language), wire.error)
+        return EventStream(request, chat.answer(asked, model, sampling), wire.AnswerEncoder(language), wire.error)
+    # a non-streaming answer always carries both sides; a model without an adapter has only one
+    both = model.adapter is not None
+    events = chat.compare(asked, model, sampling) if both else chat.answer(asked, model, sampling)
+    answers = await unless_left(request, collect(events, rows=2 if both else 1))
+    if isinstance(answers, Response):
+        return answers
+    return JSONResponse(wire.answer(answers[BASE].text, answers[TUNED if both else BASE].text))

@@ -1,0 +1,1 @@
+"""The document ``gpt-service``: models, generation, batch, training, evaluation."""

@@ -1,0 +1,62 @@
+"""Paths of the gpt-service document that start long work: training and evaluation."""
+
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from tunesmith.dialects.gpt_service import wire
+from tunesmith.evaluation.service import EvaluationService
+from tunesmith.http.errors import language_of
+from tunesmith.inference.served import ServedModels
+from tunesmith.models.registry import Registry
+from tunesmith.training.service import TrainingService
+
+
+def training(service: TrainingService, registry: Registry) -> APIRouter:
+    """``/train`` and below."""
+    routes = APIRouter(prefix="/train", tags=["training"])
+
+    @routes.post("")
+    def start(body: wire.TrainRequest) -> dict[str, object]:
+        """Record a LoRA run and answer at once; it starts when the machine is free."""
+        recipe = body.recipe(registry.base(body.base_model).context_length)
+        run = service.start(recipe, output=body.output_dir)
+        return {"status": "success", "task_id": run.id, "message": "训练任务已创建"}
+
+    @routes.get("/status/{task_id}")
+    def status(request: Request, task_id: str) -> dict[str, object]:
+        """Where a run stands."""
+        return wire.task(service.get(task_id), language_of(request.headers))
+
+    @routes.get("/history")
+    def history(request: Request, limit: int = Query(100, ge=1, le=1000)) -> dict[str, object]:
+        """Runs, newest first."""
+        runs = service.list(limit=limit)
+        return {"history": [wire.task(run, language_of(request.headers)) for run in runs], "total_count": len(runs)}
+
+    @routes.post("/cancel/{task_id}")
+    def cancel(task_id: str) -> dict[str, object]:
+        """Ask a run to stop (an addition to the document)."""
+        run = service.cancel(task_id)
+        return {"status": "success", "task_id": run.id, "message": "已请求取消训练任务"}
+
+    return routes
+
+
+def evaluation(service: EvaluationService, served: ServedModels) -> APIRouter:
+    """``/evaluate`` and below."""
+    routes = APIRouter(prefix="/evaluate", tags=["evaluation"])
+
+    @routes.post("")
+    async def start(body: wire.EvaluateRequest) -> dict[str, object]:
+        """Record an evaluation and answer at once; its figures come under the id."""
+        model = await run_in_threadpool(served.resolve, body.model_name)
+        started = await run_in_threadpool(service.start, body.request(model))
+        service.run_soon(started.id)
+        return {"status": "success", "eval_id": started.id, "message": "评估任务已创建"}
+
+    @routes.get("/results/{eval_id}")
+    def results(request: Request, eval_id: str) -> dict[str, object]:
+        """Where an evaluation stands, and its figures once completed."""
+        return wire.evaluation(service.get(eval_id), language_of(request.headers))
+
+    return routes

@@ -1,0 +1,241 @@
+"""Shapes of the gpt-service document, and the defaults that belong to it."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunesmith.datasets.example import Message
+from tunesmith.evaluation.service import Evaluation, EvaluationRequest, Question
+from tunesmith.http.sse import DONE, frame
+from tunesmith.inference.collect import Answer
+from tunesmith.inference.engine import Delta, Event, Sampling
+from tunesmith.inference.served import Served
+from tunesmith.kernel.problems import Problem
+from tunesmith.training.run import Recipe, Run
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """Strict: "5" is no number. ``model_`` names are the document's own."""
+
+    model_config = ConfigDict(strict=True, protected_namespaces=())
+
+
+class Generation(Body):
+    """What every generating body may carry."""
+
+    model_name: str | None = None
+    max_tokens: int = 512
+    temperature: Number = 0.8
+    top_p: Number = 0.9
+    repetition_penalty: Number = 1.05
+    use_ollama: bool = False
+    top_k: int = 0
+    seed: int | None = None
+    stop: list[str] = []
+
+    def sampling(self) -> Sampling:
+        return Sampling(
+            max_new_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            stop=tuple(self.stop),
+        )
+
+
+class GenerateRequest(Generation):
+    prompt: str
+
+
+class Turn(Body):
+    role: Literal["user", "assistant", "system"]
+    content: str
+
+
+class ChatRequest(Generation):
+    messages: list[Turn]
+    stream: bool = False
+
+    def conversation(self) -> list[Message]:
+        return [Message(turn.role, turn.content) for turn in self.messages]
+
+
+class BatchRequest(Generation):
+    prompts: list[str]
+
+
+class LoadRequest(Body):
+    model_name: str
+    model_path: str | None = None
+    lora_adapter: str | None = None
+
+
+class TrainRequest(Body):
+    """A recipe; the second block is what the document leaves out and users of LoRA set next."""
+
+    base_model: str
+    dataset_path: str
+    output_dir: str | None = None
+    num_epochs: int = 3
+    batch_size: int = 4
+    learning_rate: Number = 2e-4
+    dataset_format: str | None = "json"
+
+    validation_path: str | None = None
+    replay_path: str | None = None
+    replay_share: Number = 0.0
+    lora_r: int = 8
+    lora_alpha: Number = 16.0
+    lora_dropout: Number = 0.05
+    max_length: int | None = None
+    quantization: Literal["int8", "int4"] | None = None
+    seed: int = 42
+
+    def recipe(self, context_length: int) -> Recipe:
+        """The recipe; ``context_length`` is the base model's, for a length nobody named."""
+        return Recipe(
+            base_model=self.base_model,
+            dataset=self.dataset_path,
+            # "json" is the document's default and says little: the file's own ending is believed instead
+            dataset_format=None if self.dataset_format == "json" else self.dataset_format,
+            validation=self.validation_path,
+            replay=self.replay_path,
+            replay_share=self.replay_share,
+            epochs=self.num_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            rank=self.lora_r,
+            alpha=self.lora_alpha,
+            dropout=self.lora_dropout,
+            quantization=self.quantization,
+            seed=self.seed,
+            max_length=min(1024, context_length) if self.max_length is None else self.max_length,
+        )
+
+
+class TestRow(Body):
+    input: str
+    expected: str = ""
+
+
+class EvaluateRequest(Body):
+    test_data: list[TestRow]
+    model_name: str | None = None
+    metrics: list[str] = ["perplexity", "exact_match", "bleu", "rouge"]
+    compare: bool = False
+    max_tokens: int = 256
+
+    def request(self, served: Served) -> EvaluationRequest:
+        """Greedy, so that the same evaluation gives the same figures."""
+        greedy = Sampling(max_new_tokens=self.max_tokens, temperature=0, top_p=1, top_k=0, repetition_penalty=1)
+        questions = tuple(Question((Message("user", row.input),), row.expected) for row in self.test_data)
+        return EvaluationRequest(
+            model=served.model,
+            questions=questions,
+            metrics=tuple(self.metrics),
+            sampling=greedy,
+            compare=self.compare,
+            label=served.name,
+        )
+
+
+def error(status: int, message: str, problem: Problem | None) -> dict[str, Any]:
+    return {"detail": message}
+
+
+def model(served: Served, device: str) -> dict[str, Any]:
+    return {
+        "name": served.name,
+        "type": "local",
+        "device": device,
+        "lora_adapter": served.model.adapter,
+        "is_current": served.is_current,
+    }
+
+
+def generated(answer: Answer, name: str) -> dict[str, Any]:
+    return {"text": answer.text, "model_name": name, "tokens_generated": answer.done.completion_tokens}
+
+
+def chatted(answer: Answer, name: str) -> dict[str, Any]:
+    """As ``generated``, with the turn to append to ``messages``."""
+    message = {"role": "assistant", "content": answer.text}
+    return {"message": message, "response": answer.text, **generated(answer, name)}
+
+
+class StreamEncoder:
+    """``text`` frames, then one with ``done: true`` and the totals, then ``[DONE]``."""
+
+    def __init__(self, name: str, language: str) -> None:
+        self._name, self._language, self._tokens, self._finish = name, language, 0, "stop"
+
+    def event(self, event: Event) -> bytes:
+        if isinstance(event, Delta):
+            return frame({"text": event.text, "done": False})
+        self._tokens, self._finish = event.completion_tokens, event.finish
+        return b""
+
+    def end(self) -> bytes:
+        totals = {"model_name": self._name, "tokens_generated": self._tokens, "finish_reason": self._finish}
+        return frame({"text": "", "done": True, **totals}) + DONE
+
+    def error(self, problem: Problem) -> bytes:
+        return frame({"error": problem.message(self._language), "done": True}) + DONE
+
+
+def task(run: Run, language: str) -> dict[str, Any]:
+    """A run as the document's task; ``progress`` in percent."""
+    return {
+        "task_id": run.id,
+        "status": str(run.state),
+        "progress": 100.0 if run.state == "completed" else round(run.progress.fraction * 100, 1),
+        "current_epoch": min(int(run.progress.epoch) + 1, run.recipe.epochs) if run.progress.step else 0,
+        "total_epochs": run.recipe.epochs,
+        "current_step": run.progress.step,
+        "total_steps": run.progress.total_steps,
+        "loss": run.progress.loss,
+        "learning_rate": run.progress.learning_rate,
+        "tokens_per_second": run.progress.tokens_per_second,
+        "seconds_left": run.progress.seconds_left,
+        "base_model": run.recipe.base_model,
+        "dataset_path": run.recipe.dataset,
+        "created_at": _time(run.created_at),
+        "started_at": _time(run.started_at),
+        "completed_at": _time(run.ended_at),
+        "output_dir": run.output,
+        "error": run.reason(language),
+    }
+
+
+def evaluation(found: Evaluation, language: str) -> dict[str, Any]:
+    """An evaluation; ``metrics`` are plain numbers, ``details`` carry the intervals."""
+    result = found.result or {}
+    values = {name: each["value"] for name, each in result.get("metrics", {}).items()}
+    return {
+        "eval_id": found.id,
+        "status": str(found.state),
+        "progress": round(100.0 * found.done / found.total, 1) if found.total else 0.0,
+        "model_name": found.label,
+        "metrics": _nest_rouge(values),
+        "details": result,
+        "sample_count": found.questions,
+        "created_at": _time(found.created_at),
+        "completed_at": _time(found.ended_at),
+        "error": found.failure.message(language) if found.failure else None,
+    }
+
+
+def _nest_rouge(values: dict[str, float]) -> dict[str, Any]:
+    rouge = {name: value for name, value in values.items() if name.startswith("rouge")}
+    rest: dict[str, Any] = {name: value for name, value in values.items() if name not in rouge}
+    return {**rest, "rouge": rouge} if rouge else rest
+
+
+def _time(moment: datetime | None) -> str | None:
+    """UTC without zone and fraction, as the document writes times."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S") if moment else None
