@@ -33,7 +33,7 @@ unit: $(VENV)/.tested
 	$(BIN)/pytest -m crash $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.tested
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 small-base: $(VENV)/.tested
 	$(BIN)/python -m tools.small_base.make
