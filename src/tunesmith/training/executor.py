@@ -18,15 +18,21 @@ class Parameter:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    description_zh: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an executor knows of a run now."""
+    """What an executor knows of a run now.
+
+    Attributes:
+        error: why it failed, in English; ``error_zh`` the same in Chinese.
+    """
 
     state: State
     progress: Progress = field(default_factory=Progress)
     error: str | None = None
+    error_zh: str | None = None
 
 
 class Executor(Protocol):
@@ -60,5 +66,6 @@ class Executor(Protocol):
         ...
 
     async def cancel(self, run: Run) -> None:
-        """Ask the run to stop; poll tells when it has. Stopping twice is fine."""
+        """Ask the run to stop; poll tells when it has. Stopping twice is fine, and so is a run that was never
+        submitted or whose handle was lost (``handle`` None)."""
         ...

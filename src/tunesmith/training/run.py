@@ -103,7 +103,7 @@ class Run:
         executor: name of the executor that has it ("local").
         handle: what the executor gave us to find it again; None until it accepted the run.
         cancel_requested: somebody asked to stop; the state follows when the trainer has.
-        error: one sentence a person can act on, only when failed.
+        error: one sentence a person can act on, only when failed; ``error_zh`` the same in Chinese.
     """
 
     id: str
@@ -119,7 +119,12 @@ class Run:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     error: str | None = None
+    error_zh: str | None = None
     version: int = 0
+
+    def reason(self, language: str = "zh") -> str | None:
+        """Why the run failed, in ``language``: "zh" or anything else for English; None unless it failed."""
+        return (self.error_zh or self.error) if language == "zh" else self.error
 
     def to(self, state: State, **changes: object) -> "Run":
         """The run moved to ``state`` with other fields changed.

@@ -1,0 +1,204 @@
+"""Examples as token ids and a mask of what is learned, from the tokenizer's own chat template. No torch here.
+
+Only the text of assistant turns and the token that ends each of them is learned. Where the template marks its
+``{% generation %}`` parts, they say which tokens that is; elsewhere every assistant turn is found by rendering the
+conversation up to it, and what was found is checked against the conversation rendered whole.
+"""
+
+import re
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from tunesmith.datasets.example import Example, Source
+from tunesmith.datasets.formats import BadRow
+from tunesmith.datasets.reading import LISTED, refusal
+from tunesmith.kernel.problems import Invalid
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# private use characters: no template touches them and no sensible text holds them
+_MARK = "\ue0a7\ue1b3\ue0a7"
+
+
+class _Unrenderable(Exception):
+    """The chat template cannot make text of this conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example, ready to be learned.
+
+    Attributes:
+        tokens: ids, at most ``max_length`` of them.
+        trained: as long as ``tokens``; 1 where the token is to be predicted, else 0. The first is never 1.
+    """
+
+    tokens: "array[int]"
+    trained: bytes
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def supervised(self) -> int:
+        """How many tokens are learned; at least 1."""
+        return self.trained.count(1)
+
+
+class Encoder:
+    """Encodes examples with one tokenizer.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers, with a chat template.
+        max_length: most tokens of an example; the rest is cut off.
+
+    Raises:
+        Invalid: the tokenizer has no chat template, so nobody can say what a conversation looks like to this model.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        template = tokenizer.get_chat_template() if tokenizer.chat_template else None
+        if not isinstance(template, str):
+            raise Invalid(
+                "基座模型没有聊天模板（chat_template），无法训练对话；请换用对话（instruct/chat）模型",
+                "the base model has no chat template, so it cannot be tuned on conversations; use a chat model",
+                field="base_model",
+            )
+        self._tokenizer, self._max_length = tokenizer, max_length
+        self._marked = _GENERATION.search(template) is not None
+        special = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._ends = tuple({*special, *tokenizer.all_special_tokens})
+
+    def encode(self, example: Example) -> Encoded | BadRow:
+        """The example in tokens, or why it cannot be learned."""
+        messages = [message.as_dict() for message in example.messages]
+        try:
+            tokens, trained = self._by_marks(messages) if self._marked else self._by_turns(messages)
+        except _Unrenderable as error:
+            return _bad(example, f"聊天模板无法处理这段对话：{error}", f"the chat template refuses it: {error}")
+        trained[:1] = b"\0"  # nothing comes before the first token to predict it from
+        first = trained.find(1)
+        if first < 0:
+            return _bad(example, "没有可训练的词元（助手的回答为空）", "no token to learn: the assistant says nothing")
+        if first >= self._max_length:
+            return _bad(
+                example,
+                f"助手回答之前已有 {first} 个词元，max_length={self._max_length} 会切掉整个回答；"
+                f"请增大 max_length 或缩短对话",
+                f"{first} tokens come before the assistant's first word, so max_length {self._max_length} would cut "
+                f"the whole answer off; raise max_length or shorten the conversation",
+            )
+        cut = self._max_length
+        return Encoded(array("i", tokens[:cut]), bytes(trained[:cut]), example.source)
+
+    def _by_marks(self, messages: list[dict[str, str]]) -> tuple[list[int], bytearray]:
+        rendered = self._apply(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        return list(rendered["input_ids"]), bytearray(rendered["assistant_masks"])
+
+    def _by_turns(self, messages: list[dict[str, str]]) -> tuple[list[int], bytearray]:
+        whole = self._render(messages)
+        spans = [self._span(messages, turn, whole) for turn, said in enumerate(messages) if said["role"] == "assistant"]
+        encoding = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        tokens, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
+        starts = [start for start, _ in offsets]
+        trained = bytearray(len(tokens))
+        for begin, end in spans:
+            first, last = bisect_left(starts, begin), bisect_left(starts, end)
+            if first and offsets[first - 1][1] > begin:
+                # a token reaches from the header into the answer: when answering, the model starts after the header
+                return self._in_pieces(whole, spans) or (tokens, trained)
+            trained[first:last] = b"\1" * (last - first)
+        return tokens, trained
+
+    def _in_pieces(self, whole: str, spans: list[tuple[int, int]]) -> tuple[list[int], bytearray] | None:
+        """Tokenized span by span, as the model meets it: prompt first, answer after. None if the text would change."""
+        tokens: list[int] = []
+        trained = bytearray()
+        at = 0
+        for begin, end in [*spans, (len(whole), len(whole))]:
+            for piece, learned in ((whole[at:begin], 0), (whole[begin:end], 1)):
+                ids = self._tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"] if piece else []
+                tokens += ids
+                trained += bytes([learned]) * len(ids)
+            at = end
+        said = self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return (tokens, trained) if said == whole else None
+
+    def _span(self, messages: list[dict[str, str]], turn: int, whole: str) -> tuple[int, int]:
+        """Where the answer of ``turn`` stands in ``whole``, with the token that ends it: [begin, end) in characters."""
+        try:
+            before = self._render(messages[:turn], answer_next=True) if turn else None
+        except _Unrenderable:
+            before = None  # some templates refuse a conversation that is not whole
+        if before is not None:
+            until = self._render(messages[: turn + 1])
+            if until.startswith(before) and whole.startswith(until):
+                return len(before), len(before) + self._without_tail(until[len(before) :])
+        # this template renders a turn differently once others follow it: find the turn by its place instead
+        return self._span_by_mark(messages, turn, whole)
+
+    def _span_by_mark(self, messages: list[dict[str, str]], turn: int, whole: str) -> tuple[int, int]:
+        said = messages[turn]["content"]
+        marked = self._render([*messages[:turn], {**messages[turn], "content": _MARK}, *messages[turn + 1 :]])
+        begin, _, after = marked.partition(_MARK)
+        for text in (said, said.strip()):
+            if marked.count(_MARK) == 1 and begin + text + after == whole:
+                end = len(begin) + len(text)
+                follows = next((token for token in self._ends if after.startswith(token)), "")
+                return len(begin), end + len(follows)
+        raise _Unrenderable(f"message {turn} cannot be found again in the rendered conversation")
+
+    def _render(self, messages: list[dict[str, str]], *, answer_next: bool = False) -> str:
+        return str(self._apply(messages, tokenize=False, add_generation_prompt=answer_next))
+
+    def _apply(self, messages: list[dict[str, str]], **options: bool) -> Any:
+        try:
+            return self._tokenizer.apply_chat_template(messages, **options)
+        except (TemplateError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+            # a template is a program of the model's author: whatever it trips over, the row is what we can name
+            raise _Unrenderable(str(error) or type(error).__name__) from error
+
+    def _without_tail(self, answer: str) -> int:
+        """Length of ``answer`` up to its end token; white space after that belongs to the template."""
+        said = answer.rstrip()
+        return len(said) if said.endswith(self._ends) else len(answer)
+
+
+def encode_all(
+    examples: Iterable[Example], encoder: Encoder, label: str, on_bad: Callable[[BadRow], None] | None = None
+) -> list[Encoded]:
+    """Every example in tokens.
+
+    Args:
+        label: what messages call the file.
+        on_bad: is handed each example that cannot be learned, which is then left out; None refuses the file.
+
+    Raises:
+        Invalid: examples cannot be learned (the first twenty are listed), or none is left.
+    """
+    encoded: list[Encoded] = []
+    bad: list[BadRow] = []
+    for example in examples:
+        found = encoder.encode(example)
+        if isinstance(found, Encoded):
+            encoded.append(found)
+        elif on_bad is not None:
+            on_bad(found)
+        else:
+            bad.append(found)
+            if len(bad) == LISTED:
+                break
+    if bad:
+        raise refusal(bad, label)
+    if not encoded:
+        raise Invalid(f"{label} 中没有可训练的样本", f"{label} holds no example to learn from", file=label)
+    return encoded
+
+
+def _bad(example: Example, zh: str, en: str) -> BadRow:
+    return BadRow(example.source, "messages", zh, en, {"messages": [message.as_dict() for message in example.messages]})

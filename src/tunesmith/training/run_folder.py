@@ -1,0 +1,220 @@
+"""The folder of one run: what the executor and its trainer process say to each other through files.
+
+recipe.json     the order; written first, by the executor
+run.lock        locked (flock) by the trainer for as long as it lives
+trainer.json    which process the trainer is
+heartbeat       touched by the trainer every few seconds
+metrics.jsonl   one line a step, appended; also stages and validation losses
+log.txt         what the trainer printed
+skipped.jsonl   examples left out, each with its reason; only if there are any
+cancel.json     somebody asked to stop, and when
+loss.png        the losses, drawn
+done.json       how it ended; written last
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from tunesmith.kernel.files import write_json
+from tunesmith.training.run import Progress, Recipe, State
+
+RECIPE, LOCK, TRAINER, HEARTBEAT = "recipe.json", "run.lock", "trainer.json", "heartbeat"
+METRICS, LOG, SKIPPED, CANCEL, PICTURE, DONE = (
+    "metrics.jsonl", "log.txt", "skipped.jsonl", "cancel.json", "loss.png", "done.json",
+)  # fmt: skip
+FACTS = "tunesmith.json"  # in the adapter's folder: who made it
+_TAIL = 16 * 1024
+_SAME_START_S = 2.0
+_T = TypeVar("_T")
+
+
+class Stopped(Exception):
+    """A trainer ends early because somebody asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a trainer is to do.
+
+    Attributes:
+        home: path of the home folder.
+        base_path: folder of the base model's files.
+        threads: CPU threads; 0 lets torch decide.
+    """
+
+    run_id: str
+    home: str
+    output: str
+    base_path: str
+    recipe: Recipe
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerProcess:
+    """A process, told apart from a later one of the same number by when it started (seconds since the epoch)."""
+
+    pid: int
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Somebody asked to stop, at this time (seconds since the epoch)."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a run ended.
+
+    Attributes:
+        state: a final one.
+        adapter: name of the published adapter, only when completed.
+        validation_loss: after the last epoch, where the recipe names validation data.
+    """
+
+    state: State
+    error: str | None = None
+    error_zh: str | None = None
+    progress: Progress = field(default_factory=Progress)
+    adapter: str | None = None
+    validation_loss: float | None = None
+
+
+def write_order(folder: Path, order: Order) -> None:
+    """Record what the trainer is to do."""
+    write_json(folder / RECIPE, order)
+
+
+def read_order(folder: Path) -> Order:
+    """What the trainer is to do.
+
+    Raises:
+        OSError, msgspec.DecodeError: there is no such order.
+    """
+    return msgspec.json.decode((folder / RECIPE).read_bytes(), type=Order)
+
+
+def read_done(folder: Path) -> Done | None:
+    """How the run ended; None while it has not."""
+    return _read(folder / DONE, Done)
+
+
+def read_trainer(folder: Path) -> TrainerProcess | None:
+    """The trainer process, dead or alive; None when none was started."""
+    return _read(folder / TRAINER, TrainerProcess)
+
+
+def read_cancel(folder: Path) -> Asked | None:
+    """When somebody asked to stop; None when nobody has."""
+    return _read(folder / CANCEL, Asked)
+
+
+def write_trainer(folder: Path, pid: int) -> None:
+    """Record that ``pid`` is the trainer; nothing when it is gone already."""
+    started = _started(pid)
+    if started is not None:
+        write_json(folder / TRAINER, TrainerProcess(pid, started))
+
+
+def alive(process: TrainerProcess | None) -> bool:
+    """Whether that very process still runs; a zombie does not, nor does another that got its number."""
+    started = _started(process.pid) if process else None
+    return process is not None and started is not None and abs(started - process.started) < _SAME_START_S
+
+
+def lock(folder: Path) -> int | None:
+    """A descriptor holding the run's lock until closed in every process that has it; None when another holds it."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def metrics(folder: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines of metrics.jsonl in order; a line torn by a crash is left out."""
+    try:
+        file = (folder / METRICS).open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            row = _row(line)
+            if row is not None:
+                yield row
+
+
+def read_progress(folder: Path) -> Progress:
+    """The last step the trainer told of."""
+    try:
+        with (folder / METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            tail = file.read(_TAIL)
+    except OSError:
+        return Progress()
+    for line in reversed(tail.splitlines(keepends=True)):
+        row = _row(line)
+        if row is not None and "event" not in row:
+            try:
+                return msgspec.convert(row, Progress)
+            except msgspec.ValidationError:
+                continue
+    return Progress()
+
+
+def log_tail(folder: Path, lines: int = 3) -> str:
+    """The last lines the trainer printed, for a message; empty when it printed nothing."""
+    try:
+        with (folder / LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            text = file.read(_TAIL).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    printable: Callable[[str], str] = lambda line: "".join(c for c in line if c.isprintable())[:300]  # noqa: E731
+    return "\n".join([printable(line) for line in text.splitlines() if line.strip()][-lines:])
+
+
+def published_by(folder: Path) -> str | None:
+    """Id of the run that published the adapter in ``folder``; None when there is none or somebody else's."""
+    facts = _read(folder / FACTS, dict)
+    return str(facts["run_id"]) if facts and "run_id" in facts else None
+
+
+def _read(path: Path, kind: type[_T]) -> _T | None:
+    """A file written whole, or None; what cannot be read was not written by us and counts as absent."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _started(pid: int) -> float | None:
+    import psutil  # 30 ms that only those pay who look at a process
+
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
+        return None

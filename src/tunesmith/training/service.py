@@ -1,0 +1,310 @@
+"""Training for every caller: runs are recorded, moved forward by one reconciler, and never change once they ended."""
+
+import asyncio
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any, Protocol, cast
+
+import structlog
+
+from tunesmith.datasets.example import Example
+from tunesmith.datasets.formats import BadRow
+from tunesmith.datasets.reading import read_examples, refusal
+from tunesmith.kernel.clock import Clock, utc_now
+from tunesmith.kernel.files import require_free
+from tunesmith.kernel.home import Home, parse_name
+from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem, Unavailable
+from tunesmith.models.model import BaseModel
+from tunesmith.settings import Settings
+from tunesmith.training import limits, run_folder
+from tunesmith.training.executor import Executor, Report
+from tunesmith.training.run import Recipe, Run, State
+from tunesmith.training.store import LIVE, RunStore
+
+_RESERVED = frozenset({"runs", "datasets", "evaluations", "engines"})
+_DEEPEST = 6  # folders; adapters further down are not looked for
+_ROOM = 64_000_000  # bytes free before a run is accepted; the trainer knows better once it has the model
+_TRIES = 10
+_log = structlog.get_logger(__name__)
+
+
+class Bases(Protocol):
+    """Where base models are found by name."""
+
+    def base(self, name: str) -> BaseModel: ...
+
+
+class TrainingService:
+    """Starts, lists, cancels and follows runs.
+
+    Args:
+        executors: by the name a run is recorded with.
+        on_change: told of every change of a record, on whatever thread made it.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        executors: Mapping[str, Executor],
+        registry: Bases,
+        home: Home,
+        settings: Settings,
+        clock: Clock = utc_now,
+        on_change: Callable[[Run], None] | None = None,
+    ) -> None:
+        self._store, self._executors, self._registry = store, executors, registry
+        self._home, self._settings, self._clock = home, settings, clock
+        self._on_change = on_change or (lambda run: None)
+        self._orphans_stopped = False
+
+    def start(self, recipe: Recipe, *, output: str | None = None, executor: str = "local", owner: str = "local") -> Run:
+        """Check everything that can be known now, then record a run; it starts when its turn comes.
+
+        Args:
+            output: name under home for the adapter; None gives ``adapters/<dataset>-<id>``.
+
+        Raises:
+            Invalid: the recipe or a name is malformed, or the dataset cannot be read.
+            NotFound: no such base model, dataset or executor.
+            Forbidden: a name leads through a symbolic link.
+            Conflict: something lies at ``output``, or a run that has not ended writes there.
+            Unavailable: the disk is nearly full.
+        """
+        if executor not in self._executors:
+            raise NotFound(f"没有名为 {executor} 的执行器", f"there is no executor {executor}", field="executor")
+        base = self._registry.base(recipe.base_model)
+        recipe = replace(recipe, base_model=base.name)
+        limits.check(recipe, base.context_length)
+        self._check_readable(recipe.dataset, recipe.dataset_format, recipe.skip_bad)
+        for name in (recipe.validation, recipe.replay):
+            if name is not None:
+                self._check_readable(name, None, recipe.skip_bad)
+        run_id = uuid.uuid4().hex
+        place = self._output(output if output is not None else f"adapters/{_stem(recipe.dataset)}-{run_id[:8]}")
+        require_free(self._home.root, _ROOM)
+        run = Run(
+            id=run_id, recipe=recipe, output=place, executor=executor, owner=owner, created_at=self._clock()
+        )  # fmt: skip
+        self._store.add(run)
+        self._on_change(run)
+        return run
+
+    def get(self, run_id: str) -> Run:
+        """The run of that id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return self._store.get(run_id)
+
+    def list(self, *, state: State | None = None, limit: int | None = 100, owner: str | None = None) -> Sequence[Run]:
+        """Runs, the newest first."""
+        return self._store.list(states=None if state is None else (state,), limit=limit, owner=owner)
+
+    def cancel(self, run_id: str) -> Run:
+        """Ask a run to stop. A queued one is canceled at once; a running one when its trainer has ended.
+
+        Raises:
+            NotFound: there is no such run.
+            Conflict: it completed or failed already.
+        """
+        for _ in range(_TRIES):
+            run = self._store.get(run_id)
+            if run.state is State.CANCELED or (run.cancel_requested and not run.state.final):
+                return run
+            if run.state is State.QUEUED:
+                wanted = run.to(State.CANCELED, cancel_requested=True, ended_at=self._clock())
+            elif run.state is State.RUNNING:
+                wanted = run.to(State.RUNNING, cancel_requested=True)
+            else:
+                raise Conflict(
+                    f"任务 {run.id} 已经结束（{run.state}），不能取消",
+                    f"run {run.id} has {run.state} already and cannot be canceled",
+                    run_id=run.id,
+                    state=str(run.state),
+                )
+            try:
+                return self._save(wanted, run)
+            except Conflict:
+                continue  # its trainer told of another step meanwhile
+        raise Unavailable("任务正在频繁更新，请重试", "the record keeps changing; try again", run_id=run_id)
+
+    def metrics(self, run_id: str, after: int = 0) -> Sequence[dict[str, Any]]:
+        """The points of the run's curves after step ``after``, in order.
+
+        Each has ``step``, ``epoch`` and ``time`` (seconds since the epoch). A training step has ``loss``,
+        ``learning_rate``, ``tokens_per_second``, ``seconds_left`` and ``grad_norm``; the end of an epoch with
+        validation data has ``event`` "validation" and ``validation_loss``, and comes together with its last step.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        points = []
+        for row in run_folder.metrics(self._home.runs / self._store.get(run_id).id):
+            step, event = row.get("step"), row.get("event")
+            if not isinstance(step, int) or step <= after or event not in (None, "validation"):
+                continue
+            if event == "validation":
+                row["validation_loss"] = row.pop("loss", None)
+            points.append(row)
+        return points
+
+    async def reconcile(self) -> None:
+        """One pass: running runs are asked after, queued ones started while there is room, oldest first."""
+        await self._stop_orphans()
+        live = await asyncio.to_thread(self._store.list, states=LIVE, limit=None, oldest_first=True)
+        running = [run for run in live if run.state is State.RUNNING]
+        ended = await asyncio.gather(*(self._follow(run) for run in running), return_exceptions=True)
+        faults = [fault for fault in ended if isinstance(fault, BaseException)]
+        busy = Counter(run.executor for run, end in zip(running, ended, strict=True) if end is not True)
+        for run in live:
+            if run.state is State.QUEUED and busy[run.executor] < self._settings.concurrent_runs:
+                busy[run.executor] += await self._submit(run)
+        if faults:
+            # raised only now: one run that cannot be asked after must not hold up the others
+            raise faults[0]
+
+    async def run_forever(self, interval_s: float = 0.5) -> None:
+        """Reconcile again and again until canceled; nothing that goes wrong in a pass ends it."""
+        while True:
+            try:
+                await self.reconcile()
+            except Exception:
+                _log.exception("reconcile_failed")
+            await asyncio.sleep(interval_s)
+
+    async def _submit(self, run: Run) -> bool:
+        """Give a queued run to its executor; whether it takes up room there now."""
+        executor = self._executors.get(run.executor)
+        if executor is None:
+            return False
+        try:
+            handle = await executor.submit(run)
+        except Unavailable as problem:
+            _log.warning("submit_postponed", run_id=run.id, reason=problem.en)
+            return True  # those behind it wait their turn too
+        except Problem as problem:
+            await self._move(run, Report(State.FAILED, error=problem.en, error_zh=problem.zh))
+            return False
+        try:
+            await asyncio.to_thread(
+                self._save, run.to(State.RUNNING, handle=handle, started_at=self._clock()), run
+            )  # fmt: skip
+        except Conflict:
+            now = await asyncio.to_thread(self._store.get, run.id)
+            if now.state.final:  # canceled while we submitted: nobody would ever ask after it
+                await executor.cancel(replace(run, handle=handle))
+        return True
+
+    async def _follow(self, run: Run) -> bool:
+        """Ask after a running run; whether it has ended."""
+        executor = self._executors.get(run.executor)
+        if executor is None:
+            return False  # of an executor that is not configured now: the record stays as it is
+        try:
+            if run.cancel_requested:
+                await executor.cancel(run)
+            report = await executor.poll(run)
+        except Unavailable as problem:
+            _log.warning("poll_postponed", run_id=run.id, reason=problem.en)
+            return False
+        except Problem as problem:
+            report = Report(State.FAILED, run.progress, problem.en, problem.zh)
+        return await self._move(run, report)
+
+    async def _move(self, run: Run, report: Report) -> bool:
+        """Record what was reported; whether the run has ended. A final record is left alone."""
+        failed = report.state is State.FAILED
+        changes: dict[str, object] = {
+            "progress": report.progress if report.progress.step or not run.progress.step else run.progress,
+            "error": (report.error or "no reason was given") if failed else None,
+            "error_zh": (report.error_zh or report.error or "未说明原因") if failed else None,
+        }
+        if report.state.final:
+            changes["ended_at"] = self._clock()
+        # an executor that has it but not started it yet: for us it runs
+        state = State.RUNNING if report.state is State.QUEUED else report.state
+        moved = run.to(state, **changes)
+        if moved == run:
+            return False
+        try:
+            await asyncio.to_thread(self._save, moved, run)
+        except Conflict:
+            return False  # somebody was faster; the next pass reads what they wrote
+        return moved.state.final
+
+    async def _stop_orphans(self) -> None:
+        """Once after a start: stop trainers whose run was canceled between their start and our record of it."""
+        if self._orphans_stopped:
+            return
+        for run in await asyncio.to_thread(self._store.list, states=(State.CANCELED,)):
+            executor = self._executors.get(run.executor)
+            if run.handle is None and executor is not None:
+                try:
+                    await executor.cancel(run)
+                except Unavailable as problem:
+                    _log.warning("orphan_not_stopped", run_id=run.id, reason=problem.en)
+        self._orphans_stopped = True
+
+    def _save(self, new: Run, was: Run) -> Run:
+        saved = self._store.save(new, was=was)
+        self._on_change(saved)
+        return saved
+
+    def _check_readable(self, name: str, kind: str | None, skip_bad: bool) -> None:
+        """The file is there and its first row can be used; the trainer reads the rest."""
+        bad: list[BadRow] = []
+
+        def refuse(row: BadRow) -> None:
+            if skip_bad:
+                return
+            bad.append(row)
+            raise refusal(bad, name)
+
+        found = read_examples(self._home, name, format=kind, on_bad=refuse)
+        with closing(cast("Generator[Example, None, None]", found)) as examples:
+            if next(examples, None) is None:
+                raise Invalid(f"{name} 中没有可用的样本", f"{name} holds no usable example", field="dataset")
+
+    def _output(self, text: str) -> str:
+        """``text`` as the name of a place where an adapter may be published."""
+        name = parse_name(text, "output")
+        if not name.parts or name.parts[0].lower() in _RESERVED or any(part.startswith(".") for part in name.parts):
+            raise Invalid(
+                f"输出位置不可用：{text}；例如可用 adapters/名称",
+                f"an adapter cannot be written to {text}; try adapters/NAME",
+                field="output",
+            )
+        if len(name.parts) > _DEEPEST:
+            raise Invalid(
+                f"输出位置最多 {_DEEPEST} 层", f"the output is at most {_DEEPEST} folders deep", field="output"
+            )
+        path = self._home.path(text, "output")
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise _taken(name, f"输出位置已有内容：{name}", f"there is something at {name} already")
+        for above in name.parents:
+            outer = self._home.root / above
+            if outer.is_file() or (outer / "adapter_config.json").exists():
+                raise _taken(name, f"{above} 不能再包含适配器", f"{above} cannot hold another adapter")
+        for run in self._store.list(states=LIVE, limit=None):
+            other = PurePosixPath(run.output)
+            if other != name and (other in name.parents or name in other.parents):
+                zh, en = f"任务 {run.id} 正在写入 {other}", f"run {run.id} is writing to {other}"
+                raise _taken(name, zh, en)
+        return name.as_posix()
+
+
+def _taken(name: PurePosixPath, zh: str, en: str) -> Conflict:
+    return Conflict(f"{zh}；请换一个输出位置", f"{en}; choose another output", field="output", output=name.as_posix())
+
+
+def _stem(dataset: str) -> str:
+    """A short name for what is learned from ``dataset``: ``town`` for ``town/train`` and for ``data/town.jsonl``."""
+    parts = [part for part in PurePosixPath(dataset).parts if part not in ("train", "all")]
+    stem = re.sub(r"[^\w-]+", "-", PurePosixPath(parts[-1]).stem if parts else "")[:40].strip("-_")
+    return stem or "adapter"

@@ -1,0 +1,139 @@
+"""kill -9 in the middle, and what is true afterwards."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from tests.server import Server, serving, wait_until
+from tunesmith.models.registry import SHIPPED
+
+pytestmark = pytest.mark.crash
+ASK = {"prompt": "你好", "max_tokens": 16, "temperature": 0}
+TRUE_WITHIN_S = 5.0
+
+
+def write_rows(home: Path, count: int) -> None:
+    rows = [{"input": f"Where is locker {n}?", "expected": f"Locker {n} is on floor {n * 3}."} for n in range(count)]
+    (home / "data").mkdir(parents=True, exist_ok=True)
+    (home / "data" / "rows.json").write_text(json.dumps(rows))
+
+
+def train(server: Server, **changes: Any) -> str:
+    body = {
+        "base_model": SHIPPED,
+        "dataset_path": "data/rows.json",
+        "output_dir": "adapters/lockers",
+        "num_epochs": 500,
+    }
+    answer = server.post("/train", {**body, **changes})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["task_id"])
+
+
+def status(server: Server, task: str) -> dict[str, Any]:
+    body: dict[str, Any] = server.get(f"/train/status/{task}").json()
+    return body
+
+
+def training_steps(server: Server, task: str) -> bool:
+    now = status(server, task)
+    assert now["status"] in ("queued", "running"), now
+    return bool(now["current_step"])
+
+
+def processes(words: str) -> list[psutil.Process]:
+    """Living processes of this home whose command line holds ``words``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if words in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    write_rows(tmp_path, 64)
+    yield tmp_path
+    for process in processes(str(tmp_path)):
+        process.kill()
+
+
+def trainer_of(home: Path, task: str) -> psutil.Process:
+    [trainer] = processes(str(home / "runs" / task))
+    return trainer
+
+
+def test_a_killed_trainer_is_a_failed_run_with_a_true_reason_and_the_server_goes_on(home: Path) -> None:
+    with serving(home) as server:
+        task = train(server)
+        wait_until(lambda: training_steps(server, task), "no step", 60)
+        trainer_of(home, task).kill()
+        wait_until(lambda: status(server, task)["status"] == "failed", "the record is not true", TRUE_WITHIN_S)
+        assert "9" in status(server, task)["error"]
+        assert not (home / "adapters" / "lockers").exists()
+        again = train(server, num_epochs=1)
+        wait_until(lambda: status(server, again)["status"] == "completed", "the next run did not end", 60)
+
+
+def test_a_killed_engine_fails_its_callers_clearly_and_is_back_for_the_next(home: Path) -> None:
+    with serving(home) as server:
+        assert server.post("/generate", ASK).status_code == 200
+        body = {"prompt": "你好", "max_tokens": 900, "temperature": 1.0, "repetition_penalty": 1.0}
+        with server.post("/generate/stream", body, stream=True) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith(b"data: ")
+            for engine in processes("tunesmith.inference.worker"):
+                if str(server.process.pid) == str(engine.ppid()):
+                    engine.kill()
+            rest = [line for line in lines if line]
+        # an answer may have ended by itself before the signal arrived; a cut one says so
+        assert rest[-1] == b"data: [DONE]"
+        assert server.get("/health").status_code == 200
+        assert server.post("/generate", ASK).status_code == 200
+
+
+def test_a_run_outlives_a_killed_server_and_is_found_again(home: Path) -> None:
+    with serving(home) as first:
+        task = train(first)
+        wait_until(lambda: training_steps(first, task), "no step", 60)
+        assert first.post("/generate", ASK).status_code == 200
+        trainer = trainer_of(home, task)
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+    wait_until(lambda: not processes("tunesmith.inference.worker --base-name"), "the engine outlived its server", 10)
+    assert trainer.is_running()
+    with serving(home) as second:
+        started = time.monotonic()
+        wait_until(lambda: status(second, task)["status"] == "running", "the record is not true", TRUE_WITHIN_S)
+        step = status(second, task)["current_step"]
+        wait_until(lambda: status(second, task)["current_step"] > step, "the run stands still", 20)
+        assert trainer.is_running() and time.monotonic() > started
+        assert second.post(f"/train/cancel/{task}").status_code == 200
+        wait_until(lambda: status(second, task)["status"] == "canceled", "not canceled", 15)
+        assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
+        assert not (home / "adapters" / "lockers").exists()
+
+
+def test_a_run_that_died_while_the_server_was_down_is_failed_after_its_start(home: Path) -> None:
+    with serving(home) as first:
+        task = train(first)
+        wait_until(lambda: training_steps(first, task), "no step", 60)
+        trainer = trainer_of(home, task)
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+    os.kill(trainer.pid, signal.SIGKILL)
+    with serving(home) as second:
+        wait_until(lambda: status(second, task)["status"] == "failed", "the record is not true", TRUE_WITHIN_S)
+        names = [model["name"] for model in requests.get(second.url + "/models", timeout=10).json()["models"]]
+        assert "adapters/lockers" not in names
