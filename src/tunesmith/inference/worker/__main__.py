@@ -31,6 +31,8 @@ def main() -> None:
     if arguments.threads:  # before torch is imported: OpenMP reads it once
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # threads that spin at barriers would wait for the scheduler whenever another process is busy
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     log_to_stderr("info")
     asyncio.run(_serve(arguments))
 

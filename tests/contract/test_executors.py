@@ -1,0 +1,290 @@
+"""What every executor keeps to, and what the local one does when its real trainer process meets the worst."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.tiny_model import make_tiny_base
+from tunesmith.kernel.home import Home
+from tunesmith.kernel.problems import NotFound
+from tunesmith.models.registry import Registry
+from tunesmith.settings import Settings
+from tunesmith.training import run_folder
+from tunesmith.training.executor import Executor, Report
+from tunesmith.training.executors.local import LocalExecutor
+from tunesmith.training.executors.scripted import ScriptedExecutor
+from tunesmith.training.run import Progress, Recipe, Run, State
+
+# a trainer takes seconds to import its libraries; nothing here waits longer than it must
+PATIENCE_S = 100
+SHORT, ENDLESS = 2, 1000
+ROWS = [
+    {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+    for q, a in (("Who is the mayor?", "Ada."), ("市长是谁？", "小林。"), ("one two", "three"), ("一加一？", "二。"))
+]
+
+
+def run(number: int = 1, epochs: int = SHORT, **recipe: object) -> Run:
+    asked = Recipe(
+        "tiny", "data/town.jsonl", epochs=epochs, batch_size=2, max_length=64, rank=2, alpha=4.0, learning_rate=1e-3
+    )
+    return Run(
+        id=f"{number:032x}",
+        recipe=replace(asked, **recipe),  # type: ignore[arg-type]
+        output=f"adapters/town-{number}",
+        executor="it",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+async def until(executor: Executor, wanted: Run, true: Callable[[Report], bool]) -> Report:
+    """Poll until ``true``; a final state that is not it fails the test with what was said."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            report = await executor.poll(wanted)
+            if true(report):
+                return report
+            assert not report.state.final, report
+            await asyncio.sleep(0.05)
+
+
+def final(report: Report) -> bool:
+    return report.state.final
+
+
+def stepping(report: Report) -> bool:
+    return report.state is State.RUNNING and report.progress.step > 0
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture
+def home(tmp_path: Path, base: Path) -> Home:
+    made = Home(tmp_path / "home")
+    (made.root / "models").mkdir()
+    # a copy: names under home are never followed through links
+    shutil.copytree(base, made.root / "models" / "tiny")
+    (made.root / "data").mkdir()
+    (made.root / "data" / "town.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return made
+
+
+def local(home: Home, grace_s: float = 10.0) -> LocalExecutor:
+    return LocalExecutor(home, Registry(home), Settings(home=home.root, threads=1), grace_s=grace_s)
+
+
+def trainers(home: Home) -> list[psutil.Process]:
+    """Living trainers of this home."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = str(home.runs) in " ".join(process.cmdline())
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_running(home: Home) -> AsyncIterator[None]:
+    yield
+    for trainer in trainers(home):
+        trainer.kill()
+
+
+# -- the contract ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An executor on which ``run(1, SHORT)`` completes and ``run(2, ENDLESS)`` does not by itself."""
+
+    executor: Executor
+    started: Callable[[], Awaitable[int]]  # how often something was really started
+
+
+@pytest.fixture(params=["scripted", "local"])
+def candidate(request: pytest.FixtureRequest, home: Home) -> Candidate:
+    if request.param == "local":
+        executor = local(home)
+
+        async def count() -> int:
+            return len(trainers(home))
+
+        return Candidate(executor, count)
+    step = Report(State.RUNNING, Progress(1, 4, 0.5, 2.0))
+    fake = ScriptedExecutor(script=(step, step, Report(State.COMPLETED, Progress(4, 4, 2.0, 1.0))))
+
+    async def submitted() -> int:
+        return len(fake.submitted)
+
+    return Candidate(fake, submitted)
+
+
+def make_endless(executor: Executor) -> None:
+    if isinstance(executor, ScriptedExecutor):
+        executor.script = executor.script[:1]
+
+
+async def test_parameters_cover_what_a_recipe_says_and_base_models_are_names(candidate: Candidate) -> None:
+    names = [parameter.name for parameter in candidate.executor.parameters()]
+    assert {"epochs", "learning_rate", "rank", "batch_size"} <= set(names) and len(names) == len(set(names))
+    models = await candidate.executor.base_models()
+    assert models and all(isinstance(name, str) for name in models)
+
+
+async def test_a_run_submitted_twice_is_started_once_and_completes_with_its_progress(candidate: Candidate) -> None:
+    executor, wanted = candidate.executor, run()
+    one, two = await asyncio.gather(executor.submit(wanted), executor.submit(wanted))
+    assert one == two == await executor.submit(wanted) and one
+    assert await candidate.started() == 1
+    wanted = replace(wanted, handle=one, state=State.RUNNING)
+    done = await until(executor, wanted, final)
+    assert done.state is State.COMPLETED and done.error is None
+    assert done.progress.step == done.progress.total_steps == 4 and done.progress.loss
+    # after the end nothing is started, stopped or told differently
+    assert await executor.submit(wanted) == one
+    await executor.cancel(wanted)
+    assert await executor.poll(wanted) == done
+
+
+async def test_a_canceled_run_ends_as_canceled_however_often_it_is_asked(candidate: Candidate) -> None:
+    executor, wanted = candidate.executor, run(2, ENDLESS)
+    make_endless(executor)
+    await executor.cancel(wanted)  # never submitted: nothing to stop
+    if isinstance(executor, ScriptedExecutor):
+        executor.canceled.clear()
+    wanted = replace(wanted, handle=await executor.submit(wanted), state=State.RUNNING)
+    await until(executor, wanted, stepping)
+    await executor.cancel(wanted)
+    await executor.cancel(wanted)
+    ended = await until(executor, wanted, final)
+    assert ended.state is State.CANCELED and ended.error is None
+    assert (await executor.poll(wanted)).state is State.CANCELED
+
+
+# -- the local executor and its trainer process ----------------------------------------------------------------------
+
+
+async def started(home: Home, wanted: Run, grace_s: float = 10.0) -> tuple[LocalExecutor, Run, psutil.Process]:
+    """A run that has done a step, and the process that does it."""
+    executor = local(home, grace_s)
+    wanted = replace(wanted, handle=await executor.submit(wanted), state=State.RUNNING)
+    await until(executor, wanted, stepping)
+    [trainer] = trainers(home)
+    return executor, wanted, trainer
+
+
+async def test_a_run_outlives_its_executor_and_another_finds_it_completed(home: Home) -> None:
+    too_long = {"messages": [{"role": "user", "content": "many words " * 40}, ROWS[0]["messages"][1]]}
+    (home.root / "data" / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, too_long, {}]))
+    wanted = run(
+        3, dataset="data/mixed.jsonl", skip_bad=True, validation="data/town.jsonl", replay="data/town.jsonl",
+        replay_share=0.5,
+    )  # fmt: skip
+    handle = await local(home).submit(wanted)
+    done = await until(local(home), replace(wanted, handle=handle), final)
+    assert done.state is State.COMPLETED
+    [adapter] = Registry(home).adapters()
+    assert adapter.name == wanted.output and adapter.base == "tiny" and adapter.rank == 2
+    folder = home.runs / wanted.id
+    rows = list(run_folder.metrics(folder))
+    assert [row["stage"] for row in rows if "stage" in row] == ["checking", "loading", "training", "saving"]
+    assert [row["step"] for row in rows if row.get("event") == "validation"] == [4, 8]
+    steps = [row for row in rows if "event" not in row]
+    assert [row["step"] for row in steps] == list(range(1, 9))
+    assert {
+        "total_steps",
+        "epoch",
+        "loss",
+        "learning_rate",
+        "tokens_per_second",
+        "seconds_left",
+        "grad_norm",
+        "time",
+    } <= set(steps[0])
+    skipped = [json.loads(line)["source"]["line"] for line in (folder / "skipped.jsonl").read_text().splitlines()]
+    assert sorted(skipped) == [5, 6]
+    ended = json.loads((folder / "done.json").read_text())
+    assert ended["adapter"] == wanted.output and ended["validation_loss"] > 0
+    assert {"loss.png", "log.txt", "recipe.json", "trainer.json", "heartbeat"} <= {p.name for p in folder.iterdir()}
+    assert [p.name for p in home.adapters.iterdir()] == ["town-3"]  # nothing half-written beside it
+
+
+async def test_a_killed_trainer_is_a_failure_with_a_true_reason_and_publishes_nothing(home: Home) -> None:
+    executor, wanted, trainer = await started(home, run(4, ENDLESS))
+    half = home.adapters / ".partial-abc-town-4"
+    half.mkdir()  # as if it had been killed while saving
+    trainer.kill()
+    failed = await until(executor, wanted, final)
+    assert failed.state is State.FAILED and failed.progress.step > 0
+    assert "signal 9" in (failed.error or "") and "信号 9" in (failed.error_zh or "")
+    assert not half.exists() and Registry(home).adapters() == []
+    assert (await executor.poll(wanted)).state is State.FAILED
+    assert await executor.submit(wanted) == wanted.handle and trainers(home) == []
+
+
+async def test_a_trainer_that_does_not_stop_is_killed_and_only_then_canceled(home: Home) -> None:
+    executor, wanted, trainer = await started(home, run(5, ENDLESS), grace_s=0.5)
+    os.kill(trainer.pid, signal.SIGSTOP)
+    await executor.cancel(wanted)
+    assert (await executor.poll(wanted)).state is State.RUNNING
+    ended = await until(executor, wanted, final)
+    assert ended.state is State.CANCELED and trainers(home) == []
+
+
+async def test_bad_data_and_a_full_disk_end_in_their_own_reasons(home: Home) -> None:
+    # two runs at once: most of their time is spent importing
+    rows = [*ROWS[:2], {"messages": [{"role": "user", "content": "many words " * 40}, ROWS[0]["messages"][1]]}]
+    (home.root / "data" / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bad, full = run(6, dataset="data/long.jsonl"), run(7)
+    (home.runs / full.id).mkdir()
+    (home.runs / full.id / "metrics.jsonl").symlink_to("/dev/full")
+    executor = local(home)
+    bad, full = [replace(r, handle=await executor.submit(r)) for r in (bad, full)]
+    failed, filled = [await until(executor, r, final) for r in (bad, full)]
+    assert failed.state is State.FAILED and "data/long.jsonl:3" in (failed.error or "")
+    assert "max_length" in (failed.error or "") and "max_length" in (failed.error_zh or "")
+    assert (
+        filled.state is State.FAILED
+        and "disk is full" in (filled.error or "")
+        and "磁盘已满" in (filled.error_zh or "")
+    )
+    assert Registry(home).adapters() == []
+
+
+async def test_a_trainer_killed_after_it_published_has_completed(home: Home) -> None:
+    wanted = run(8)
+    folder = home.runs / wanted.id
+    folder.mkdir()
+    gone = run_folder.TrainerProcess(pid=os.getpid(), started=1.0)  # our number, but not our start: somebody else
+    (folder / "trainer.json").write_text(json.dumps({"pid": gone.pid, "started": gone.started}))
+    (folder / "metrics.jsonl").write_text('{"step":4,"total_steps":4,"epoch":2.0,"loss":1.0}\n{"step":5,"tot')
+    # a server that is not its parent cannot know how it ended, and does not make anything up
+    failed = await local(home).poll(wanted)
+    assert failed.state is State.FAILED and "without a word" in (failed.error or "")
+    (home.root / wanted.output).mkdir(parents=True)
+    (home.root / wanted.output / "tunesmith.json").write_text(json.dumps({"run_id": "somebody else"}))
+    assert (await local(home).poll(wanted)).state is State.FAILED
+    (home.root / wanted.output / "tunesmith.json").write_text(json.dumps({"run_id": wanted.id}))
+    report = await local(home).poll(wanted)
+    assert report.state is State.COMPLETED and report.progress == Progress(4, 4, 2.0, 1.0)
+
+
+async def test_a_run_whose_base_model_is_gone_is_not_started(home: Home) -> None:
+    with pytest.raises(NotFound, match="elsewhere"):
+        await local(home).submit(run(9, base_model="elsewhere"))
+    assert trainers(home) == []

@@ -1,0 +1,41 @@
+"""A tiny base model for every test of training, made once a session."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_model import make_tiny_base, tiny_tokenizer
+from tunesmith.datasets.example import Example, Message, Source
+from tunesmith.training.encoding import Encoded, Encoder
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+Talk = Callable[..., Example]
+
+
+def talk(*turns: tuple[str, str], line: int = 1) -> Example:
+    """An example of (role, text) turns."""
+    return Example(tuple(Message.of(role, text) for role, text in turns), Source("data/train.jsonl", line))
+
+
+def encoded(encoder: Encoder, *turns: tuple[str, str], line: int = 1) -> Encoded:
+    """The example of these turns in tokens; it must be usable."""
+    found = encoder.encode(talk(*turns, line=line))
+    assert isinstance(found, Encoded), found
+    return found
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    torch.set_num_threads(1)
+    return make_tiny_base(tmp_path_factory.mktemp("base") / "tiny")
