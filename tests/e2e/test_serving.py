@@ -1,6 +1,7 @@
 """The server from outside: quick to start, light, and many streams at once that never mix."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -147,6 +148,17 @@ def test_bad_input_gets_one_clear_error_and_the_server_lives(
     assert answer.status_code == status, answer.text
     assert set(answer.json()) == {"detail"} and len(answer.json()["detail"]) > 4
     assert server.get("/health").status_code == 200
+
+
+def test_a_broken_adapter_is_refused_when_it_is_loaded(server: Server) -> None:
+    broken = server.home / "adapters" / "broken"
+    shutil.copytree(server.home / "adapters" / "one", broken)
+    weights = broken / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    body = {"model_name": "broken", "model_path": "tiny", "lora_adapter": "adapters/broken"}
+    answer = server.post("/models/load", body)
+    assert answer.status_code == 400 and "adapters/broken" in answer.json()["detail"]
+    assert "broken" not in [model["name"] for model in server.get("/models").json()["models"]]
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])

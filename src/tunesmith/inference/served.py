@@ -36,8 +36,8 @@ class Served:
 class Engines(Protocol):
     """What serving needs of the supervisor: starting and ending engine processes."""
 
-    async def ensure(self, base: str) -> None:
-        """Return once the base model's engine is ready."""
+    async def prepare(self, model: Model) -> None:
+        """Return once the engine of the model's base is ready and its adapter loaded."""
         ...
 
     async def stop(self, base: str, *, wait_s: float) -> None:
@@ -98,7 +98,7 @@ class ServedModels:
             )
         model = Model(self._registry.base(base).name, self._registry.adapter(adapter).name if adapter else None)
         self._registry.check(model)
-        await self._engines.ensure(model.base)
+        await self._engines.prepare(model)
         with self._database.write() as connection:
             first = connection.execute(sa.select(sa.func.count()).select_from(served_models)).scalar_one() == 0
             old = connection.execute(sa.select(served_models.c.is_current).where(served_models.c.name == name)).scalar()

@@ -130,6 +130,15 @@ class Supervisor:
         """
         await self._ready(await asyncio.to_thread(self._registry.base, base))
 
+    async def prepare(self, model: Model) -> None:
+        """Have the engine of the model's base ready and its adapter, if any, loaded: a broken one is found now.
+
+        Raises:
+            as ``ensure``, and Invalid or Unsupported when the adapter cannot be worn.
+        """
+        async with self._using(model.base, [model]):
+            return
+
     async def stop(self, base: str, *, wait_s: float) -> None:
         """End the engine of ``base`` when its rows have ended; requests that come meanwhile are refused (Conflict).
 

@@ -49,6 +49,8 @@ async def post(size: int, announced: str | None) -> list[Message]:
         (10, "-1", 413),
     ],
 )
-async def test_bodies_over_the_limit_are_refused_announced_or_not(size: int, announced: str | None, status: int) -> None:
+async def test_bodies_over_the_limit_are_refused_announced_or_not(
+    size: int, announced: str | None, status: int
+) -> None:
     sent = await post(size, announced)
     assert [message["status"] for message in sent if message["type"] == "http.response.start"] == [status]

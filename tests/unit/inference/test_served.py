@@ -22,10 +22,10 @@ class Engines:
         self.forgotten: list[str | None] = []
         self.refuse_start = self.refuse_stop = False
 
-    async def ensure(self, base: str) -> None:
+    async def prepare(self, model: Model) -> None:
         if self.refuse_start:
             raise Unavailable("起不来", "cannot start")
-        self.running.add(base)
+        self.running.add(model.base)
 
     async def stop(self, base: str, *, wait_s: float) -> None:
         if self.refuse_stop:
@@ -101,7 +101,7 @@ async def test_an_adapter_is_forgotten_when_no_other_name_wears_it(served: Serve
 
 
 async def test_the_shipped_model_answering_by_itself_can_be_unloaded(served: ServedModels, engines: Engines) -> None:
-    await engines.ensure(SHIPPED)
+    await engines.prepare(Model(SHIPPED))
     await served.unload(SHIPPED)
     assert engines.running == set()
 
