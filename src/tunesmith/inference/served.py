@@ -1,5 +1,6 @@
 """The names models are served under, and which of them is current. Kept over restarts."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,8 @@ import sqlalchemy as sa
 
 from tunesmith.kernel.clock import utc_now
 from tunesmith.kernel.db import Database, metadata
-from tunesmith.kernel.problems import Conflict, Invalid, NotFound
+from tunesmith.kernel.home import UNPRINTABLE, parse_name
+from tunesmith.kernel.problems import Invalid, NotFound
 from tunesmith.models.model import Model
 from tunesmith.models.registry import SHIPPED, Registry
 
@@ -58,33 +60,31 @@ class ServedModels:
         self._database, self._registry, self._engines, self._clock = database, registry, engines, clock
 
     def list(self) -> list[Served]:
-        """Every served model, in the order they were loaded."""
+        """Every served model, in the order they were loaded; the shipped one when none was. One of them is current."""
         with self._database.read() as connection:
             rows = connection.execute(sa.select(served_models).order_by(served_models.c.loaded_at)).all()
-        return [Served(row.name, Model(row.base, row.adapter), row.is_current) for row in rows]
+        served = [Served(row.name, Model(row.base, row.adapter), row.is_current) for row in rows]
+        return served or [Served(SHIPPED, Model(SHIPPED), True)]
 
     def current(self) -> Served:
         """The model asked when a request names none."""
         served = self.list()
-        return next((each for each in served if each.is_current), None) or Served(SHIPPED, Model(SHIPPED), True)
+        return next((each for each in served if each.is_current), served[-1])
 
     def get(self, name: str) -> Served:
         """The served model of that name; a base model or an adapter on disk also answers to its own name.
 
         Raises:
-            NotFound: neither served nor on this machine.
+            NotFound: neither served nor on this machine. Invalid: on this machine, but unusable, and why.
         """
-        for served in self.list():
-            if served.name == name:
-                return served
-        return Served(name, self._on_disk(name), False)
+        return self._find(name) or Served(name, self._on_disk(name), False)
 
     def resolve(self, name: str | None) -> Served:
         """The model a request means: the named one, or the current one."""
         return self.get(name) if name else self.current()
 
-    async def load(self, name: str, base: str, adapter: str | None, *, switch: bool = False) -> Served:
-        """Serve ``base`` with ``adapter`` under ``name`` and have its engine ready; current if it is the first.
+    async def load(self, name: str, base: str, adapter: str | None) -> Served:
+        """Serve ``base`` with ``adapter`` under ``name`` and have its engine ready; current if no other is.
 
         Loading a name again replaces it: running answers finish on what they began with.
 
@@ -92,46 +92,30 @@ class ServedModels:
             Invalid, NotFound, Conflict: the name, the base or the adapter cannot be used.
             Unavailable: the engine did not start.
         """
-        if not 1 <= len(name) <= 200 or name != name.strip() or any(ord(c) < 32 for c in name):
+        if not 1 <= len(name) <= 200 or name != name.strip() or UNPRINTABLE.search(name):
             raise Invalid(
-                "model_name 应为 1 到 200 个字符", "model_name must be 1 to 200 characters", field="model_name"
+                "model_name 应为 1 到 200 个可见字符",
+                "model_name must be 1 to 200 printable characters",
+                field="model_name",
             )
-        model = Model(self._registry.base(base).name, self._registry.adapter(adapter).name if adapter else None)
-        self._registry.check(model)
+        model = await asyncio.to_thread(self._checked, base, adapter)
         await self._engines.prepare(model)
-        with self._database.write() as connection:
-            first = connection.execute(sa.select(sa.func.count()).select_from(served_models)).scalar_one() == 0
-            old = connection.execute(sa.select(served_models.c.is_current).where(served_models.c.name == name)).scalar()
-            if switch:
-                connection.execute(sa.update(served_models).values(is_current=False))
-            connection.execute(sa.delete(served_models).where(served_models.c.name == name))
-            served = Served(name, model, bool(first or old or switch))
-            connection.execute(
-                sa.insert(served_models).values(
-                    name=name,
-                    base=model.base,
-                    adapter=model.adapter,
-                    is_current=served.is_current,
-                    loaded_at=self._clock().isoformat(),
-                )
-            )
-        return served
+        return await asyncio.to_thread(self._record, name, model)
 
     async def unload(self, name: str, *, wait_s: float = 10.0) -> None:
-        """Stop serving ``name``; its engine ends when no other name needs it.
+        """Stop serving ``name``; its engine ends when no other name needs it, and the newest other becomes current.
 
         Raises:
             NotFound: no model is served under that name.
             Conflict: answers were still being written after ``wait_s``; the model stays.
         """
-        served = self.current() if name == SHIPPED and not self.list() else self._served(name)
-        others = [other.model for other in self.list() if other.name != name]
+        served = await asyncio.to_thread(self._served, name)
+        others = [other.model for other in await asyncio.to_thread(self.list) if other.name != name]
         if served.model.base not in {other.base for other in others}:
             await self._engines.stop(served.model.base, wait_s=wait_s)
         elif served.model.adapter is not None and served.model not in others:
             await self._engines.unload_adapter(served.model)
-        with self._database.write() as connection:
-            connection.execute(sa.delete(served_models).where(served_models.c.name == name))
+        await asyncio.to_thread(self._forget, name)
 
     def switch(self, name: str) -> Served:
         """Make ``name`` the current model.
@@ -141,7 +125,7 @@ class ServedModels:
         """
         served = self._served(name)
         with self._database.write() as connection:
-            connection.execute(sa.update(served_models).values(is_current=served_models.c.name == name))
+            _make_current(connection, name)
         return Served(served.name, served.model, True)
 
     def tuned(self, base: str | None, adapter: str | None, name: str | None) -> Served:
@@ -157,9 +141,7 @@ class ServedModels:
         """
         if adapter:
             found = self._registry.adapter(adapter)
-            model = Model(self._registry.base(base or found.base).name, found.name)
-            self._registry.check(model)
-            return Served(name or found.name, model, False)
+            return Served(name or found.name, self._checked(base or found.base, found.name), False)
         current = self.resolve(name)
         if current.model.adapter is not None and base in (None, current.model.base):
             return current
@@ -171,26 +153,66 @@ class ServedModels:
             "there is no adapter yet: train one first, or set FINETUNING_LORA_PATH",
         )
 
+    def _find(self, name: str) -> Served | None:
+        return next((served for served in self.list() if served.name == name), None)
+
     def _served(self, name: str) -> Served:
-        for served in self.list():
-            if served.name == name:
-                return served
-        raise NotFound(f"模型未加载：{name}", f"no model is loaded under the name {name}", model=name)
+        served = self._find(name)
+        if served is None:
+            raise NotFound(f"模型未加载：{_shown(name)}", f"no model is loaded under the name {_shown(name)}")
+        return served
 
     def _on_disk(self, name: str) -> Model:
+        missing = NotFound(f"模型不存在：{_shown(name)}", f"no model {_shown(name)} is loaded or on this machine")
+        try:
+            parse_name(name, "model_name")
+        except Invalid:
+            raise missing from None
         try:
             return Model(self._registry.base(name).name)
-        except (NotFound, Invalid):
+        except NotFound:
             pass
         try:
             adapter = self._registry.adapter(name)
-        except (NotFound, Invalid) as error:
-            raise NotFound(
-                f"模型不存在：{name}", f"no model {name} is loaded or on this machine", model=name
-            ) from error
-        model = Model(self._registry.base(adapter.base).name, adapter.name)
-        try:
-            self._registry.check(model)
-        except Conflict as error:
-            raise NotFound(error.zh, error.en, **error.details) from error
+        except NotFound:
+            raise missing from None
+        return self._checked(adapter.base, adapter.name)
+
+    def _checked(self, base: str, adapter: str | None) -> Model:
+        """The model of that base and adapter, both there and made for each other."""
+        model = Model(self._registry.base(base).name, self._registry.adapter(adapter).name if adapter else None)
+        self._registry.check(model)
         return model
+
+    def _record(self, name: str, model: Model) -> Served:
+        with self._database.write() as connection:
+            current = connection.execute(sa.select(served_models.c.name).where(served_models.c.is_current)).scalar()
+            connection.execute(sa.delete(served_models).where(served_models.c.name == name))
+            served = Served(name, model, current in (None, name))
+            connection.execute(
+                sa.insert(served_models).values(
+                    name=name,
+                    base=model.base,
+                    adapter=model.adapter,
+                    is_current=served.is_current,
+                    loaded_at=self._clock().isoformat(),
+                )
+            )
+        return served
+
+    def _forget(self, name: str) -> None:
+        with self._database.write() as connection:
+            connection.execute(sa.delete(served_models).where(served_models.c.name == name))
+            newest = sa.select(served_models.c.name).order_by(served_models.c.loaded_at.desc()).limit(1)
+            current = sa.select(served_models.c.name).where(served_models.c.is_current)
+            if connection.execute(current).scalar() is None:
+                _make_current(connection, connection.execute(newest).scalar())
+
+
+def _make_current(connection: sa.Connection, name: str | None) -> None:
+    connection.execute(sa.update(served_models).values(is_current=served_models.c.name == name))
+
+
+def _shown(name: str) -> str:
+    """A name from outside, safe to print."""
+    return UNPRINTABLE.sub("?", name)[:200]

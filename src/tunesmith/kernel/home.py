@@ -18,9 +18,8 @@ from tunesmith.kernel.problems import Forbidden, Invalid, NotFound, Problem
 
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
-# controls (C1 too), line separators, bidirectional overrides (they forge log lines), half characters, and what is an
-# escape or a separator somewhere
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff%\\\\]")
+# controls (C1 too), line separators, bidirectional overrides (they forge log lines), half characters
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))})
 
 
@@ -39,7 +38,7 @@ def parse_name(text: str, field: str) -> PurePosixPath:
 
     if not text or len(text.encode("utf-8", "replace")) > 1024:
         raise refuse("应为 1 到 1024 字节的路径名", "a name of 1 to 1024 bytes is expected")
-    if _FORBIDDEN.search(text):
+    if UNPRINTABLE.search(text) or "\\" in text or "%" in text:
         raise refuse("含有不允许的字符", "it holds characters that are not allowed")
     if text.startswith(("/", "~")) or (len(text) > 1 and text[1] == ":"):
         raise refuse(

@@ -64,7 +64,8 @@ def served(home: Home, engines: Engines) -> ServedModels:
 
 def test_the_shipped_model_is_current_when_nothing_is_loaded(served: ServedModels) -> None:
     assert served.current().model == Model(SHIPPED)
-    assert served.list() == []
+    assert [each.name for each in served.list()] == [SHIPPED]
+    assert served.get(SHIPPED).is_current and served.switch(SHIPPED).is_current
 
 
 async def test_the_first_loaded_model_is_current_and_stays_so(served: ServedModels) -> None:
@@ -106,6 +107,21 @@ async def test_the_shipped_model_answering_by_itself_can_be_unloaded(served: Ser
     assert engines.running == set()
 
 
+async def test_when_the_current_model_goes_the_newest_other_becomes_current(served: ServedModels) -> None:
+    for name in ("one", "two", "three"):
+        await served.load(name, SHIPPED, None)
+    served.switch("two")
+    await served.unload("two")
+    assert [(each.name, each.is_current) for each in served.list()] == [("one", False), ("three", True)]
+
+
+def test_a_model_on_disk_that_is_broken_says_why_instead_of_being_missing(home: Home, served: ServedModels) -> None:
+    config = home.root / "adapters" / "old" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 4', '"r": 1000000000'))
+    with pytest.raises(Invalid):
+        served.get("adapters/old")
+
+
 async def test_a_model_in_use_stays_when_unloading_is_refused(served: ServedModels, engines: Engines) -> None:
     await served.load("one", SHIPPED, None)
     engines.refuse_stop = True
@@ -118,7 +134,7 @@ async def test_a_model_whose_engine_does_not_start_is_not_served(served: ServedM
     engines.refuse_start = True
     with pytest.raises(Unavailable):
         await served.load("one", SHIPPED, None)
-    assert served.list() == []
+    assert [each.name for each in served.list()] == [SHIPPED]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +159,7 @@ async def test_what_cannot_be_served_is_refused(
 def test_names_on_disk_answer_without_being_loaded(served: ServedModels) -> None:
     assert served.get(SHIPPED).model == Model(SHIPPED)
     assert served.get("adapters/new").model == Model(SHIPPED, "adapters/new")
-    for missing in ("nobody", "../etc", "adapters/none"):
+    for missing in ("nobody", "../etc", "adapters/none", "\ud800"):
         with pytest.raises(NotFound):
             served.get(missing)
     with pytest.raises(NotFound):
