@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
@@ -19,7 +18,6 @@ from tunesmith.datasets.service import DatasetService
 from tunesmith.dialects.compare_chat import routes as compare_chat
 from tunesmith.dialects.gpt_service import routes as gpt_service
 from tunesmith.evaluation.service import EvaluationService
-from tunesmith.http.limits import BodyLimit
 from tunesmith.inference.chat import Chat
 from tunesmith.inference.served import ServedModels
 from tunesmith.inference.supervisor import Supervisor
@@ -30,8 +28,6 @@ from tunesmith.settings import Settings
 from tunesmith.training.executors.local import LocalExecutor
 from tunesmith.training.service import TrainingService
 from tunesmith.training.store import RunStore
-
-MAX_BODY_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +102,8 @@ def create_app(settings: Settings) -> ASGIApp:
         )
     )
     app = Starlette(routes=[Mount("/ai", compare), Mount("/", gpt)], lifespan=_lifespan(services))
-    too_large = JSONResponse({"detail": "请求体过大"}, 413)
-    return BodyLimit(app, MAX_BODY_BYTES, too_large)
+    app.router.redirect_slashes = False  # as in the dialects
+    return app
 
 
 def _device_of(engines: Supervisor, base: str) -> str:

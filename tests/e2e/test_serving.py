@@ -1,6 +1,7 @@
 """The server from outside: quick to start, light, and many streams at once that never mix."""
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -30,6 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "tiny"}))
     (home / "data").mkdir()
     (home / "data" / "rows.jsonl").write_text('{"input": "a", "expected": "b"}\n')
+    os.mkfifo(home / "data" / "pipe.jsonl")
+    (home / "data" / "link.jsonl").symlink_to(home / "data" / "rows.jsonl")
     with serving(home) as running:
         yield running
 
@@ -130,6 +133,14 @@ def test_a_client_that_leaves_frees_its_row(server: Server) -> None:
         ("/train", {"base_model": "tiny", "dataset_path": "adapters"}, 400),
         ("/train", {"base_model": "tiny", "dataset_path": "data/rows.jsonl", "output_dir": "../x"}, 400),
         ("/train", {"base_model": "tiny", "dataset_path": "data/rows.jsonl", "output_dir": "adapters/one"}, 409),
+        (
+            "/train",
+            {"base_model": "tiny", "dataset_path": "data/rows.jsonl", "output_dir": "tunesmith.db-journal"},
+            400,
+        ),
+        ("/train", {"base_model": "tiny", "dataset_path": "data/rows.jsonl", "epochs": 5}, 400),
+        ("/train", {"base_model": "tiny", "dataset_path": "data/pipe.jsonl"}, 400),
+        ("/train", {"base_model": "tiny", "dataset_path": "data/link.jsonl"}, 403),
         ("/train", {"base_model": "tiny", "dataset_path": "data/rows.jsonl", "num_epochs": -1}, 400),
         ("/train", {"base_model": "tiny", "dataset_path": "data/rows.jsonl", "learning_rate": 1e308}, 400),
         ("/evaluate", {"model_name": "tiny", "test_data": []}, 400),
@@ -159,6 +170,7 @@ def test_a_broken_adapter_is_refused_when_it_is_loaded(server: Server) -> None:
     answer = server.post("/models/load", body)
     assert answer.status_code == 400 and "adapters/broken" in answer.json()["detail"]
     assert "broken" not in [model["name"] for model in server.get("/models").json()["models"]]
+    shutil.rmtree(broken)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
@@ -166,6 +178,47 @@ def test_numbers_that_are_none_are_refused(server: Server, number: str) -> None:
     data = f'{{"prompt": "x", "temperature": {number}}}'
     answer = server.post("/generate", data=data, headers={"content-type": "application/json"})
     assert answer.status_code == 400 and "temperature" in answer.json()["detail"]
+
+
+def test_a_host_header_never_comes_back_in_a_redirect(server: Server) -> None:
+    for path in ("/health/", "/models/", "/chat/"):
+        answer = server.get(path, headers={"Host": "evil.example"}, allow_redirects=False)
+        assert answer.status_code in (404, 405) and "evil" not in str(answer.headers)
+
+
+def test_half_a_character_in_a_name_is_refused_not_a_bug(server: Server) -> None:
+    for path in ("/generate", "/models/load"):
+        data = b'{"prompt": "x", "model_name": "\\ud800"}'
+        answer = server.post(path, data=data, headers={"content-type": "application/json"})
+        assert answer.status_code in (400, 404) and answer.json()["detail"]
+
+
+def test_a_list_of_a_million_wrong_things_is_refused_at_its_first(server: Server) -> None:
+    body = '{"messages": [' + ",".join(["1"] * 1_000_000) + "]}"
+    for path in ("/chat", "/ai/finetuning/chat"):
+        answer = server.post(path, data=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 400
+    assert psutil.Process(server.process.pid).memory_info().rss < 400e6
+
+
+def test_a_body_too_large_is_refused_in_each_dialects_shape(server: Server) -> None:
+    data = b" " * (17 << 20)
+    assert set(server.post("/generate", data=data).json()) == {"detail"}
+    answer = server.post("/ai/chat", data=data)
+    assert answer.status_code == 413 and answer.json()["code"] == 413
+
+
+def test_health_answers_load_balancers_that_only_look_at_the_head(server: Server) -> None:
+    assert requests.head(f"{server.url}/health", timeout=10).status_code == 200
+
+
+def test_a_pipe_in_the_place_of_an_adapters_config_hangs_nobody(server: Server) -> None:
+    folder = server.home / "adapters" / "pipe"
+    folder.mkdir()
+    os.mkfifo(folder / "adapter_config.json")
+    (folder / "adapter_model.safetensors").write_bytes(b"x")
+    assert server.post("/ai/finetuning/chat", {"messages": [{"role": "user", "content": "hi"}]}).status_code == 200
+    shutil.rmtree(folder)
 
 
 def test_a_body_nested_a_hundred_thousand_deep_is_refused(server: Server) -> None:

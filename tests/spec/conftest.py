@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.server import Server, serving
 from tests.tiny_model import make_tiny_adapter
@@ -29,6 +30,10 @@ def furnish(home: Path) -> None:
     adapter = make_tiny_adapter(base, home / "models" / "lora" / "adapter1", seed=1)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": BASE}))
+    weights = load_file(adapter / "adapter_model.safetensors")
+    # the base is sure of itself: random noise has to be loud to change what it says
+    loud = {key: value * 6 if ".lora_B." in key else value for key, value in weights.items()}
+    save_file(loud, adapter / "adapter_model.safetensors")
     rows = [{"instruction": f"{n}号店在哪里？", "input": "", "output": f"{n}号店在云溪街{n}号。"} for n in range(1, 9)]
     (home / "data").mkdir()
     (home / "data" / "train.json").write_text(json.dumps(rows, ensure_ascii=False))

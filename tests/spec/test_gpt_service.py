@@ -126,6 +126,15 @@ def test_evaluate_returns_at_once_and_its_results_follow(server: Server) -> None
     assert set(results["metrics"]) == {"perplexity", "exact_match", "bleu", "rouge"}
 
 
+def test_an_evaluation_can_be_canceled_and_says_so(server: Server) -> None:
+    rows = [{"input": f"{n} 加 {n} 等于几？", "expected": str(2 * n)} for n in range(3000)]
+    eval_id = server.post("/evaluate", {"model_name": "tunesmith-small", "test_data": rows}).json()["eval_id"]
+    assert server.post(f"/evaluate/cancel/{eval_id}").status_code == 200
+    path = f"/evaluate/results/{eval_id}"
+    wait_until(lambda: server.get(path).json()["status"] == "canceled", "not canceled", 20)
+    assert server.post(f"/evaluate/cancel/{eval_id}").status_code == 200
+
+
 @pytest.mark.parametrize(
     "method, path", [("get", "/ollama/models"), ("post", "/ollama/pull?model_name=x"), ("get", "/ollama/stats")]
 )

@@ -9,8 +9,8 @@ from tunesmith.kernel.problems import Invalid
 from tunesmith.models.model import Model
 
 BASE, TUNED = 0, 1
-_MAX_MESSAGES = 2000
-_MAX_PROMPTS = 4096
+MAX_MESSAGES = 2000
+MAX_PROMPTS = 4096
 
 
 class Chat:
@@ -25,7 +25,7 @@ class Chat:
         Raises:
             Invalid: no message, or the last is not the user's, or a sampling value is out of range.
         """
-        return self._engine.generate([Request(_conversation(messages), model, _checked(sampling))])
+        return self._engine.generate([Request(_conversation(messages), model, check_sampling(sampling))])
 
     def compare(self, messages: Sequence[Message], model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
         """Row BASE answers from the bare base, row TUNED from the model as it is.
@@ -33,7 +33,7 @@ class Chat:
         Raises:
             Invalid: as ``answer``.
         """
-        asked, sampling = _conversation(messages), _checked(sampling)
+        asked, sampling = _conversation(messages), check_sampling(sampling)
         return self._engine.generate([Request(asked, each, sampling) for each in (model.bare(), model)])
 
     def batch(self, prompts: Sequence[str], model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
@@ -42,20 +42,20 @@ class Chat:
         Raises:
             Invalid: no prompt, too many, or an empty one.
         """
-        if not 1 <= len(prompts) <= _MAX_PROMPTS:
+        if not 1 <= len(prompts) <= MAX_PROMPTS:
             raise Invalid(
-                f"prompts 应有 1 到 {_MAX_PROMPTS} 条，得到 {len(prompts)} 条",
-                f"prompts must hold 1 to {_MAX_PROMPTS} entries, got {len(prompts)}",
+                f"prompts 应有 1 到 {MAX_PROMPTS} 条，得到 {len(prompts)} 条",
+                f"prompts must hold 1 to {MAX_PROMPTS} entries, got {len(prompts)}",
                 field="prompts",
             )
-        sampling = _checked(sampling)
+        sampling = check_sampling(sampling)
         return self._engine.generate(
             [Request(_question(p, f"prompts[{i}]"), model, sampling) for i, p in enumerate(prompts)]
         )
 
     def complete(self, prompt: str, model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
         """Row 0 answers ``prompt`` as a user's first message."""
-        return self._engine.generate([Request(_question(prompt, "prompt"), model, _checked(sampling))])
+        return self._engine.generate([Request(_question(prompt, "prompt"), model, check_sampling(sampling))])
 
 
 def _question(prompt: str, field: str) -> tuple[Message, ...]:
@@ -67,10 +67,8 @@ def _question(prompt: str, field: str) -> tuple[Message, ...]:
 def _conversation(messages: Sequence[Message]) -> tuple[Message, ...]:
     if not messages:
         raise Invalid("messages 不能为空", "messages must not be empty", field="messages")
-    if len(messages) > _MAX_MESSAGES:
-        raise Invalid(
-            f"messages 最多 {_MAX_MESSAGES} 条", f"messages holds more than {_MAX_MESSAGES}", field="messages"
-        )
+    if len(messages) > MAX_MESSAGES:
+        raise Invalid(f"messages 最多 {MAX_MESSAGES} 条", f"messages holds more than {MAX_MESSAGES}", field="messages")
     for i, message in enumerate(messages):
         _text(message.content, f"messages[{i}].content")
     if messages[-1].role != "user":
@@ -95,8 +93,12 @@ def _text(text: str, field: str) -> str:
     return text
 
 
-def _checked(sampling: Sampling) -> Sampling:
-    """Every dialect fills in its own defaults; what a value may be is the same for all."""
+def check_sampling(sampling: Sampling) -> Sampling:
+    """``sampling`` itself. Every dialect fills in its own defaults; what a value may be is the same for all.
+
+    Raises:
+        Invalid: a value is no number or out of range; the field is named.
+    """
     limits: tuple[tuple[str, float, float, float, str], ...] = (
         ("max_tokens", sampling.max_new_tokens, 1, 1_000_000, "1 .. 1000000"),
         ("temperature", sampling.temperature, 0, 10, "0 .. 10"),

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.datasets.example import Message
+from tunesmith.http.errors import renamed
 from tunesmith.http.sse import DONE, frame
-from tunesmith.inference.chat import BASE
+from tunesmith.inference.chat import BASE, MAX_MESSAGES
 from tunesmith.inference.engine import Delta, Event, Sampling
 from tunesmith.kernel.problems import Problem
 
@@ -31,7 +32,7 @@ class Options(BaseModel):
     repeat_penalty: Number = 1.1
     top_k: int = 0
     seed: int | None = None
-    stop: list[str] = []
+    stop: Annotated[list[str], Field(max_length=16, fail_fast=True)] = []
 
     def sampling(self) -> Sampling:
         return Sampling(
@@ -49,7 +50,7 @@ class ChatRequest(BaseModel):
     """The body of both chat paths."""
 
     model_config = ConfigDict(strict=True)
-    messages: Annotated[list[Turn], Field(min_length=1)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     stream: bool = False
     compare: bool = False
     options: Options | None = None
@@ -59,6 +60,9 @@ class ChatRequest(BaseModel):
 
     def sampling(self) -> Sampling:
         return (self.options or Options()).sampling()
+
+
+_NAMES = {"max_tokens": "num_predict", "repetition_penalty": "repeat_penalty"}
 
 
 def answer(base: str, lora: str) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def error(status: int, message: str, problem: Problem | None) -> dict[str, Any]:
     field = str(problem.details.get("field", "")) if problem else ""
     if status == 400 and field.split("[")[0].split(".")[0] == "messages":
         message = "Missing or invalid messages"
-    return {"code": status, "msg": message}
+    return {"code": status, "msg": renamed(message, problem, _NAMES)}
 
 
 class AnswerEncoder:

@@ -54,6 +54,12 @@ def evaluation(service: EvaluationService, served: ServedModels) -> APIRouter:
         service.run_soon(started.id)
         return {"status": "success", "eval_id": started.id, "message": "评估任务已创建"}
 
+    @routes.post("/cancel/{eval_id}")
+    async def cancel(eval_id: str) -> dict[str, object]:
+        """Stop an evaluation (an addition to the document)."""
+        await service.cancel(eval_id)
+        return {"status": "success", "eval_id": eval_id, "message": "已取消评估任务"}
+
     @routes.get("/results/{eval_id}")
     def results(request: Request, eval_id: str) -> dict[str, object]:
         """Where an evaluation stands, and its figures once completed."""

@@ -68,6 +68,7 @@ def _service(services: Services) -> APIRouter:
             "endpoints": _ENDPOINTS,
         }
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> dict[str, object]:
         """Answers as soon as the server does; engines start when first asked."""
@@ -110,7 +111,7 @@ def _models(services: Services) -> APIRouter:
     @routes.get("/models")
     def every_model() -> dict[str, object]:
         """Every loaded model; the shipped one when nothing else is."""
-        loaded = served.list() or [served.current()]
+        loaded = served.list()
         return {
             "models": [shown(each) for each in loaded],
             "current_model": served.current().name,
@@ -228,6 +229,7 @@ def _ollama() -> APIRouter:
 
 def _no_ollama() -> Unavailable:
     return Unavailable(
-        "未连接 Ollama：请在装有 Ollama 的机器上设置 OLLAMA_HOST，例如 http://127.0.0.1:11434；内置引擎无需 use_ollama",
-        "no Ollama is connected: set OLLAMA_HOST, e.g. http://127.0.0.1:11434; the built-in engine needs no use_ollama",
+        "此版本尚未接入 Ollama（接入后由 OLLAMA_HOST 指定地址，例如 http://127.0.0.1:11434）；请去掉 use_ollama，使用内置引擎",
+        "this version does not reach Ollama yet (OLLAMA_HOST will name it, e.g. http://127.0.0.1:11434); leave out "
+        "use_ollama and the built-in engine answers",
     )

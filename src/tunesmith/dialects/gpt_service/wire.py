@@ -6,8 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.datasets.example import Message
+from tunesmith.datasets.formats import SHAPES
 from tunesmith.evaluation.service import Evaluation, EvaluationRequest, Question
+from tunesmith.http.errors import renamed
 from tunesmith.http.sse import DONE, frame
+from tunesmith.inference.chat import MAX_MESSAGES, MAX_PROMPTS
 from tunesmith.inference.collect import Answer
 from tunesmith.inference.engine import Delta, Event, Sampling
 from tunesmith.inference.served import Served
@@ -34,7 +37,7 @@ class Generation(Body):
     use_ollama: bool = False
     top_k: int = 0
     seed: int | None = None
-    stop: list[str] = []
+    stop: Annotated[list[str], Field(max_length=16, fail_fast=True)] = []
 
     def sampling(self) -> Sampling:
         return Sampling(
@@ -58,7 +61,7 @@ class Turn(Body):
 
 
 class ChatRequest(Generation):
-    messages: list[Turn]
+    messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES, fail_fast=True)]
     stream: bool = False
 
     def conversation(self) -> list[Message]:
@@ -66,7 +69,7 @@ class ChatRequest(Generation):
 
 
 class BatchRequest(Generation):
-    prompts: list[str]
+    prompts: Annotated[list[str], Field(max_length=MAX_PROMPTS, fail_fast=True)]
 
 
 class LoadRequest(Body):
@@ -76,7 +79,12 @@ class LoadRequest(Body):
 
 
 class TrainRequest(Body):
-    """A recipe; the second block is what the document leaves out and users of LoRA set next."""
+    """A recipe; the second block is what the document leaves out and users of LoRA set next.
+
+    Unknown fields are refused: a mistyped one would cost hours of training with a default.
+    """
+
+    model_config = ConfigDict(strict=True, protected_namespaces=(), extra="forbid")
 
     base_model: str
     dataset_path: str
@@ -101,8 +109,9 @@ class TrainRequest(Body):
         return Recipe(
             base_model=self.base_model,
             dataset=self.dataset_path,
-            # "json" is the document's default and says little: the file's own ending is believed instead
-            dataset_format=None if self.dataset_format == "json" else self.dataset_format,
+            # "json" is the document's default and says little: the file's own ending is believed instead; the shape
+            # of rows is told from the rows
+            dataset_format=None if self.dataset_format in ("json", *SHAPES) else self.dataset_format,
             validation=self.validation_path,
             replay=self.replay_path,
             replay_share=self.replay_share,
@@ -124,9 +133,9 @@ class TestRow(Body):
 
 
 class EvaluateRequest(Body):
-    test_data: list[TestRow]
+    test_data: Annotated[list[TestRow], Field(max_length=10_000, fail_fast=True)]
     model_name: str | None = None
-    metrics: list[str] = ["perplexity", "exact_match", "bleu", "rouge"]
+    metrics: Annotated[list[str], Field(max_length=16, fail_fast=True)] = ["perplexity", "exact_match", "bleu", "rouge"]
     compare: bool = False
     max_tokens: int = 256
 
@@ -145,7 +154,20 @@ class EvaluateRequest(Body):
 
 
 def error(status: int, message: str, problem: Problem | None) -> dict[str, Any]:
-    return {"detail": message}
+    return {"detail": renamed(message, problem, _NAMES)}
+
+
+_NAMES = {
+    "dataset": "dataset_path",
+    "validation": "validation_path",
+    "replay": "replay_path",
+    "output": "output_dir",
+    "epochs": "num_epochs",
+    "rank": "lora_r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "max_new_tokens": "max_tokens",
+}
 
 
 def model(served: Served, device: str) -> dict[str, Any]:
