@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+MAX_RANK = 256  # of a LoRA adapter that is trained or served
+
 
 @dataclass(frozen=True, slots=True)
 class Model:

@@ -16,7 +16,7 @@ import msgspec
 from tunesmith.kernel.files import PARTIAL
 from tunesmith.kernel.home import Home, parse_name
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem
-from tunesmith.models.model import Adapter, BaseModel, Model
+from tunesmith.models.model import MAX_RANK, Adapter, BaseModel, Model
 
 SHIPPED = "tunesmith-small"
 _SHIPPED_FOLDER = Path(__file__).parent / "shipped"
@@ -145,7 +145,7 @@ class Registry:
         base, rank = config.get("base_model_name_or_path"), config.get("r")
         if config.get("peft_type") != "LORA" or not isinstance(base, str) or not isinstance(rank, int):
             raise Invalid(f"{name} 不是 LoRA 适配器", f"{name} is not a LoRA adapter", adapter=name)
-        if not 1 <= rank <= 4096 or config.get("auto_mapping"):
+        if not 1 <= rank <= MAX_RANK or config.get("auto_mapping"):
             raise Invalid(f"{name} 的 adapter_config.json 不可用", f"{name}: adapter_config.json cannot be used")
         files = [os.stat(weights), os.stat(folder / "adapter_config.json")]
         return Adapter(
@@ -181,6 +181,8 @@ def _folders_with(root: Path, file: str) -> Iterator[Path]:
 
 def _read_config(path: Path, name: str) -> dict[str, Any]:
     try:
+        if not path.is_file():  # a pipe would hang us, a device would never end
+            raise Invalid(f"{name} 的 {path.name} 不是普通文件", f"{name}: {path.name} is not a regular file")
         if path.stat().st_size > 4_000_000:
             raise Invalid(f"{name} 的 {path.name} 过大", f"{name}: {path.name} is too large")
         config = msgspec.json.decode(path.read_bytes())
@@ -213,7 +215,8 @@ def _read_base(name: str, folder: Path) -> BaseModel:
             model=name,
         )
     _check_index(folder, name)
-    architectures = config.get("architectures") or [model_type]
+    listed = config.get("architectures")
+    architectures = listed if isinstance(listed, list) and listed else [model_type]
     context = config.get("max_position_embeddings")
     return BaseModel(
         name=name,

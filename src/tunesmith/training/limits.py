@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-from tunesmith.kernel.problems import Invalid
+from tunesmith.kernel.problems import Invalid, Unsupported
 from tunesmith.training.executor import Parameter
 from tunesmith.training.run import Recipe
 
@@ -85,6 +86,7 @@ def check(recipe: Recipe, context_length: int) -> None:
 
     Raises:
         Invalid: a value is out of its range; the field is named.
+        Unsupported: quantization is asked for and its library is not installed.
     """
     for name, allowed in _RANGES.items():
         value = getattr(recipe, name)
@@ -99,6 +101,8 @@ def check(recipe: Recipe, context_length: int) -> None:
     if recipe.quantization is not None and recipe.quantization not in QUANTIZATIONS:
         known = ", ".join(QUANTIZATIONS)
         raise _refused("quantization", recipe.quantization, f"可用：{known}", f"known are {known}")
+    if recipe.quantization is not None:
+        require_quantization(recipe.quantization)
     if recipe.replay_share > 0 and not recipe.replay:
         zh, en = "需要同时给出 replay 数据", "a replay dataset must be named with it"
         raise _refused("replay_share", recipe.replay_share, zh, en)
@@ -107,6 +111,20 @@ def check(recipe: Recipe, context_length: int) -> None:
     ):
         zh, en = "应为模块名，例如 q_proj", "names of modules are expected, such as q_proj"
         raise _refused("target_modules", list(recipe.target_modules)[:3], zh, en)
+
+
+def require_quantization(quantization: str) -> None:
+    """Refuse a quantized base where the library for it is missing.
+
+    Raises:
+        Unsupported: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise Unsupported(
+            f"quantization={quantization} 需要 bitsandbytes，请先安装：pip install 'tunesmith[quantization]'",
+            f"quantization {quantization} needs bitsandbytes: pip install 'tunesmith[quantization]'",
+            field="quantization",
+        )
 
 
 def _refused(field: str, value: object, zh: str, en: str) -> Invalid:

@@ -1,12 +1,11 @@
 """A base model brought into memory, frozen, in the right number format (torch, transformers)."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tunesmith.kernel.problems import Unsupported
+from tunesmith.training.limits import require_quantization
 from tunesmith.training.tokenizing import unusable
 
 # up to here four bytes a weight cost little, and rounding would cost a small model dearly
@@ -80,12 +79,7 @@ def _count_weights(folder: Path) -> int:
 
 
 def _quantized(quantization: str) -> Any:
-    if find_spec("bitsandbytes") is None:
-        raise Unsupported(
-            f"quantization={quantization} 需要 bitsandbytes，请先安装：pip install bitsandbytes",
-            f"quantization {quantization} needs bitsandbytes: pip install bitsandbytes",
-            field="quantization",
-        )
+    require_quantization(quantization)
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":

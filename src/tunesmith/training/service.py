@@ -26,7 +26,7 @@ from tunesmith.training.executor import Executor, Report
 from tunesmith.training.run import Recipe, Run, State
 from tunesmith.training.store import LIVE, RunStore
 
-_RESERVED = frozenset({"runs", "datasets", "evaluations", "engines"})
+_RESERVED = ("runs", "datasets", "evaluations", "engines", "tunesmith.db")  # and whatever SQLite puts beside it
 _DEEPEST = 6  # folders; adapters further down are not looked for
 _ROOM = 64_000_000  # bytes free before a run is accepted; the trainer knows better once it has the model
 _TRIES = 10
@@ -274,7 +274,7 @@ class TrainingService:
     def _output(self, text: str) -> str:
         """``text`` as the name of a place where an adapter may be published."""
         name = parse_name(text, "output")
-        if not name.parts or name.parts[0].lower() in _RESERVED or any(part.startswith(".") for part in name.parts):
+        if not name.parts or _reserved(name.parts[0]) or any(part.startswith(".") for part in name.parts):
             raise Invalid(
                 f"输出位置不可用：{text}；例如可用 adapters/名称",
                 f"an adapter cannot be written to {text}; try adapters/NAME",
@@ -293,10 +293,18 @@ class TrainingService:
                 raise _taken(name, f"{above} 不能再包含适配器", f"{above} cannot hold another adapter")
         for run in self._store.list(states=LIVE, limit=None):
             other = PurePosixPath(run.output)
-            if other != name and (other in name.parents or name in other.parents):
+            # folded: on some file systems two names that differ in case are one folder
+            mine, theirs = PurePosixPath(str(name).casefold()), PurePosixPath(str(other).casefold())
+            if other != name and (mine == theirs or theirs in mine.parents or mine in theirs.parents):
                 zh, en = f"任务 {run.id} 正在写入 {other}", f"run {run.id} is writing to {other}"
                 raise _taken(name, zh, en)
         return name.as_posix()
+
+
+def _reserved(first: str) -> bool:
+    """Whether a name that begins with ``first`` would lie among Tunesmith's own files."""
+    folded = first.casefold()
+    return folded in _RESERVED or folded.startswith("tunesmith.db")
 
 
 def _taken(name: PurePosixPath, zh: str, en: str) -> Conflict:
