@@ -13,7 +13,10 @@ import pytest
 from tests.server import serving
 from tunesmith.models.registry import SHIPPED, Registry
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # peft's and transformers' own, in the plain PEFT check
+]
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,7 @@ _NEEDED = {"torch": "2.6", "transformers": "5.3", "peft": "0.18", "tokenizers": 
 # extra -> the distribution that shows it is installed, and what it is for
 _EXTRAS = {
     "postgres": ("psycopg", "PostgreSQL 数据库", "a PostgreSQL database"),
-    "redis": ("redis", "多台服务器共享限流", "rate limits shared by several servers"),
-    "ray": ("ray", "在 Ray 集群上训练", "training on a Ray cluster"),
-}
-_KEYS = {
-    "OLLAMA_HOST": ("Ollama 引擎", "the Ollama engine"),
-    "OPENROUTER_API_KEY": ("OpenRouter", "OpenRouter"),
-    "TOGETHER_API_KEY": ("Together AI", "Together AI"),
-    "FIREWORKS_API_KEY": ("Fireworks AI", "Fireworks AI"),
-    "HF_TOKEN": ("Hugging Face 的受限模型", "gated models on Hugging Face"),
+    "quantization": ("bitsandbytes", "int8 与 int4 基座", "int8 and int4 bases"),
 }
 _TRY_TORCH = (
     "import torch; x = torch.randn(256, 256); y = (x @ x).sum().item(); "
@@ -140,16 +132,6 @@ def home_folder(home: Path | None) -> Iterator[Check]:
     yield _disk(settings.home)
     yield _database(settings)
     yield from _models(settings)
-
-
-def connections() -> Iterator[Check]:
-    """Which engines and providers are configured. Values of keys are never shown."""
-    for name, (zh, en) in _KEYS.items():
-        there = bool(os.environ.get(name))
-        value = say("已设置", "set") if there else say("未设置", "not set")
-        yield Check(
-            name, "ok" if there else "info", value, "" if there else say(f"只有{zh}需要", f"only {en} needs it")
-        )
 
 
 def torch_works() -> Check:

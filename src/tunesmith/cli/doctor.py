@@ -32,7 +32,7 @@ def doctor(
     """See HELP."""
     from tunesmith.cli import checks
 
-    found = [*checks.machine(), *checks.software(), *checks.home_folder(home), *checks.connections()]
+    found = [*checks.machine(), *checks.software(), *checks.home_folder(home)]
     if deep:
         found.append(checks.torch_works())
     healthy = not any(check.level == "error" for check in found)

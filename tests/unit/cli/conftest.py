@@ -22,7 +22,7 @@ def tunesmith(home: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Runs a verb in this process with ``--home`` added; gives its exit code, stdout and stderr."""
     monkeypatch.setenv("TUNESMITH_LANG", "en")
     monkeypatch.setenv("HF_HOME", str(home.parent / "hf"))
-    for name in ("TUNESMITH_HOME", "TUNESMITH_DATABASE_URL"):
+    for name in ("TUNESMITH_HOME", "TUNESMITH_DATABASE_URL", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
 
     def invoke(*arguments: str, stdin: str = "") -> Result:
