@@ -1,4 +1,4 @@
-"""Asking the engine: all answers of all models in one call, then the scores, then the figures."""
+"""Asking the engine, some questions of all models at a time: answers, then scores, then the figures."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,8 +13,8 @@ from tunesmith.inference.engine import Delta, Done, Engine, Reference, Request, 
 from tunesmith.kernel.problems import Unavailable
 from tunesmith.models.model import Model
 
-# references scored in one call of the engine; between calls progress is told
-_SCORED_AT_ONCE = 256
+# questions put to every model in one call of the engine: what is in flight does not grow with the evaluation
+_ASKED_AT_ONCE = 256
 
 Told = Callable[[int], Awaitable[None]]
 Outputs = list[dict[str, Any]]
@@ -55,10 +55,26 @@ async def measure(
 async def _answers(
     engine: Engine, evaluation: Evaluation, questions: Sequence[Question], models: Sequence[Model], told: Told
 ) -> list[tuple[list[str], list[Done]]]:
-    """For each model its texts and their ends, from one call of the engine."""
+    """For each model its texts and their ends; base and tuned share the engine's calls."""
     if not metrics.NEEDS_ANSWERS & set(evaluation.metrics):
         return [([], []) for _ in models]
-    requests = [Request(q.prompt, model, evaluation.sampling) for model in models for q in questions]
+    answered: list[tuple[list[str], list[Done]]] = [([], []) for _ in models]
+    for start in range(0, len(questions), _ASKED_AT_ONCE):
+        some = questions[start : start + _ASKED_AT_ONCE]
+        requests = [Request(q.prompt, model, evaluation.sampling) for model in models for q in some]
+        said, ended = await _answered(engine, requests, told)
+        for row in range(len(requests)):
+            if row not in ended or ended[row].finish == "canceled":
+                raise _cut_short(start + row % len(some))
+        for place, (texts, ends) in enumerate(answered):
+            rows = range(place * len(some), (place + 1) * len(some))
+            texts.extend(said[row] for row in rows)
+            ends.extend(ended[row] for row in rows)
+    return answered
+
+
+async def _answered(engine: Engine, requests: Sequence[Request], told: Told) -> tuple[list[str], dict[int, Done]]:
+    """The text of each row, and the ends by row, from one call of the engine."""
     parts: list[list[str]] = [[] for _ in requests]
     ends: dict[int, Done] = {}
     async with aclosing(engine.generate(requests)) as events:
@@ -68,14 +84,7 @@ async def _answers(
             else:
                 ends[event.row] = event
                 await told(1)
-    for row in range(len(requests)):
-        if row not in ends or ends[row].finish == "canceled":
-            raise _cut_short(row % len(questions))
-    count = len(questions)
-    return [
-        (["".join(p) for p in parts[start : start + count]], [ends[row] for row in range(start, start + count)])
-        for start in range(0, len(requests), count)
-    ]
+    return ["".join(each) for each in parts], ends
 
 
 async def _scores(
@@ -85,8 +94,8 @@ async def _scores(
     if not metrics.NEEDS_SCORES & set(evaluation.metrics):
         return [[] for _ in models]
     scores: list[list[Score]] = [[] for _ in models]
-    for start in range(0, len(questions), _SCORED_AT_ONCE):
-        some = questions[start : start + _SCORED_AT_ONCE]
+    for start in range(0, len(questions), _ASKED_AT_ONCE):
+        some = questions[start : start + _ASKED_AT_ONCE]
         together = await engine.score([Reference(q.prompt, q.expected, model) for model in models for q in some])
         if len(together) != len(some) * len(models):
             raise _cut_short(start)

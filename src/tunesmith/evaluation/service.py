@@ -39,6 +39,7 @@ class EvaluationService:
         self._store = EvaluationStore(database)
         self._home, self._engine, self._clock = home, engine, clock
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._turn: tuple[str, asyncio.Task[None]] | None = None
         self._one_at_a_time = asyncio.Semaphore(1)
         self._closing = False
 
@@ -70,7 +71,8 @@ class EvaluationService:
         """Run a queued evaluation to its end; waits for others of this service first.
 
         Whatever goes wrong while measuring is in the record that comes back: failed, with the reason. Cancelling
-        the caller marks it canceled; ``close`` leaves it to ``recover``.
+        the caller marks it canceled; ``close`` leaves it to ``recover``. Where ``cancel`` ends it meanwhile the
+        canceled record comes back.
 
         Raises:
             NotFound: no such evaluation.
@@ -80,16 +82,41 @@ class EvaluationService:
         try:
             # the turn is taken before anything is awaited, so turns come in the order of asking
             async with self._one_at_a_time:
-                evaluation = await asyncio.to_thread(self.get, evaluation_id)
-                with folder.locked():
-                    if not await asyncio.to_thread(self._store.begin, evaluation_id):
-                        raise _not_queued(await asyncio.to_thread(self.get, evaluation_id))
-                    await self._attempt(evaluation, folder)
+                turn = asyncio.create_task(self._take_turn(evaluation_id, folder))
+                self._turn = evaluation_id, turn
+                try:
+                    await turn
+                finally:
+                    self._turn = None
         except asyncio.CancelledError:
-            if not self._closing:  # not in a thread: nothing may be awaited safely any more
-                self._store.cancel(evaluation_id, self._clock())
-            raise
+            if _caller_is_canceled():
+                if not self._closing:
+                    await self._mark_canceled(evaluation_id)
+                raise
         return await asyncio.to_thread(self.get, evaluation_id)
+
+    async def cancel(self, evaluation_id: str) -> Evaluation:
+        """Stop a queued or running evaluation for good; its rows are closed when this returns. Twice is fine.
+
+        Await it on the loop that executes; from another thread use ``asyncio.run_coroutine_threadsafe``.
+
+        Raises:
+            NotFound: no such evaluation.
+            Conflict: it has completed or failed.
+        """
+        await asyncio.to_thread(self.get, evaluation_id)
+        # the record first: killed in between, the evaluation is not taken up again
+        canceled = await asyncio.to_thread(self._store.cancel, evaluation_id, self._clock())
+        found = await asyncio.to_thread(self.get, evaluation_id)
+        if not canceled and found.state is not State.CANCELED:
+            raise _has_ended(found)
+        task = self._tasks.get(evaluation_id)  # while it waits; once it works, only its turn: who waits gets the record
+        if self._turn is not None and self._turn[0] == evaluation_id:
+            task = self._turn[1]
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        return found
 
     def run_soon(self, evaluation_id: str) -> None:
         """Execute on the running loop, after those already waiting. Asking twice is fine."""
@@ -140,6 +167,18 @@ class EvaluationService:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _mark_canceled(self, evaluation_id: str) -> None:
+        """In a thread that is handed its work at once and finishes it even where the caller is canceled again."""
+        loop = asyncio.get_running_loop()
+        await asyncio.shield(loop.run_in_executor(None, self._store.cancel, evaluation_id, self._clock()))
+
+    async def _take_turn(self, evaluation_id: str, folder: Folder) -> None:
+        evaluation = await asyncio.to_thread(self.get, evaluation_id)
+        with folder.locked():
+            if not await asyncio.to_thread(self._store.begin, evaluation_id):
+                raise _not_queued(await asyncio.to_thread(self.get, evaluation_id))
+            await self._attempt(evaluation, folder)
 
     async def _attempt(self, evaluation: Evaluation, folder: Folder) -> None:
         """Measure and record the outcome, whichever it is."""
@@ -213,6 +252,21 @@ def _rows(request: EvaluationRequest) -> int:
     wanted = set(request.metrics)
     parts = bool(wanted & NEEDS_ANSWERS) + bool(wanted & NEEDS_SCORES)
     return len(request.questions) * parts * (2 if request.compare else 1)
+
+
+def _caller_is_canceled() -> bool:
+    """Whether the current task itself was canceled, not only what it awaited."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _has_ended(evaluation: Evaluation) -> Problem:
+    return Conflict(
+        f"评估 {evaluation.id} 的状态是 {evaluation.state}，已经结束，不能取消",
+        f"evaluation {evaluation.id} is {evaluation.state}: it has ended and cannot be canceled",
+        evaluation_id=evaluation.id,
+        state=str(evaluation.state),
+    )
 
 
 def _not_queued(evaluation: Evaluation) -> Problem:

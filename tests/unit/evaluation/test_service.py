@@ -82,7 +82,7 @@ async def test_outputs_tell_of_every_question_in_order(desk: Desk) -> None:
     assert (rows[3]["output"], rows[3]["logprob"], rows[3]["tokens"]) == ("不知道", -2, 4)
 
 
-async def test_all_rows_go_to_the_engine_in_one_call(desk: Desk) -> None:
+async def test_a_few_questions_go_to_the_engine_in_one_call(desk: Desk) -> None:
     engine = AnsweringEngine(FACTS)
     service = desk.service(engine)
     await service.execute(service.start(request()).id)
@@ -154,7 +154,9 @@ async def test_perplexity_alone_generates_nothing_and_exact_match_alone_scores_n
         ({"questions": (replace(ask()[0], prompt=(Message("user", " "),)),)}, "test_data[0].input"),
         ({"questions": (replace(ask()[0], expected="\ud800"),)}, "test_data[0].expected"),
         ({"sampling": replace(GREEDY, temperature=math.nan)}, "temperature"),
-        ({"sampling": replace(GREEDY, max_new_tokens=0)}, "max_new_tokens"),
+        ({"sampling": replace(GREEDY, max_new_tokens=0)}, "max_tokens"),
+        ({"sampling": replace(GREEDY, max_new_tokens=10**9)}, "max_tokens"),
+        ({"questions": ask()[:1] * 10_001}, "test_data"),
         ({"model": Model("small"), "compare": True}, "compare"),
     ],
 )

@@ -166,7 +166,6 @@ _NAMES = {
     "rank": "lora_r",
     "alpha": "lora_alpha",
     "dropout": "lora_dropout",
-    "max_new_tokens": "max_tokens",
 }
 
 
