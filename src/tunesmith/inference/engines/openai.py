@@ -22,6 +22,7 @@ _IN_FLIGHT = 256
 _TOKENIZING = 16
 _SCORED_AT_ONCE = 32
 _LONGEST_ERROR = 1 << 16
+_AGAIN_S = 0.2
 
 Shape = TypeVar("Shape")
 
@@ -124,7 +125,7 @@ class OpenAIEngine:
         """
         data = wire.encode(body) if body is not None else None
         try:
-            async with self._session.request(method, self._url + path, data=data, headers=self._headers) as response:
+            async with await self._sent(method, path, data) as response:
                 raw = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _unreachable(error) from error
@@ -147,13 +148,30 @@ class OpenAIEngine:
             self._opened = aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=1 << 16)
         return self._opened
 
+    async def _sent(self, method: str, path: str, data: bytes | None) -> aiohttp.ClientResponse:
+        """The answer's beginning.
+
+        A unix socket whose queue is full turns a caller away, and asyncio finds out only when it writes: nothing was
+        answered then, so the request is sent once more.
+        """
+        url = self._url + path
+        try:
+            return await self._session.request(method, url, data=data, headers=self._headers)
+        except aiohttp.ClientConnectorError:
+            raise  # nobody listens
+        except aiohttp.ClientOSError:
+            if self._socket is None:
+                raise
+            await asyncio.sleep(_AGAIN_S)
+        return await self._session.request(method, url, data=data, headers=self._headers)
+
     async def _row(self, feed: "_Feed", row: int, request: Request, body: bytes) -> None:
         """Stream one row into ``feed``."""
         path = "/v1/completions" if isinstance(request.prompt, str) else "/v1/chat/completions"
         async with feed.turns:
             started = time.monotonic()
             try:
-                async with self._session.post(self._url + path, data=body, headers=self._headers) as response:
+                async with await self._sent("POST", path, body) as response:
                     try:
                         if response.status != 200:
                             raise wire.problem(response.status, await response.content.read(_LONGEST_ERROR))

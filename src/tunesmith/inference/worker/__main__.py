@@ -13,6 +13,7 @@ from tunesmith.inference.worker.parent import end_with
 from tunesmith.inference.worker.server import Worker
 from tunesmith.kernel.logs import log_to_stderr
 
+_BACKLOG = 2048  # callers that connect in one moment: a full queue of a unix socket turns the next away
 _FAILED_LINGER_S = 10.0  # a worker that could not load tells why for so long
 
 
@@ -42,7 +43,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     runner = web.AppRunner(worker.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     before = os.umask(0o177)  # the socket is its owner's alone
-    await web.UnixSite(runner, str(arguments.socket)).start()
+    await web.UnixSite(runner, str(arguments.socket), backlog=_BACKLOG).start()
     os.umask(before)  # folders made later, as for compiled modules, must stay usable
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

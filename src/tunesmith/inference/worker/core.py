@@ -39,6 +39,7 @@ class Core:
             torch.set_num_threads(threads)
         self.tokens = Tokens(folder)
         self.model = LanguageModel(folder)
+        self.tokens.context = self.model.context
         self.adapters: dict[str, AdapterWeights] = {}
         self.max_rows = max_rows
         self._loop = loop

@@ -20,26 +20,36 @@ if TYPE_CHECKING:  # these import torch
     from tunesmith.inference.worker.row import Row
 
 _LONG_TEXT = 20_000  # characters; longer ones are tokenized beside the loop, not on it
+_MANY_TURNS = 200
 _encode = msgspec.json.Encoder().encode
 
 
 class Generation:
-    """Answers the two completion calls of one loaded engine."""
+    """Answers the two completion calls of one loaded engine, and tokenizes for them."""
 
     def __init__(self, core: "Core") -> None:
         self._core = core
+
+    async def render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
+        """See ``Tokens.render``; long conversations do not hold up the loop."""
+        render = self._core.tokens.render
+        if len(messages) > _MANY_TURNS or sum(len(message["content"]) for message in messages) > _LONG_TEXT:
+            return await asyncio.to_thread(render, messages, add_generation_prompt=add_generation_prompt)
+        return render(messages, add_generation_prompt=add_generation_prompt)
+
+    async def encode(self, text: str, *, special: bool) -> list[int]:
+        """See ``Tokens.encode``; long texts do not hold up the loop."""
+        encode = self._core.tokens.encode
+        if len(text) > _LONG_TEXT:
+            return await asyncio.to_thread(encode, text, special=special)
+        return encode(text, special=special)
 
     async def chat(self, request: web.Request, body: wire.ChatBody) -> web.StreamResponse:
         """``/v1/chat/completions``."""
         if not body.messages:
             raise Invalid("messages 不能为空", "messages must not be empty", field="messages")
         messages = [msgspec.to_builtins(message) for message in body.messages]
-        long = sum(len(message.content) for message in body.messages) > _LONG_TEXT
-        render = self._core.tokens.render
-        if long:
-            prompt = await asyncio.to_thread(render, messages, add_generation_prompt=body.add_generation_prompt)
-        else:
-            prompt = render(messages, add_generation_prompt=body.add_generation_prompt)
+        prompt = await self.render(messages, add_generation_prompt=body.add_generation_prompt)
         row = self._row(body, prompt, body.sampling(self._core.model.context), raw=False)
         shape = Shape("chat.completion", body)
         if body.stream:
@@ -58,11 +68,7 @@ class Generation:
             raise Invalid("流式请求不支持 prompt_logprobs 与 max_tokens=0", "not available in a stream", field="stream")
         rows = []
         for prompt in body.prompts():
-            ids = prompt
-            if isinstance(ids, str):
-                encode = self._core.tokens.encode
-                long = len(ids) > _LONG_TEXT
-                ids = await asyncio.to_thread(encode, ids, special=True) if long else encode(ids, special=True)
+            ids = await self.encode(prompt, special=True) if isinstance(prompt, str) else prompt
             rows.append(self._row(body, ids, sampling, raw=isinstance(prompt, str), score=score))
         shape = Shape("text_completion", body)
         if body.stream:
@@ -89,7 +95,9 @@ class Generation:
             raise Invalid("提示不能为空", "the prompt must hold at least one token", field="prompt")
         if max(prompt) >= self._core.model.vocabulary:
             raise Invalid("prompt 含有词表之外的 token", "the prompt holds ids outside the vocabulary", field="prompt")
-        return Row(prompt, sampling, self._core.adapter(body.model), body.user or "", score=score, raw=raw)
+        row = Row(prompt, sampling, self._core.adapter(body.model), body.user or "", score=score, raw=raw)
+        self._core.scheduler.check(row)  # now: the rest of a request that will be refused is not worth tokenizing
+        return row
 
     async def _stream(self, request: web.Request, shape: "Shape", row: "Row") -> web.StreamResponse:
         async with AsyncExitStack() as stack:

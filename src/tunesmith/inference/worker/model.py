@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from tunesmith.inference.worker.attention import Chunk, PackedAttention, Plan, decode_groups
 from tunesmith.inference.worker.cache import Cache, Lease
+from tunesmith.inference.worker.loading import faults_of_the_model, load, unsupported
 from tunesmith.inference.worker.lora import Lora, Segment
-from tunesmith.kernel.problems import Invalid, Unsupported
 
-_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 _LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 _CHECK_TOKENS = 12
 
@@ -49,18 +47,19 @@ class LanguageModel:
     Raises:
         Invalid: the folder cannot be loaded.
         Unsupported: the architecture does something this engine does not compute.
+        Unavailable: the machine is out of memory or cannot read the files.
     """
 
     def __init__(self, folder: Path, *, cache_bytes: int | None = None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self._model = _load(folder, self.dtype, self.device)
-        self.config = self._model.config.get_text_config()
-        self.vocabulary: int = self._model.get_output_embeddings().weight.shape[0]
-        self.context = _context(self.config)
-        self._attention = PackedAttention()
-        self.lora = Lora(self._model)
-        with torch.inference_mode():
+        self._model = load(folder, self.dtype, self.device)
+        with faults_of_the_model(), torch.inference_mode():
+            self.config = self._model.config.get_text_config()
+            self.vocabulary: int = self._model.get_output_embeddings().weight.shape[0]
+            self.context = _context(self.config)
+            self._attention = PackedAttention()
+            self.lora = Lora(self._model)
             self._adopt(cache_bytes)
 
     def forward(self, step: Step) -> Tensor:
@@ -97,13 +96,13 @@ class LanguageModel:
         shapes = [self._attention.shapes.get(layer) for layer in range(self.config.num_hidden_layers)]
         known = [shape for shape in shapes if shape is not None]
         if len(known) != len(shapes) or len(self._attention.shapes) != len(shapes):
-            raise _unsupported(self.config.model_type, "some layers do not use plain attention")
+            raise unsupported(self.config.model_type, "some layers do not use plain attention")
         limit = cache_bytes if cache_bytes is not None else _free_share(self.device)
         self.cache = Cache(known, self.context, limit=limit, dtype=self.dtype, device=self.device)
         found = self._replay(tokens)
         tolerance = 1e-3 if self.dtype == torch.float32 else 0.1
         if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())):
-            raise _unsupported(self.config.model_type, "its results change with this engine's attention")
+            raise unsupported(self.config.model_type, "its results change with this engine's attention")
 
     def _replay(self, tokens: list[int]) -> Tensor:
         """Logits of the last token when the others came in two chunks beside another row, and it decodes alone."""
@@ -125,33 +124,6 @@ class LanguageModel:
         self.cache.release(lease)
         self.cache.release(other)
         return logits
-
-
-def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        types = set(getattr(config.get_text_config(), "layer_types", None) or ())
-        if not types <= _LAYER_TYPES:
-            raise _unsupported(config.model_type, f"layers of type {', '.join(sorted(types - _LAYER_TYPES))}")
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=dtype,
-            attn_implementation="eager",
-        )
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().split("\n")[0][:300]
-        raise Invalid(f"基础模型无法加载：{reason}", f"the base model cannot be loaded: {reason}") from error
-    if not model._can_set_attn_implementation() or not type(model)._supports_attention_backend:
-        raise _unsupported(config.model_type, "its code does not use the attention interface")
-    return model.to(device).eval().requires_grad_(False)
 
 
 def _context(config: Any) -> int:
@@ -177,11 +149,3 @@ def _free_share(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available // 3)
-
-
-def _unsupported(architecture: str, reason: str) -> Unsupported:
-    return Unsupported(
-        f"内置引擎不支持 {architecture} 结构的模型（{reason}）",
-        f"the built-in engine cannot run {architecture} models: {reason}",
-        architecture=architecture,
-    )

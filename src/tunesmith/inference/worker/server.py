@@ -70,9 +70,8 @@ class Worker:
             self._problem = problem
         except Exception as error:  # the edge of the process: whatever it is, /health must tell
             log.error("the model could not be loaded", exc_info=error)
-            self._problem = Unavailable(
-                f"模型加载失败：{type(error).__name__}: {error}", f"loading failed: {type(error).__name__}: {error}"
-            )
+            said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            self._problem = Unavailable(f"模型加载失败：{said}", f"loading failed: {said}")
 
     @property
     def failed(self) -> bool:
@@ -125,9 +124,9 @@ class Worker:
             raise Invalid("messages 与 prompt 应二选一", "either messages or prompt is expected", field="messages")
         if body.messages is not None:
             messages = [msgspec.to_builtins(message) for message in body.messages]
-            tokens = core.tokens.render(messages, add_generation_prompt=body.add_generation_prompt)
+            tokens = await Generation(core).render(messages, add_generation_prompt=body.add_generation_prompt)
         else:
-            tokens = core.tokens.encode(body.prompt or "", special=body.add_special_tokens)
+            tokens = await Generation(core).encode(body.prompt or "", special=body.add_special_tokens)
         facts = {"count": len(tokens), "max_model_len": core.model.context, "end_tokens": sorted(core.tokens.ends)}
         return _json({"tokens": tokens, **facts})
 

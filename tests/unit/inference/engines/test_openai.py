@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -300,3 +302,22 @@ async def test_a_score_covers_the_completion_and_its_end_token_only() -> None:
     assert len(scores) == 40
     assert {score.tokens for score in scores} == {3}
     assert all(score.logprob == pytest.approx(-1.8) for score in scores)
+
+
+async def test_a_socket_whose_queue_was_full_for_a_moment_is_tried_again(tmp_path: Path) -> None:
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", says(frame("a", "stop"), b"data: [DONE]\n\n"))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen(1)
+        engine = OpenAIEngine(socket=tmp_path / "s", builtin=True)
+        rows = asyncio.create_task(heard(engine, *(ask(str(n)) for n in range(40))))
+        await asyncio.sleep(0.05)  # nobody accepts yet: all but two were turned away
+        listening.listen(128)
+        await web.SockSite(runner, listening).start()
+        events = await rows
+        await engine.close()
+        await runner.cleanup()
+    assert sorted(event.row for event in events if isinstance(event, Done)) == list(range(40))
