@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "tunesmith"
-HEAVY = ("torch", "transformers", "peft", "matplotlib", "pyarrow", "numpy", "sacrebleu", "alembic")
+HEAVY = ("torch", "transformers", "peft", "matplotlib", "pyarrow", "numpy", "sacrebleu", "alembic", "aiohttp")
 
 
 @pytest.mark.parametrize("module", ["tunesmith.app", "tunesmith.cli"])

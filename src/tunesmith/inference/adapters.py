@@ -5,11 +5,13 @@ import itertools
 import re
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tunesmith.inference.engines.openai import OpenAIEngine
 from tunesmith.kernel.problems import Problem
 from tunesmith.models.model import Adapter
+
+if TYPE_CHECKING:
+    from tunesmith.inference.engines.openai import OpenAIEngine
 
 _KEPT_UNUSED = 16
 _MARK = re.compile(r"@[0-9a-zA-Z.:-]*#\d+")
@@ -31,7 +33,7 @@ class LoadedAdapters:
     same adapter already serves others.
     """
 
-    def __init__(self, client: OpenAIEngine) -> None:
+    def __init__(self, client: "OpenAIEngine") -> None:
         self._client = client
         self._loaded: dict[str, _Loaded] = {}  # by wire name
         self._numbers = itertools.count(1)

@@ -2,14 +2,10 @@
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import secrets
 import signal
-import socket
-import stat
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,12 +16,12 @@ import structlog
 
 from tunesmith.inference.engines import openai_wire
 from tunesmith.inference.engines.openai import OpenAIEngine
+from tunesmith.inference.sockets import socket_folder
 from tunesmith.kernel.problems import Problem, Unavailable
 from tunesmith.models.model import BaseModel
 from tunesmith.settings import Settings
 
 log = structlog.get_logger(__name__)
-_LONGEST_SOCKET = 100  # bytes; the kernel allows 107 with its ending
 _LARGEST_LOG = 5 << 20
 _LOOK_EVERY_S = 0.05
 _GRACE_S = 3.0
@@ -139,34 +135,6 @@ class EngineProcess:
             f"the engine of {self.base.name} was not ready within {limit_s:.0f} seconds",
             base=self.base.name,
         )
-
-
-def socket_folder(engines: Path) -> Path:
-    """``engines``, or where its path is too long for a socket a short private folder that is always the same for it."""
-    if len(os.fsencode(engines)) + 20 <= _LONGEST_SOCKET:
-        return engines
-    name = hashlib.sha256(os.fsencode(engines)).hexdigest()[:12]
-    short = Path(tempfile.gettempdir()) / f"tunesmith-{os.getuid()}-{name}"
-    with contextlib.suppress(FileExistsError):
-        short.mkdir(mode=0o700)
-    found = short.lstat()
-    # Everybody may write in the temporary folder: use what lies there only when it is ours and closed to others.
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
-        return short
-    return Path(tempfile.mkdtemp(prefix="tunesmith-"))
-
-
-def remove_dead_sockets(folder: Path) -> None:
-    """Remove sockets nobody listens on: their workers ended with the server that was killed."""
-    for path in folder.glob("*.sock"):
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
-            probe.setblocking(False)
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink(missing_ok=True)
-            except OSError:
-                continue  # busy, so somebody is there
 
 
 def _open_log(folder: Path, base: str) -> Any:

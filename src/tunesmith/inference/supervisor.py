@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import psutil
 import structlog
@@ -14,11 +14,14 @@ import structlog
 from tunesmith.inference.adapters import LoadedAdapters
 from tunesmith.inference.engine import Done, Event, Reference, Request, Score
 from tunesmith.inference.merge import merged
-from tunesmith.inference.process import EngineProcess, remove_dead_sockets, socket_folder
+from tunesmith.inference.sockets import remove_dead_sockets, socket_folder
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, Problem, Unavailable
 from tunesmith.models.model import Adapter, BaseModel, Model
 from tunesmith.settings import Settings
+
+if TYPE_CHECKING:
+    from tunesmith.inference.process import EngineProcess
 
 log = structlog.get_logger(__name__)
 _REAP_S = 1.0  # a cut connection is noticed a moment before the process is known to have ended
@@ -60,7 +63,7 @@ class _Seat:
     """What is known of one base model's engine."""
 
     base: str
-    process: EngineProcess | None = None
+    process: "EngineProcess | None" = None
     starting: "asyncio.Task[EngineProcess] | None" = None
     adapters: LoadedAdapters | None = None
     rows: int = 0
@@ -248,7 +251,7 @@ class Supervisor:
                 adapters[model.adapter] = self._registry.adapter(model.adapter)
         return self._registry.base(name), adapters
 
-    async def _ready(self, base: BaseModel) -> EngineProcess:
+    async def _ready(self, base: BaseModel) -> "EngineProcess":
         seat = self._seats.setdefault(base.name, _Seat(base.name))
         if self._closed:
             raise Unavailable("服务正在关闭", "the server is shutting down")
@@ -263,7 +266,10 @@ class Supervisor:
             seat.starting.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(seat.starting)
 
-    async def _start(self, seat: _Seat, base: BaseModel) -> EngineProcess:
+    async def _start(self, seat: _Seat, base: BaseModel) -> "EngineProcess":
+        # its HTTP client takes a tenth of a second to import, which a server that starts need not spend
+        from tunesmith.inference.process import EngineProcess
+
         began = time.monotonic()
         try:
             process = await EngineProcess.start(base, self._folder, self._settings)
@@ -280,7 +286,7 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
         return process
 
-    async def _watch(self, seat: _Seat, process: EngineProcess) -> None:
+    async def _watch(self, seat: _Seat, process: "EngineProcess") -> None:
         """Notice that a process ended, and end one that nobody has used for long."""
         idle_s = self._settings.engine_idle_s
         while process.alive:
@@ -306,7 +312,7 @@ class _Use:
     """A running call's hold on an engine."""
 
     seat: _Seat
-    process: EngineProcess
+    process: "EngineProcess"
     left: int
     models: list[Model] = field(default_factory=list)
 

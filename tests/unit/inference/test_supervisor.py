@@ -22,7 +22,7 @@ from tests.tiny_model import make_tiny_adapter, make_tiny_base
 from tunesmith.datasets.example import Message
 from tunesmith.inference.collect import collect
 from tunesmith.inference.engine import Delta, Request, Sampling
-from tunesmith.inference.process import remove_dead_sockets, socket_folder
+from tunesmith.inference.sockets import remove_dead_sockets, socket_folder
 from tunesmith.inference.supervisor import Supervisor
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem, Unavailable, Unsupported
