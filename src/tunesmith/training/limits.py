@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from tunesmith.kernel.problems import Invalid, Unsupported
+from tunesmith.models.model import MAX_RANK
 from tunesmith.training.executor import Parameter
 from tunesmith.training.run import Recipe
 
@@ -47,7 +48,7 @@ _RANGES: dict[str, _Range] = {
     "weight_decay": _Range(float, 0, 1, "权重衰减", "weight decay"),
     "max_grad_norm": _Range(float, 0, 1e6, "梯度裁剪的范数", "gradients longer than this are cut", open_low=True),
     "max_length": _Range(int, 8, 1 << 20, "样本的最多词元数", "most tokens of an example"),
-    "rank": _Range(int, 1, 256, "LoRA 的秩", "LoRA rank"),
+    "rank": _Range(int, 1, MAX_RANK, "LoRA 的秩", "LoRA rank"),
     "alpha": _Range(float, 0, 4096, "LoRA 的 alpha", "LoRA alpha", open_low=True),
     "dropout": _Range(float, 0, 1, "LoRA dropout", "LoRA dropout", open_high=True),
     # a share of nearly 1 would make an epoch endless: 0.99 is already a hundred replayed examples to one

@@ -238,8 +238,8 @@ def test_target_modules_that_are_not_there_are_refused_with_those_that_are(tiny_
 def test_quantization_without_bitsandbytes_is_refused_with_what_to_install(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunesmith.training.loading.find_spec", lambda name: None)
-    with pytest.raises(Unsupported, match="pip install bitsandbytes"):
+    monkeypatch.setattr("tunesmith.training.limits.find_spec", lambda name: None)
+    with pytest.raises(Unsupported, match=r"pip install 'tunesmith\[quantization\]'"):
         load_base(tiny_base, "int4")
 
 

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tunesmith.kernel.problems import Invalid, NotFound, Problem, Unsupported
+from tunesmith.models.model import MAX_RANK
 
-MAX_RANK = 256
 _PREFIX = "base_model.model."
 _MAX_CONFIG_BYTES = 1 << 20
 # Fields of adapter_config.json that do not change what a trained adapter computes.
