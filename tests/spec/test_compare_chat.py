@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.server import Server
@@ -54,6 +55,35 @@ def test_a_compare_stream_names_its_source_and_ends_each_side_once(server: Serve
         side = [each for each in frames if each["source"] == source]
         assert [each for each in side if each.get("done")] == [{"source": source, "done": True}] == side[-1:]
         assert "".join(each["content"] for each in side[:-1]) == whole[source]
+
+
+def test_frames_are_like_the_documents_own_examples(server: Server) -> None:
+    plain, text, lora_text, base_done, lora_done = (
+        each.value
+        for each in blocks(DOCUMENT)
+        if each.heading.endswith("）") and each.language == "json" and not each.role
+    )
+    assert all(same_shape(plain, frame) == [] for frame in stream(server, ASK)[:-1])
+    frames = stream(server, {**ASK, "compare": True})[:-1]
+    for example in (text, lora_text):
+        texts = [each for each in frames if each["source"] == example["source"] and "content" in each]
+        assert texts and all(same_shape(example, each) == [] for each in texts)
+    assert base_done in frames and lora_done in frames
+
+
+def test_an_engine_that_dies_midway_ends_the_stream_with_the_documents_error_frame(server: Server) -> None:
+    [example] = [each.value for each in blocks(DOCUMENT) if each.role == "错误时"]
+    wild = {"temperature": 10, "top_p": 1.0, "num_predict": 900, "repeat_penalty": 1.0}  # hardly ever draws the end
+    with server.post(PATH, {**ASK, "stream": True, "options": wild}, stream=True) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        for process in psutil.Process(server.process.pid).children(recursive=True):
+            if "tunesmith.inference.worker" in " ".join(process.cmdline()):
+                process.kill()
+        last = [line.decode().removeprefix("data: ") for line in lines if line][-1]
+    frame = json.loads(last)
+    assert set(frame) == set(example) and frame["done"] is True and frame["error"]
+    assert server.post(PATH, {**ASK, "options": GREEDY}).status_code == 200
 
 
 @pytest.mark.parametrize(
