@@ -4,6 +4,7 @@ Tables are declared beside the store that owns them, on ``metadata`` here. Write
 (``BEGIN IMMEDIATE``), so two processes never deadlock by upgrading; readers never wait for writers (WAL).
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 metadata = sa.MetaData()
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK_WAIT = 10  # seconds
 
 
 class Database:
@@ -49,6 +51,8 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the schema to the newest revision; safe from several processes at once."""
+        if self.sqlite:
+            self._use_wal()
         if self._revision() == _newest_revision():
             return
         from alembic import command  # 0.3 s to import: only a start that migrates pays
@@ -61,6 +65,19 @@ class Database:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7410267)"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+    def _use_wal(self) -> None:
+        """Kept by the file, so once is enough. SQLite answers "locked" here without asking busy_timeout."""
+        deadline = time.monotonic() + _LOCK_WAIT
+        while True:
+            try:
+                with self._engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                return
+            except sa.exc.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _revision(self) -> str | None:
         with self.read() as connection:
@@ -81,7 +98,6 @@ def _newest_revision() -> str:
 
 def _pragmas(connection: object, _: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()  # type: ignore[attr-defined]
-    # busy_timeout first: the others already need the lock when two processes start together
-    for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (f"busy_timeout={_LOCK_WAIT * 1000}", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

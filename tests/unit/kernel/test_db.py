@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +126,19 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
         connection.execute(ADD, {"name": "a"})
     database.migrate()
     assert count(database) == 1
+
+
+def test_migrating_waits_for_another_process_that_writes_a_database_not_yet_in_wal(url: str) -> None:
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # here SQLite refuses WAL at once, whatever busy_timeout says
+    released = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    released.start()
+    database = Database(url)
+    database.migrate()
+    released.join()
+    assert count(database) == 0
+    database.close()
+    other.close()
 
 
 MIGRATOR = """
