@@ -21,6 +21,11 @@ class Settings:
         engine_idle_s: an engine nobody asked for so long is ended; 0 keeps it for ever.
         max_rows: rows an engine decodes at once; more wait their turn.
         environment: "dev" shows error details to clients; anything else does not.
+        allowed_hosts: names the server answers to, beside this machine's own names and plain addresses.
+        cors_origins: web origins whose pages may call the server; none by default.
+        redis_url: shares rate limits between servers; None counts in memory.
+        rate_training, rate_inference, rate_other: requests a user may make in an hour, a minute and a minute.
+        max_upload_bytes: largest file taken.
     """
 
     home: Path
@@ -36,6 +41,13 @@ class Settings:
     finetuning_model_name: str | None = None
     hf_home: Path | None = None
     ollama_host: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    redis_url: str | None = None
+    rate_training: int = 10
+    rate_inference: int = 60
+    rate_other: int = 120
+    max_upload_bytes: int = 4 << 30
 
     @staticmethod
     def read(environ: Mapping[str, str] = os.environ, *, home: Path | None = None) -> "Settings":
@@ -57,6 +69,9 @@ class Settings:
                 )
             return value
 
+        def listed(name: str) -> tuple[str, ...]:
+            return tuple(part for part in (each.strip() for each in environ.get(name, "").split(",")) if part)
+
         chosen = home or Path(environ.get("TUNESMITH_HOME") or "~/.tunesmith")
         hf_home = environ.get("HF_HOME")
         return Settings(
@@ -73,4 +88,11 @@ class Settings:
             finetuning_model_name=environ.get("FINETUNING_MODEL_NAME") or None,
             hf_home=Path(hf_home).expanduser() if hf_home else Path("~/.cache/huggingface").expanduser(),
             ollama_host=environ.get("OLLAMA_HOST") or None,
+            allowed_hosts=listed("TUNESMITH_ALLOWED_HOSTS"),
+            cors_origins=listed("TUNESMITH_CORS_ORIGINS"),
+            redis_url=environ.get("TUNESMITH_REDIS_URL") or None,
+            rate_training=max(1, int(number("TUNESMITH_RATE_TRAINING", 10))),
+            rate_inference=max(1, int(number("TUNESMITH_RATE_INFERENCE", 60))),
+            rate_other=max(1, int(number("TUNESMITH_RATE_OTHER", 120))),
+            max_upload_bytes=max(1, int(number("TUNESMITH_MAX_UPLOAD_MB", 4096) * (1 << 20))),
         )

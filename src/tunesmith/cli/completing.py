@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def datasets(ctx: typer.Context, incomplete: str) -> list[str]:
     """Datasets kept by name."""
-    return _beginning(incomplete, _folders(ctx, "datasets"))
+    return _beginning(incomplete, _folders(ctx, "data/processed"))
 
 
 def runs(ctx: typer.Context, incomplete: str) -> list[str]:

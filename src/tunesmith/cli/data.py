@@ -229,7 +229,7 @@ def _under_home(home: "Home", text: str) -> bool:
 def _tell_added(kept: "Dataset", *, to_stderr: bool) -> None:
     skipped: dict[str, Any] = {"zh": "", "en": ""}
     if kept.skipped:
-        where = f"datasets/{kept.name}/quarantine.jsonl"
+        where = f"data/processed/{kept.name}/quarantine.jsonl"
         skipped = {
             "zh": f"，{kept.skipped} 行坏数据在 {where}",
             "en": f", {kept.skipped} bad rows set aside in {where}",

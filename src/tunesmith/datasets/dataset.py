@@ -1,9 +1,9 @@
 """A dataset kept by name, and how its folder lies under home.
 
-datasets/town/dataset.json           the manifest; what it names is complete
-datasets/town/all.jsonl              every example as {"messages": [...]}
-datasets/town/quarantine.jsonl       the rows left out, each with its reason; only if there are any
-datasets/town/split-1f2e3d4c/        train.jsonl, validation.jsonl, test.jsonl of the current split
+data/processed/town/dataset.json      the manifest; what it names is complete
+data/processed/town/all.jsonl         every example as {"messages": [...]}
+data/processed/town/quarantine.jsonl  the rows left out, each with its reason; only if there are any
+data/processed/town/split-1f2e3d4c/   train.jsonl, validation.jsonl, test.jsonl of the current split
 """
 
 import re
@@ -16,6 +16,7 @@ import msgspec
 from tunesmith.kernel.home import Home, parse_name
 from tunesmith.kernel.problems import Invalid, NotFound, Problem
 
+FOLDER = "data/processed"
 SPLITS = ("train", "validation", "test")
 MANIFEST, ALL, QUARANTINE, SPLIT_PREFIX = "dataset.json", "all.jsonl", "quarantine.jsonl", "split-"
 
@@ -102,7 +103,7 @@ def read_manifest(home: Home, name: str) -> Manifest | None:
         Invalid: the folder is there but its manifest is damaged.
     """
     try:
-        with home.open(f"datasets/{check_name(name)}/{MANIFEST}", "dataset") as file:
+        with home.open(f"{FOLDER}/{check_name(name)}/{MANIFEST}", "dataset") as file:
             manifest = msgspec.json.decode(file.read(1 << 20), type=Manifest)
     except NotFound:
         return None
@@ -110,8 +111,8 @@ def read_manifest(home: Home, name: str) -> Manifest | None:
         manifest = None
     if manifest is None or manifest.name != name or (manifest.split and not _is_split_folder(manifest.split.folder)):
         raise Invalid(
-            f"数据集 {name} 的 {MANIFEST} 已损坏；请删除 datasets/{name} 后重新添加",
-            f"{MANIFEST} of the dataset {name} is damaged; remove datasets/{name} and add it again",
+            f"数据集 {name} 的 {MANIFEST} 已损坏；请删除 {FOLDER}/{name} 后重新添加",
+            f"{MANIFEST} of the dataset {name} is damaged; remove {FOLDER}/{name} and add it again",
             field="dataset",
         )
     return manifest
@@ -131,7 +132,7 @@ def split_name(home: Home, name: str) -> str | None:
     manifest = read_manifest(home, dataset)
     if manifest is None:
         return None
-    folder = f"datasets/{dataset}"
+    folder = f"{FOLDER}/{dataset}"
     parts = manifest.split.examples if manifest.split else {}
     if not part and "train" in parts:
         part = "train"

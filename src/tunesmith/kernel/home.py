@@ -71,8 +71,13 @@ class Home:
 
     @property
     def datasets(self) -> Path:
-        """One folder a dataset kept by name."""
-        return self._folder("datasets")
+        """One folder a dataset kept by name: ``data/processed`` on every wire."""
+        return self._folder("data", "processed")
+
+    @property
+    def uploads(self) -> Path:
+        """Files as they were uploaded: ``data/raw`` on every wire."""
+        return self._folder("data", "raw")
 
     @property
     def adapters(self) -> Path:
@@ -88,6 +93,16 @@ class Home:
     def engines(self) -> Path:
         """Private sockets and logs of engine processes."""
         return self._folder("engines")
+
+    @property
+    def secrets(self) -> Path:
+        """Keys that nobody else may read, and that no name on a wire reaches."""
+        return self._folder("secrets")
+
+    @property
+    def usage(self) -> Path:
+        """Journals of which model was asked, until they are counted."""
+        return self._folder("usage")
 
     def path(self, text: str, field: str) -> Path:
         """Where the name lies; it need not exist, but no existing part of it is a symbolic link.
@@ -139,9 +154,11 @@ class Home:
             raise Invalid(f"{field} 不是普通文件：{text}", f"{field} is not a regular file: {text}", field=field)
         return os.fdopen(descriptor, "rb")
 
-    def _folder(self, name: str) -> Path:
-        path = self.root / name
-        path.mkdir(exist_ok=True, mode=0o700)
+    def _folder(self, *parts: str) -> Path:
+        path = self.root
+        for part in parts:
+            path = path / part
+            path.mkdir(exist_ok=True, mode=0o700)
         return path
 
 

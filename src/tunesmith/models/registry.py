@@ -20,7 +20,7 @@ from tunesmith.models.model import MAX_RANK, Adapter, BaseModel, Model
 
 SHIPPED = "tunesmith-small"
 _SHIPPED_FOLDER = Path(__file__).parent / "shipped"
-_WORKING_FOLDERS = frozenset({"runs", "datasets", "evaluations", "engines"})
+_WORKING_FOLDERS = frozenset({"runs", "data", "evaluations", "engines", "secrets", "usage"})
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _MODEL_TYPE = re.compile(r"[a-z0-9_]{1,64}")
 _MAX_DEPTH = 6

@@ -26,7 +26,7 @@ from tunesmith.training.executor import Executor, Report
 from tunesmith.training.run import Recipe, Run, State
 from tunesmith.training.store import LIVE, RunStore
 
-_RESERVED = ("runs", "datasets", "evaluations", "engines", "tunesmith.db")  # and whatever SQLite puts beside it
+_RESERVED = ("runs", "data", "evaluations", "engines", "secrets", "usage", "tunesmith.db")  # and whatever SQLite puts beside it
 _DEEPEST = 6  # folders; adapters further down are not looked for
 _ROOM = 64_000_000  # bytes free before a run is accepted; the trainer knows better once it has the model
 _TRIES = 10

@@ -20,7 +20,7 @@ def context(home: Path, monkeypatch: pytest.MonkeyPatch) -> typer.Context:
 def test_names_are_offered_by_how_they_begin(context: typer.Context, home: Path) -> None:
     make_adapter(home / "adapters" / "town")
     make_adapter(home / "adapters" / "village")
-    for folder in ("datasets/town", "datasets/.partial-1-x", "runs/0f3c", "runs/1a2b"):
+    for folder in ("data/processed/town", "data/processed/.partial-1-x", "runs/0f3c", "runs/1a2b"):
         (home / folder).mkdir(parents=True)
     assert completing.adapters(context, "adapters/t") == ["adapters/town"]
     assert completing.bases(context, "") == ["tunesmith-small"]

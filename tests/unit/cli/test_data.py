@@ -62,7 +62,7 @@ def test_bad_rows_are_refused_with_their_lines_or_set_aside(tunesmith: Invoke, h
     kept = tunesmith("datasets", "add", "town", str(file), "--skip-bad")
     assert kept.exit_code == 0
     assert "2 bad rows" in kept.stdout
-    assert len((home / "datasets" / "town" / "quarantine.jsonl").read_text().splitlines()) == 2
+    assert len((home / "data" / "processed" / "town" / "quarantine.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("verb", [("show", "nothing"), ("split", "nothing"), ("remove", "nothing")])
