@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from tunesmith.kernel.db import Database
 
-ADD = sa.text("INSERT INTO datasets VALUES (:name, 'o', 's', 1, 0, '{}', 't')")
-COUNT = sa.text("SELECT count(*) FROM datasets")
+ADD = sa.text("INSERT INTO served_models VALUES (:name, 'b', NULL, false, 't')")
+COUNT = sa.text("SELECT count(*) FROM served_models")
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_writers_read_then_write_without_losing_one_another(database: Database) 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(increase, range(4)))
     with database.read() as connection:
-        names = connection.execute(sa.text("SELECT name FROM datasets ORDER BY name")).scalars().all()
+        names = connection.execute(sa.text("SELECT name FROM served_models ORDER BY name")).scalars().all()
     assert names == [f"{n:06}" for n in range(40)]
 
 
@@ -174,7 +174,7 @@ database = Database(sys.argv[1])
 for number in range(1000000):
     with database.write() as connection:
         for half in "ab":
-            connection.execute(sa.text("INSERT INTO datasets VALUES (:n, 'o', 's', 1, 0, '{}', 't')"), {"n": f"{number}{half}"})
+            connection.execute(sa.text("INSERT INTO served_models VALUES (:n, 'b', NULL, false, 't')"), {"n": f"{number}{half}"})
     print(number, flush=True)
 """
 

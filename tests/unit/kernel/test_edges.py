@@ -29,11 +29,11 @@ def test_characters_that_forge_terminals_and_lines_are_refused(text: str) -> Non
 def test_what_is_read_in_one_block_is_one_moment(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/x.db")
     database.migrate()
-    query = sa.text("SELECT count(*) FROM datasets")
+    query = sa.text("SELECT count(*) FROM served_models")
     with database.read() as reader:
         before = reader.execute(query).scalar_one()
         with database.write() as writer:
-            writer.execute(sa.text("INSERT INTO datasets VALUES ('a', 'o', 's', 1, 0, '{}', 't')"))
+            writer.execute(sa.text("INSERT INTO served_models VALUES ('a', 'b', NULL, false, 't')"))
         assert reader.execute(query).scalar_one() == before
     database.close()
 

@@ -94,8 +94,8 @@ def home(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 def test_home_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     home = Home(tmp_path / "a" / "b")
     assert stat.S_IMODE(home.root.stat().st_mode) == 0o700
-    for folder in (home.runs, home.datasets, home.adapters, home.evaluations, home.engines):
-        assert folder.parent == home.root
+    for folder in (home.runs, home.datasets, home.uploads, home.adapters, home.engines, home.secrets, home.usage):
+        assert folder.is_relative_to(home.root) and folder != home.root
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert Home(tmp_path / "a" / "b").root == home.root
 
