@@ -1,1 +1,1 @@
-"""Who is asking. Empty still: everything belongs to the machine's owner, whom records call "local"."""
+"""Accounts: users, signing in, bearer tokens and API keys. "local" owns what the machine's owner makes without one."""

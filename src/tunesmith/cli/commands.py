@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli import asking, bench, data, demo, doctor, evaluating, models, runs, serve, training
+from tunesmith.cli import asking, bench, data, demo, doctor, evaluating, keys, models, runs, serve, training, users
 from tunesmith.cli.screen import say
 
 app = typer.Typer(
@@ -44,5 +44,7 @@ app.command("compare", help=asking.COMPARE_HELP)(asking.compare)
 app.add_typer(data.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
+app.add_typer(users.app, name="users")
+app.add_typer(keys.app, name="keys")
 app.command("doctor", help=doctor.HELP)(doctor.doctor)
 app.command("bench", help=bench.HELP)(bench.bench)

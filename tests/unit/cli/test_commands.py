@@ -44,6 +44,8 @@ def test_every_verb_of_the_contract_is_there() -> None:
         "datasets add", "datasets list", "datasets show", "datasets split", "datasets remove",
         "models list", "models add", "models export",
         "runs list", "runs show", "runs watch", "runs cancel",
+        "users add", "users list", "users disable", "users enable", "users passwd",
+        "keys create", "keys list", "keys revoke",
     }  # fmt: skip
 
 

@@ -1,0 +1,232 @@
+"""Accounts: users, signing in, and who stands behind a bearer token or an API key."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TypeVar
+
+from tunesmith.accounts import keys
+from tunesmith.accounts.keys import ApiKey, NewKey
+from tunesmith.accounts.passwords import Passwords
+from tunesmith.accounts.store import Account, AccountStore, no_key, no_user
+from tunesmith.accounts.throttle import Throttle
+from tunesmith.accounts.tokens import LIFETIME_S, Tokens, not_signed_in, token_key
+from tunesmith.accounts.user import MAX_NAME, Role, User, parse_user_name
+from tunesmith.kernel.caller import Caller
+from tunesmith.kernel.clock import Clock, utc_now
+from tunesmith.kernel.db import Database
+from tunesmith.kernel.home import UNPRINTABLE, Home
+from tunesmith.kernel.problems import Conflict, Invalid, TooMany, Unauthenticated
+
+T = TypeVar("T")
+
+_THREADS = 4
+_MAX_LABEL = 100  # letters
+_NOBODY = ""  # stands for every name that no user can have
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A token, and the seconds it is good for."""
+
+    token: str = field(repr=False)
+    expires_in: int
+
+
+class AccountService:
+    """Users and their API keys; signs people in and says who is asking. Safe from several threads.
+
+    Args:
+        clock: dates records and tokens.
+        seconds: measures delays; never steps.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        home: Home,
+        clock: Clock = utc_now,
+        *,
+        seconds: Callable[[], float] = monotonic,
+        passwords: Passwords | None = None,
+    ) -> None:
+        self._home, self._clock = home, clock
+        self._store = AccountStore(database)
+        self._throttle = Throttle(seconds)
+        self._passwords = passwords or Passwords()
+        self._tokens: Tokens | None = None
+        self._lock = threading.Lock()
+        # its own threads: where the loop's are busy with somebody's upload, people are let in all the same
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="accounts")
+
+    def start(self) -> None:
+        """Read the key that signs tokens, or make it: what a server does before it listens; twice is fine.
+
+        Raises:
+            Unavailable: the key on disk is not fit; the message says how to mend it.
+        """
+        self._signer()
+
+    def any_users(self) -> bool:
+        """Whether anybody could sign in one day; one look at one row."""
+        return self._store.any()
+
+    def get(self, name: str) -> User:
+        """The user of that name; raises NotFound where there is none."""
+        account = self._store.find(_possible(name))
+        if account is None:
+            raise no_user(name[:MAX_NAME])
+        return account.user
+
+    def add(self, name: str, password: str, role: Role = "member") -> User:
+        """A new user; the password is kept as an argon2id hash.
+
+        Raises:
+            Invalid: the name or the password is none.
+            Conflict: the name is taken, or differs from a taken one only in case.
+        """
+        user = User(parse_user_name(name), role, disabled=False, created_at=self._clock())
+        self._store.add(user, self._passwords.hash(password))
+        return user
+
+    def disable(self, name: str) -> User:
+        """Let the user in no more: tokens and API keys are refused from the next request on; twice is fine.
+
+        Raises:
+            NotFound: there is no such user.
+            Conflict: the user is the last admin who may sign in.
+        """
+        self._store.disable(self.get(name).name)
+        return self.get(name)
+
+    def enable(self, name: str) -> User:
+        """Let the user in again, by the old password and the old API keys; raises NotFound where there is none."""
+        self._store.enable(self.get(name).name)
+        return self.get(name)
+
+    def set_password(self, name: str, password: str) -> User:
+        """Replace the password; tokens issued before are refused, API keys stay.
+
+        Raises:
+            NotFound: there is no such user. Invalid: the password is none.
+        """
+        user = self.get(name)
+        self._store.set_password(user.name, self._passwords.hash(password))
+        return user
+
+    async def login(self, name: str, password: str, address: str) -> Issued:
+        """A token for whoever gives a user's name and password.
+
+        Unknown users, wrong passwords and disabled users are told the same after the same work.
+
+        Args:
+            address: whence the request comes, as the socket says and no header.
+
+        Raises:
+            Unauthenticated: not let in.
+            TooMany: too many tries failed before, or too many people sign in at once; the password was not looked at.
+        """
+        known = _possible(name)
+        attempt = self._throttle.begin(known, address)
+        account = await self._on_thread(lambda: self._store.find(known))
+        try:
+            right = await self._passwords.verify(password, account.password if account else None)
+        except TooMany:
+            self._throttle.withdraw(attempt)
+            raise
+        if not right or account is None or account.user.disabled:
+            raise _not_let_in()
+        self._throttle.succeeded(attempt)
+        await self._renew(account, password)
+        # of the epoch whose password was right: one changed meanwhile makes this token void
+        token = await self._on_thread(lambda: self._signer().issue(account.user.name, account.epoch))
+        return Issued(token, LIFETIME_S)
+
+    async def identify(self, bearer: str) -> Caller:
+        """Who stands behind a token or an API key, as the database has them now.
+
+        Raises:
+            Unauthenticated: nobody; always with the same message.
+        """
+        return await self._on_thread(lambda: self._identify(bearer))
+
+    def create_key(self, user: str, label: str = "") -> NewKey:
+        """A new API key of that user; this is the only time its secret is seen.
+
+        Raises:
+            NotFound: there is no such user. Conflict: the user is disabled.
+            Invalid: the label is longer than 100 letters or holds control characters.
+        """
+        owner = self.get(user)
+        if owner.disabled:
+            raise Conflict(f"用户 {owner.name} 已停用", f"the user {owner.name} is disabled", name=owner.name)
+        if len(label) > _MAX_LABEL or UNPRINTABLE.search(label):
+            raise Invalid(
+                f"标签应不超过 {_MAX_LABEL} 个字符，且不含控制字符",
+                f"a label has at most {_MAX_LABEL} characters and no control characters",
+                field="label",
+            )
+        made, digest = keys.new_key()
+        self._store.add_key(ApiKey(made.id, owner.name, label, self._clock()), digest)
+        return made
+
+    def keys(self, user: str | None = None) -> list[ApiKey]:
+        """Every API key of ``user`` (None: of all), revoked ones too, the newest first; NotFound for no user."""
+        return self._store.keys(self.get(user).name if user is not None else None)
+
+    def revoke_key(self, id: str) -> ApiKey:
+        """Refuse the key from the next request on; twice is fine. Raises NotFound where there is none."""
+        if not keys.is_id(id):
+            raise no_key()
+        return self._store.revoke_key(id, self._clock())
+
+    def list(self) -> list[User]:
+        """Every user, by name."""
+        return self._store.list()
+
+    async def _renew(self, account: Account, password: str) -> None:
+        renewed = await self._passwords.renewed(password, account.password)
+        if renewed is not None:
+            await self._on_thread(lambda: self._store.refresh_password(account, renewed))
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _identify(self, bearer: str) -> Caller:
+        user = self._owner_of_key(bearer) if bearer.startswith(keys.PREFIX) else self._holder_of_token(bearer)
+        if user is None or user.disabled:
+            raise not_signed_in()
+        return user.caller
+
+    def _owner_of_key(self, bearer: str) -> User | None:
+        sent = keys.read_key(bearer)
+        kept = self._store.owner_of_key(sent.id) if sent else None
+        if sent is None or kept is None or not keys.same_digest(sent.digest, kept.digest):
+            return None
+        return kept.user
+
+    def _holder_of_token(self, bearer: str) -> User | None:
+        claim = self._signer().read(bearer)
+        account = self._store.find(claim.name)
+        return account.user if account is not None and account.epoch == claim.epoch else None
+
+    def _signer(self) -> Tokens:
+        with self._lock:
+            if self._tokens is None:
+                self._tokens = Tokens(token_key(self._home.secrets), self._clock)
+            return self._tokens
+
+
+def _possible(name: str) -> str:
+    """The name as it would be kept; one and the same text for all that no user can have."""
+    try:
+        return parse_user_name(name)
+    except Invalid:
+        return _NOBODY
+
+
+def _not_let_in() -> Unauthenticated:
+    return Unauthenticated("用户名或密码错误", "wrong user name or password")
