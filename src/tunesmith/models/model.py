@@ -1,5 +1,6 @@
 """The value every generation, evaluation and run speaks about."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +19,19 @@ class Model:
     base: str
     adapter: str | None = None
 
+    @property
+    def name(self) -> str:
+        """What a wire calls it: the adapter's name, or the base's where it wears none."""
+        return self.adapter or self.base
+
     def bare(self) -> "Model":
         """The same base without an adapter."""
         return replace(self, adapter=None)
+
+
+def model_id(name: str) -> str:
+    """The id in a URL of the model that wires call ``name``: always the same, 12 hexadecimal digits of SHA-256."""
+    return "model_" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from tunesmith.kernel.files import PARTIAL
-from tunesmith.kernel.home import Home, parse_name
+from tunesmith.kernel.home import UNPRINTABLE, Home, parse_name
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem
-from tunesmith.models.model import MAX_RANK, Adapter, BaseModel, Model
+from tunesmith.models.model import MAX_RANK, Adapter, BaseModel, Model, model_id
 
 SHIPPED = "tunesmith-small"
 _SHIPPED_FOLDER = Path(__file__).parent / "shipped"
@@ -93,6 +93,19 @@ class Registry:
         if len(same_end) == 1:
             return same_end[0]
         raise NotFound(f"LoRA 适配器不存在：{name}", f"no adapter {name} under the home folder", adapter=name)
+
+    def with_id(self, wanted: str) -> Adapter | BaseModel:
+        """The adapter or base model whose ``model_id`` that is.
+
+        Raises:
+            NotFound: there is none.
+        """
+        known: tuple[Adapter | BaseModel, ...] = (*self.adapters(), *self.bases())
+        for found in known:
+            if model_id(found.name) == wanted:
+                return found
+        shown = UNPRINTABLE.sub("?", wanted)[:64]
+        raise NotFound(f"模型不存在：{shown}", f"there is no model {shown}", model_id=shown)
 
     def check(self, model: Model) -> None:
         """Refuse a model that cannot be: base or adapter missing, or made for each other's enemies.

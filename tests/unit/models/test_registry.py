@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Problem
-from tunesmith.models.model import Model
+from tunesmith.models.model import Model, model_id
 from tunesmith.models.registry import SHIPPED, Registry
 
 
@@ -157,3 +158,26 @@ def test_a_replaced_adapter_has_another_version(home: Home) -> None:
     folder.rename(home.root / "old")
     adapter(home, "adapters/town", on=SHIPPED)
     assert Registry(home).adapter("adapters/town").version != before
+
+
+def test_an_id_is_safe_in_a_url_and_always_the_same_for_a_name() -> None:
+    assert model_id(SHIPPED) == "model_e7d0eb2500cb"
+    names = ["adapters/town", "adapters/Town", "模型", "Qwen/Qwen2.5-0.5B-Instruct", "\ud800", ""]
+    ids = {model_id(name) for name in names}
+    assert len(ids) == len(names) and all(re.fullmatch("model_[0-9a-f]{12}", each) for each in ids)
+
+
+def test_adapters_and_bases_are_found_by_id(home: Home) -> None:
+    base(home, "other")
+    adapter(home, "models/checkpoints/town/final", on="other")
+    registry = Registry(home)
+    for found in (*registry.adapters(), *registry.bases()):
+        assert registry.with_id(model_id(found.name)) == found
+    assert registry.with_id(model_id("models/checkpoints/town/final")).name == "models/checkpoints/town/final"
+
+
+@pytest.mark.parametrize("wanted", ["", "model_", "model_000000000000", "../../etc/passwd", "\x1b[31m", "x" * 10_000])
+def test_an_id_of_no_model_is_not_found(home: Home, wanted: str) -> None:
+    with pytest.raises(NotFound) as refused:
+        Registry(home).with_id(wanted)
+    assert len(refused.value.en) < 100 and "\x1b" not in refused.value.zh
