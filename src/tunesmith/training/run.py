@@ -1,10 +1,13 @@
 """A run and the recipe it executes: plain values, no database, no torch."""
 
+import hashlib
+import json
+import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
-from tunesmith.kernel.problems import Conflict
+from tunesmith.kernel.problems import Conflict, Invalid
 
 
 class State(StrEnum):
@@ -28,6 +31,9 @@ _NEXT: dict[State, frozenset[State]] = {
     State.FAILED: frozenset(),
     State.CANCELED: frozenset(),
 }
+
+
+_KEY = re.compile(r"[ -~]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,37 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """A request that makes one run, however often it is sent (draft-ietf-httpapi-idempotency-key-header).
+
+    Attributes:
+        key: what the caller named the request; theirs alone.
+        digest: SHA-256 of all that was asked, hexadecimal, to tell a repeated request from another with its key.
+    """
+
+    key: str
+    digest: str
+
+    @staticmethod
+    def of(key: str, asked: object) -> "Once":
+        """The request with that key.
+
+        Args:
+            asked: all that was asked, as JSON holds it; nothing that may change until it is sent again.
+
+        Raises:
+            Invalid: the key is not 1 to 255 printable ASCII characters.
+        """
+        if not _KEY.fullmatch(key):
+            raise Invalid(
+                "Idempotency-Key 应为 1 到 255 个可打印的 ASCII 字符",
+                "Idempotency-Key must be 1 to 255 printable ASCII characters",
+                field="Idempotency-Key",
+            )
+        return Once(key, hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The last thing a trainer said.
 
@@ -103,6 +140,7 @@ class Run:
         executor: name of the executor that has it ("local").
         handle: what the executor gave us to find it again; None until it accepted the run.
         cancel_requested: somebody asked to stop; the state follows when the trainer has.
+        updated_at: when the record last changed; None in records older than this field.
         error: one sentence a person can act on, only when failed; ``error_zh`` the same in Chinese.
     """
 
@@ -118,6 +156,7 @@ class Run:
     cancel_requested: bool = False
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    updated_at: datetime | None = None
     error: str | None = None
     error_zh: str | None = None
     version: int = 0

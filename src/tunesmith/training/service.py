@@ -1,12 +1,13 @@
 """Training for every caller: runs are recorded, moved forward by one reconciler, and never change once they ended."""
 
 import asyncio
+import math
 import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import Any, Protocol, cast
 
@@ -15,6 +16,7 @@ import structlog
 from tunesmith.datasets.example import Example
 from tunesmith.datasets.formats import BadRow
 from tunesmith.datasets.reading import read_examples, refusal
+from tunesmith.kernel.caller import LOCAL, Caller
 from tunesmith.kernel.clock import Clock, utc_now
 from tunesmith.kernel.files import require_free
 from tunesmith.kernel.home import Home, parse_name
@@ -23,13 +25,15 @@ from tunesmith.models.model import BaseModel
 from tunesmith.settings import Settings
 from tunesmith.training import limits, run_folder
 from tunesmith.training.executor import Executor, Report
-from tunesmith.training.run import Recipe, Run, State
-from tunesmith.training.store import LIVE, RunStore
+from tunesmith.training.run import Once, Recipe, Run, State
+from tunesmith.training.store import LIVE, RunStore, key_used, missing
 
-_RESERVED = ("runs", "data", "evaluations", "engines", "secrets", "usage", "tunesmith.db")  # and whatever SQLite puts beside it
+# folders of ours, and the database with whatever SQLite puts beside it
+_RESERVED = ("runs", "data", "evaluations", "engines", "secrets", "usage", "tunesmith.db")
 _DEEPEST = 6  # folders; adapters further down are not looked for
 _ROOM = 64_000_000  # bytes free before a run is accepted; the trainer knows better once it has the model
 _TRIES = 10
+_DEFAULT_OUTPUT = "adapters/{dataset}"
 _log = structlog.get_logger(__name__)
 
 
@@ -40,11 +44,11 @@ class Bases(Protocol):
 
 
 class TrainingService:
-    """Starts, lists, cancels and follows runs.
+    """Starts, lists, cancels and follows runs. Another's run is answered like a missing one, but to an admin.
 
     Args:
         executors: by the name a run is recorded with.
-        on_change: told of every change of a record, on whatever thread made it.
+        may_read: raises NotFound where the name is of data that the caller may not see; asked before it is opened.
     """
 
     def __init__(
@@ -55,58 +59,81 @@ class TrainingService:
         home: Home,
         settings: Settings,
         clock: Clock = utc_now,
-        on_change: Callable[[Run], None] | None = None,
+        may_read: Callable[[str, Caller], None] = lambda name, caller: None,
     ) -> None:
         self._store, self._executors, self._registry = store, executors, registry
         self._home, self._settings, self._clock = home, settings, clock
-        self._on_change = on_change or (lambda run: None)
+        self._may_read = may_read
         self._orphans_stopped = False
 
-    def start(self, recipe: Recipe, *, output: str | None = None, executor: str = "local", owner: str = "local") -> Run:
+    def start(
+        self,
+        recipe: Recipe | Callable[[], Recipe],
+        *,
+        output: str | None = None,
+        executor: str = "local",
+        caller: Caller = LOCAL,
+        idempotency_key: str | None = None,
+        asked: object = None,
+    ) -> Run:
         """Check everything that can be known now, then record a run; it starts when its turn comes.
 
         Args:
-            output: name under home for the adapter; None gives ``adapters/<dataset>-<id>``.
+            recipe: or what makes it, where that depends on what may have changed before the request is sent again.
+            output: name under home for the adapter; None gives ``adapters/{dataset}``. A literal ``{dataset}`` in it
+                stands for the name of the data with something that no other run has: ``town-1a2b3c4d``.
+            idempotency_key: 1 to 255 printable ASCII characters. A repeated request of the caller with the same key
+                gives the run that the first one made, wherever that stands by now.
+            asked: the request as JSON holds it, for comparing repeated ones; needed where ``recipe`` is a function.
 
         Raises:
-            Invalid: the recipe or a name is malformed, or the dataset cannot be read.
+            Invalid: the recipe, a name or the key is malformed, or the dataset cannot be read.
             NotFound: no such base model, dataset or executor.
             Forbidden: a name leads through a symbolic link.
-            Conflict: something lies at ``output``, or a run that has not ended writes there.
+            Conflict: something lies at ``output``, or a run that has not ended writes there; or the caller has used
+                the key for another request.
             Unavailable: the disk is nearly full.
         """
-        if executor not in self._executors:
-            raise NotFound(f"没有名为 {executor} 的执行器", f"there is no executor {executor}", field="executor")
-        base = self._registry.base(recipe.base_model)
-        recipe = replace(recipe, base_model=base.name)
-        limits.check(recipe, base.context_length)
-        self._check_readable(recipe.dataset, recipe.dataset_format, recipe.skip_bad)
-        for name in (recipe.validation, recipe.replay):
-            if name is not None:
-                self._check_readable(name, None, recipe.skip_bad)
-        run_id = uuid.uuid4().hex
-        place = self._output(output if output is not None else f"adapters/{_stem(recipe.dataset)}-{run_id[:8]}")
-        require_free(self._home.root, _ROOM)
-        run = Run(
-            id=run_id, recipe=recipe, output=place, executor=executor, owner=owner, created_at=self._clock()
-        )  # fmt: skip
-        self._store.add(run)
-        self._on_change(run)
+        if asked is None and isinstance(recipe, Recipe):
+            asked = [asdict(recipe), output, executor]
+        once = None if idempotency_key is None else Once.of(idempotency_key, asked)
+        if (made := self._made(caller, once)) is not None:
+            return made
+        try:
+            settled = recipe if isinstance(recipe, Recipe) else recipe()
+            run = self._checked(settled, _DEFAULT_OUTPUT if output is None else output, executor, caller)
+            self._store.add(run, once)
+        except Problem:
+            # another try of this very request may have come first, and its run be what is in the way
+            if (made := self._made(caller, once)) is not None:
+                return made
+            raise
         return run
 
-    def get(self, run_id: str) -> Run:
+    def get(self, run_id: str, caller: Caller = LOCAL) -> Run:
         """The run of that id.
 
         Raises:
             NotFound: there is none.
         """
-        return self._store.get(run_id)
+        run = self._store.get(run_id)
+        if not caller.sees(run.owner):
+            raise missing(run_id)
+        return run
 
-    def list(self, *, state: State | None = None, limit: int | None = 100, owner: str | None = None) -> Sequence[Run]:
-        """Runs, the newest first."""
-        return self._store.list(states=None if state is None else (state,), limit=limit, owner=owner)
+    def list(self, *, state: State | None = None, limit: int | None = 100, caller: Caller = LOCAL) -> Sequence[Run]:
+        """The caller's runs, an admin's being all, the newest first."""
+        return self._store.list(states=None if state is None else (state,), limit=limit, owner=caller.only)
 
-    def cancel(self, run_id: str) -> Run:
+    def latest_completed(self, caller: Caller = LOCAL, limit: int = 20) -> Sequence[Run]:
+        """The caller's runs that published an adapter, the last to end first; it may have been deleted since."""
+        return self._store.completed(owner=caller.only, limit=limit)
+
+    def of_output(self, adapter: str, caller: Caller = LOCAL) -> Run | None:
+        """The last run that published the adapter of that name, if the caller may see it."""
+        return next(iter(self._store.completed(owner=caller.only, output=adapter, limit=1)), None)
+
+    def cancel(self, run_id: str, caller: Caller = LOCAL) -> Run:
         """Ask a run to stop. A queued one is canceled at once; a running one when its trainer has ended.
 
         Raises:
@@ -114,7 +141,7 @@ class TrainingService:
             Conflict: it completed or failed already.
         """
         for _ in range(_TRIES):
-            run = self._store.get(run_id)
+            run = self.get(run_id, caller)
             if run.state is State.CANCELED or (run.cancel_requested and not run.state.final):
                 return run
             if run.state is State.QUEUED:
@@ -129,12 +156,12 @@ class TrainingService:
                     state=str(run.state),
                 )
             try:
-                return self._save(wanted, run)
+                return self._store.save(wanted, was=run)
             except Conflict:
                 continue  # its trainer told of another step meanwhile
         raise Unavailable("任务正在频繁更新，请重试", "the record keeps changing; try again", run_id=run_id)
 
-    def metrics(self, run_id: str, after: int = 0) -> Sequence[dict[str, Any]]:
+    def metrics(self, run_id: str, after: int = 0, caller: Caller = LOCAL) -> Sequence[dict[str, Any]]:
         """The points of the run's curves after step ``after``, in order.
 
         Each has ``step``, ``epoch`` and ``time`` (seconds since the epoch). A training step has ``loss``,
@@ -145,7 +172,7 @@ class TrainingService:
             NotFound: there is no such run.
         """
         points = []
-        for row in run_folder.metrics(self._home.runs / self._store.get(run_id).id):
+        for row in run_folder.metrics(self._home.runs / self.get(run_id, caller).id):
             step, event = row.get("step"), row.get("event")
             if not isinstance(step, int) or step <= after or event not in (None, "validation"):
                 continue
@@ -153,6 +180,17 @@ class TrainingService:
                 row["validation_loss"] = row.pop("loss", None)
             points.append(row)
         return points
+
+    def final_metrics(self, run: Run) -> dict[str, float]:
+        """The last figures: ``train_loss``, ``val_loss`` and ``perplexity`` (exp of ``val_loss``), where known."""
+        found: dict[str, float] = {}
+        for row in run_folder.metrics(self._home.runs / run.id):
+            event, loss = row.get("event"), row.get("loss")
+            if event in (None, "validation") and isinstance(loss, int | float) and math.isfinite(loss):
+                found["train_loss" if event is None else "val_loss"] = float(loss)
+        if found.get("val_loss", math.inf) < 700:  # beyond, it is more than a float holds
+            found["perplexity"] = math.exp(found["val_loss"])
+        return found
 
     async def reconcile(self) -> None:
         """One pass: running runs are asked after, queued ones started while there is room, oldest first."""
@@ -192,9 +230,8 @@ class TrainingService:
             await self._move(run, Report(State.FAILED, error=problem.en, error_zh=problem.zh))
             return False
         try:
-            await asyncio.to_thread(
-                self._save, run.to(State.RUNNING, handle=handle, started_at=self._clock()), run
-            )  # fmt: skip
+            running = run.to(State.RUNNING, handle=handle, started_at=self._clock())
+            await asyncio.to_thread(self._store.save, running, was=run)
         except Conflict:
             now = await asyncio.to_thread(self._store.get, run.id)
             if now.state.final:  # canceled while we submitted: nobody would ever ask after it
@@ -233,7 +270,7 @@ class TrainingService:
         if moved == run:
             return False
         try:
-            await asyncio.to_thread(self._save, moved, run)
+            await asyncio.to_thread(self._store.save, moved, was=run)
         except Conflict:
             return False  # somebody was faster; the next pass reads what they wrote
         return moved.state.final
@@ -251,13 +288,43 @@ class TrainingService:
                     _log.warning("orphan_not_stopped", run_id=run.id, reason=problem.en)
         self._orphans_stopped = True
 
-    def _save(self, new: Run, was: Run) -> Run:
-        saved = self._store.save(new, was=was)
-        self._on_change(saved)
-        return saved
+    def _made(self, caller: Caller, once: Once | None) -> Run | None:
+        """The run that an earlier try of the same request made."""
+        found = None if once is None else self._store.made_by(caller.name, once.key)
+        if once is None or found is None:
+            return None
+        run, digest = found
+        if digest != once.digest:
+            raise key_used(once.key)
+        return run
 
-    def _check_readable(self, name: str, kind: str | None, skip_bad: bool) -> None:
-        """The file is there and its first row can be used; the trainer reads the rest."""
+    def _checked(self, recipe: Recipe, output: str, executor: str, caller: Caller) -> Run:
+        """The run to record; raises as ``start``."""
+        if executor not in self._executors:
+            raise NotFound(f"没有名为 {executor} 的执行器", f"there is no executor {executor}", field="executor")
+        base = self._registry.base(recipe.base_model)
+        recipe = replace(recipe, base_model=base.name)
+        limits.check(recipe, base.context_length)
+        self._check_readable(recipe.dataset, recipe.dataset_format, recipe.skip_bad, caller)
+        for name in (recipe.validation, recipe.replay):
+            if name is not None:
+                self._check_readable(name, None, recipe.skip_bad, caller)
+        run_id, now = uuid.uuid4().hex, self._clock()
+        place = self._output(output.replace("{dataset}", f"{_stem(recipe.dataset)}-{run_id[:8]}"), caller)
+        require_free(self._home.root, _ROOM)
+        return Run(
+            id=run_id,
+            recipe=recipe,
+            output=place,
+            executor=executor,
+            owner=caller.name,
+            created_at=now,
+            updated_at=now,
+        )
+
+    def _check_readable(self, name: str, kind: str | None, skip_bad: bool, caller: Caller) -> None:
+        """The caller may read the file, it is there and its first row can be used; the trainer reads the rest."""
+        self._may_read(name, caller)
         bad: list[BadRow] = []
 
         def refuse(row: BadRow) -> None:
@@ -271,7 +338,7 @@ class TrainingService:
             if next(examples, None) is None:
                 raise Invalid(f"{name} 中没有可用的样本", f"{name} holds no usable example", field="dataset")
 
-    def _output(self, text: str) -> str:
+    def _output(self, text: str, caller: Caller) -> str:
         """``text`` as the name of a place where an adapter may be published."""
         name = parse_name(text, "output")
         if not name.parts or _reserved(name.parts[0]) or any(part.startswith(".") for part in name.parts):
@@ -285,19 +352,21 @@ class TrainingService:
                 f"输出位置最多 {_DEEPEST} 层", f"the output is at most {_DEEPEST} folders deep", field="output"
             )
         path = self._home.path(text, "output")
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise _taken(name, f"输出位置已有内容：{name}", f"there is something at {name} already")
         for above in name.parents:
             outer = self._home.root / above
-            if outer.is_file() or (outer / "adapter_config.json").exists():
+            if (outer.exists() and not outer.is_dir()) or (outer / "adapter_config.json").exists():
                 raise _taken(name, f"{above} 不能再包含适配器", f"{above} cannot hold another adapter")
         for run in self._store.list(states=LIVE, limit=None):
             other = PurePosixPath(run.output)
             # folded: on some file systems two names that differ in case are one folder
             mine, theirs = PurePosixPath(str(name).casefold()), PurePosixPath(str(other).casefold())
-            if other != name and (mine == theirs or theirs in mine.parents or mine in theirs.parents):
+            if mine == theirs or theirs in mine.parents or mine in theirs.parents:
+                if not caller.sees(run.owner):
+                    raise _taken(name, "另一个任务正在写入此处", "another run is writing there")
                 zh, en = f"任务 {run.id} 正在写入 {other}", f"run {run.id} is writing to {other}"
-                raise _taken(name, zh, en)
+                raise _taken(name, zh, en, run_id=run.id)
         return name.as_posix()
 
 
@@ -307,8 +376,9 @@ def _reserved(first: str) -> bool:
     return folded in _RESERVED or folded.startswith("tunesmith.db")
 
 
-def _taken(name: PurePosixPath, zh: str, en: str) -> Conflict:
-    return Conflict(f"{zh}；请换一个输出位置", f"{en}; choose another output", field="output", output=name.as_posix())
+def _taken(name: PurePosixPath, zh: str, en: str, **details: str) -> Conflict:
+    details |= {"field": "output", "output": name.as_posix()}
+    return Conflict(f"{zh}；请换一个输出位置", f"{en}; choose another output", **details)
 
 
 def _stem(dataset: str) -> str:

@@ -10,9 +10,11 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from tunesmith.kernel.clock import Clock, utc_now
 from tunesmith.kernel.db import Database, metadata
+from tunesmith.kernel.home import UNPRINTABLE
 from tunesmith.kernel.problems import Conflict, NotFound
-from tunesmith.training.run import Progress, Recipe, Run, State
+from tunesmith.training.run import Once, Progress, Recipe, Run, State
 
 LIVE = (State.QUEUED, State.RUNNING)
 
@@ -33,25 +35,35 @@ _table = sa.Table(
     sa.Column("ended_at", sa.String),
     sa.Column("error", sa.Text),
     sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("updated_at", sa.String),
+    sa.Column("idempotency_key", sa.String),
+    sa.Column("request_digest", sa.String),
 )
 
 
 class RunStore:
     """Records of runs; safe from several threads and processes."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+        self._database, self._clock = database, clock
 
-    def add(self, run: Run) -> None:
+    def add(self, run: Run, once: Once | None = None) -> None:
         """Record a new run.
 
+        Args:
+            once: the request that makes it, kept in the same row: there is never a key without its run.
+
         Raises:
-            Conflict: another run that has not ended writes to the same output; it is named.
+            Conflict: another run that has not ended writes to the same output; it is named. Or the owner has used
+                the key before; ``made_by`` has that run.
         """
+        asked = {"idempotency_key": once.key, "request_digest": once.digest} if once else {}
         try:
             with self._database.write() as connection:
-                connection.execute(sa.insert(_table).values(_row(run)))
+                connection.execute(sa.insert(_table).values(_row(run) | asked))
         except IntegrityError as error:
+            if once is not None and self.made_by(run.owner, once.key) is not None:
+                raise key_used(once.key) from error
             other = self._live_with(run.output)
             if other is None:
                 raise
@@ -68,11 +80,31 @@ class RunStore:
         Raises:
             NotFound: there is none.
         """
+        if UNPRINTABLE.search(run_id):  # no database takes all of these
+            raise missing(run_id)
         with self._database.read() as connection:
             row = connection.execute(sa.select(_table).where(_table.c.id == run_id)).mappings().first()
         if row is None:
-            raise NotFound(f"任务不存在：{run_id}", f"there is no run {run_id}", run_id=run_id)
+            raise missing(run_id)
         return _run(row)
+
+    def made_by(self, owner: str, key: str) -> tuple[Run, str] | None:
+        """The run ``owner`` made with that key, and the digest of what was asked; None where the key is new."""
+        query = sa.select(_table).where(_table.c.owner == owner, _table.c.idempotency_key == key)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else (_run(row), row["request_digest"])
+
+    def completed(self, *, owner: str | None = None, output: str | None = None, limit: int) -> list[Run]:
+        """Completed runs, the last to end first; of any owner and output where None."""
+        order = (_table.c.ended_at.desc(), _table.c.id)
+        query = sa.select(_table).where(_table.c.state == State.COMPLETED.value).order_by(*order).limit(limit)
+        if owner is not None:
+            query = query.where(_table.c.owner == owner)
+        if output is not None:
+            query = query.where(_table.c.output == output)
+        with self._database.read() as connection:
+            return [_run(row) for row in connection.execute(query).mappings()]
 
     def list(
         self,
@@ -100,28 +132,44 @@ class RunStore:
             return [_run(row) for row in connection.execute(query).mappings()]
 
     def save(self, new: Run, *, was: Run) -> Run:
-        """Replace ``was`` by ``new`` and give back ``new`` as recorded, with its version.
+        """Replace ``was`` by ``new`` and give back ``new`` as recorded, with its version and the time.
 
         Raises:
             Conflict: the record is not ``was`` any more; read it again.
         """
-        values = {**_row(new), "version": was.version + 1}
+        recorded = replace(new, version=was.version + 1, updated_at=self._clock())
         unchanged = sa.and_(_table.c.id == was.id, _table.c.version == was.version)
         with self._database.write() as connection:
-            changed = connection.execute(sa.update(_table).where(unchanged).values(values)).rowcount
+            changed = connection.execute(sa.update(_table).where(unchanged).values(_row(recorded))).rowcount
         if changed != 1:
             raise Conflict(
                 f"任务 {was.id} 刚刚已被更新，请重试",
                 f"run {was.id} was changed by somebody else just now; try again",
                 run_id=was.id,
             )
-        return replace(new, version=was.version + 1)
+        return recorded
 
     def _live_with(self, output: str) -> str | None:
         live = sa.and_(_table.c.output == output, _table.c.state.in_([str(state) for state in LIVE]))
         with self._database.read() as connection:
             found: str | None = connection.execute(sa.select(_table.c.id).where(live)).scalar()
             return found
+
+
+def missing(run_id: str) -> NotFound:
+    """No such run, or none the caller may see: both read the same. The id comes from outside."""
+    shown = UNPRINTABLE.sub("?", run_id)[:64]
+    return NotFound(f"任务不存在：{shown}", f"there is no run {shown}", run_id=shown)
+
+
+def key_used(key: str) -> Conflict:
+    """The key of one request came with another."""
+    return Conflict(
+        "此 Idempotency-Key 已用于另一个请求：请为新请求换一个键",
+        "this Idempotency-Key was used for another request: choose a new key for a new request",
+        field="Idempotency-Key",
+        idempotency_key=key,
+    )
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -137,7 +185,8 @@ def _row(run: Run) -> dict[str, Any]:
         "cancel_requested": run.cancel_requested,
         "created_at": run.created_at.isoformat(timespec="microseconds"),  # fixed width: it is sorted as text
         "started_at": run.started_at and run.started_at.isoformat(),
-        "ended_at": run.ended_at and run.ended_at.isoformat(),
+        "ended_at": run.ended_at and run.ended_at.isoformat(timespec="microseconds"),  # this one too
+        "updated_at": run.updated_at and run.updated_at.isoformat(),
         # the column holds both languages
         "error": None if run.error is None else json.dumps([run.error, run.error_zh], ensure_ascii=False),
         "version": run.version,
@@ -159,6 +208,7 @@ def _run(row: sa.RowMapping) -> Run:
         created_at=datetime.fromisoformat(row["created_at"]),
         started_at=_time(row["started_at"]),
         ended_at=_time(row["ended_at"]),
+        updated_at=_time(row["updated_at"]),
         error=error,
         error_zh=error_zh,
         version=row["version"],

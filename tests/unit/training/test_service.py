@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
@@ -19,7 +20,7 @@ from tunesmith.models.model import BaseModel
 from tunesmith.settings import Settings
 from tunesmith.training.executor import Report
 from tunesmith.training.executors.scripted import ScriptedExecutor
-from tunesmith.training.run import Progress, Recipe, Run, State
+from tunesmith.training.run import Once, Progress, Recipe, Run, State
 from tunesmith.training.service import TrainingService
 from tunesmith.training.store import RunStore
 
@@ -37,20 +38,37 @@ class Bases:
         return BaseModel("tiny", Path("unused"), "Qwen2ForCausalLM", 1, 512)
 
 
+class NotingStore(RunStore):
+    """Keeps every state of every record, and tells of it."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.changes: list[Run] = []
+        self.on_change: Callable[[Run], object] = lambda run: None
+
+    def add(self, run: Run, once: Once | None = None) -> None:
+        super().add(run, once)
+        self.note(run)
+
+    def save(self, new: Run, *, was: Run) -> Run:
+        saved = super().save(new, was=was)
+        self.note(saved)
+        return saved
+
+    def note(self, run: Run) -> None:
+        self.changes.append(run)
+        self.on_change(run)
+
+
 @dataclass
 class World:
     """A service on a home folder with one scripted executor."""
 
     home: Home
-    store: RunStore
+    store: NotingStore
     executor: ScriptedExecutor
-    changes: list[Run] = field(default_factory=list)
     concurrent: int = 1
-    on_change: Callable[[Run], object] = lambda run: None
-
-    def note(self, run: Run) -> None:
-        self.changes.append(run)
-        self.on_change(run)
+    may_read: Callable[[str, Caller], None] = lambda name, caller: None
 
     @property
     def service(self) -> TrainingService:
@@ -61,7 +79,7 @@ class World:
             Bases(),
             self.home,
             Settings(home=self.home.root, concurrent_runs=self.concurrent),
-            on_change=self.note,
+            may_read=self.may_read,
         )
 
     def reconcile(self, passes: int = 1) -> None:
@@ -82,7 +100,7 @@ def make_world(folder: Path) -> World:
     (home.root / "data" / "town.jsonl").write_text(json.dumps(ROW) + "\n")
     database = Database(f"sqlite:///{home.root}/tunesmith.db")
     database.migrate()
-    return World(home, RunStore(database), ScriptedExecutor(script=(STEP, DONE)))
+    return World(home, NotingStore(database), ScriptedExecutor(script=(STEP, DONE)))
 
 
 @pytest.fixture
@@ -140,7 +158,7 @@ def test_a_first_bad_row_is_named_at_once_and_accepted_when_bad_rows_may_be_skip
 
 @pytest.mark.parametrize(
     "output",
-    ["", ".", "/tmp/x", "../x", "adapters/../../x", "a\\b", "runs/x", "Datasets/x", ".hidden/x",
+    ["", ".", "/tmp/x", "../x", "adapters/../../x", "a\\b", "runs/x", "Data/x", "secrets/x", "usage/x", ".hidden/x",
      "adapters/.partial-1-x", "a/b/c/d/e/f/g", "adapters/nul", "data/town.jsonl/x"],
 )  # fmt: skip
 def test_an_output_that_is_no_place_for_an_adapter_is_refused(world: World, output: str) -> None:
@@ -154,7 +172,8 @@ def test_an_output_that_is_taken_is_refused(world: World) -> None:
     taken.mkdir()
     world.service.start(RECIPE, output="adapters/town")  # empty: the adapter may come here
     (taken / "adapter_config.json").write_text("{}")
-    for output in ("adapters/town", "adapters/town/inner", "data/town.jsonl"):
+    (world.home.adapters / "note.txt").write_text("")
+    for output in ("adapters/town", "adapters/town/inner", "adapters/note.txt"):
         with pytest.raises(Conflict, match="choose another output"):
             world.service.start(RECIPE, output=output)
 
@@ -166,6 +185,13 @@ def test_two_live_runs_never_write_to_one_place(world: World, second: str) -> No
         world.service.start(RECIPE, output=second)
     world.service.cancel(first.id)
     world.service.start(RECIPE, output="adapters/one")
+
+
+def test_an_output_may_ask_for_the_name_of_the_data_and_never_collides(world: World) -> None:
+    runs = [world.service.start(RECIPE, output="models/{dataset}/final") for _ in range(2)]
+    assert [run.output for run in runs] == [f"models/town-{run.id[:8]}/final" for run in runs]
+    odd = world.service.start(RECIPE, output="adapters/{dataset.__class__}{0}")  # a name like any other
+    assert odd.output == "adapters/{dataset.__class__}{0}"
 
 
 def test_an_unknown_executor_is_refused(world: World) -> None:
@@ -199,7 +225,7 @@ def test_a_run_goes_from_queued_through_running_to_completed(world: World) -> No
     world.reconcile(2)
     done = world.service.get(run.id)
     assert done.state is State.COMPLETED and done.ended_at and done.progress == DONE.progress and done.error is None
-    assert [str(r.state) for r in world.changes] == ["queued", "running", "running", "completed"]
+    assert [str(r.state) for r in world.store.changes] == ["queued", "running", "running", "completed"]
 
 
 def test_runs_start_in_the_order_they_came_and_no_more_at_once_than_allowed(world: World) -> None:
@@ -308,7 +334,9 @@ def test_a_fault_in_one_run_does_not_hold_up_the_others_nor_end_the_timer(world:
     with pytest.raises(RuntimeError, match="a fault of ours"):  # told to whoever runs a single pass
         world.reconcile()
     completed = asyncio.Event()
-    world.on_change = lambda run: loop.call_soon_threadsafe(completed.set) if run.state is State.COMPLETED else None
+    world.store.on_change = lambda run: (
+        loop.call_soon_threadsafe(completed.set) if run.state is State.COMPLETED else None
+    )
     loop = asyncio.new_event_loop()
 
     async def timer() -> None:
