@@ -1,6 +1,6 @@
 """An evaluation: what was asked of which model, where it stands, what came of it. Plain values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -42,7 +42,6 @@ class EvaluationRequest:
     metrics: tuple[str, ...]
     sampling: Sampling
     compare: bool = False
-    owner: str = "local"
     label: str | None = None
 
 
@@ -101,9 +100,9 @@ def checked(request: EvaluationRequest) -> EvaluationRequest:
     """``request`` with each metric named once.
 
     Raises:
-        Invalid: no or an unknown metric; no or more than ``MOST_QUESTIONS`` questions; a question without prompt or expected answer (``field`` names
-            it as ``test_data[3].expected``); text that is not Unicode; a sampling value out of range (see
-            ``chat.check_sampling``); a comparison of a model that wears no adapter.
+        Invalid: no or an unknown metric; no or more than ``MOST_QUESTIONS`` questions; a question without prompt or
+            expected answer (``field`` names it as ``test_data[3].expected``); text that is not Unicode; a sampling
+            value out of range (see ``chat.check_sampling``); a comparison of a model that wears no adapter.
     """
     if not request.metrics:
         raise Invalid("metrics 不能为空", "metrics must name at least one metric", field="metrics", known=list(NAMES))
@@ -128,10 +127,7 @@ def checked(request: EvaluationRequest) -> EvaluationRequest:
             f"nothing to compare: {request.model.base} wears no adapter; name one",
             field="compare",
         )
-    once = tuple(dict.fromkeys(request.metrics))
-    return EvaluationRequest(
-        request.model, request.questions, once, request.sampling, request.compare, request.owner, request.label
-    )
+    return replace(request, metrics=tuple(dict.fromkeys(request.metrics)))
 
 
 def _too_many(questions: int) -> Invalid:

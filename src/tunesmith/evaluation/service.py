@@ -13,6 +13,7 @@ from tunesmith.evaluation.measuring import measure
 from tunesmith.evaluation.metrics import NEEDS_ANSWERS, NEEDS_SCORES
 from tunesmith.evaluation.store import EvaluationStore
 from tunesmith.inference.engine import Engine
+from tunesmith.kernel.caller import LOCAL, Caller
 from tunesmith.kernel.clock import Clock, utc_now
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import Home
@@ -29,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 class EvaluationService:
-    """Starts, executes and finds evaluations.
+    """Starts, executes and finds evaluations. Another's is answered like a missing one, but to an admin.
 
     ``start``, ``get``, ``list`` and ``outputs`` read and write disk and database: call them in a thread from async
     code. Whether the model exists is for the caller to check before, and for the engine to say at the latest.
@@ -43,8 +44,8 @@ class EvaluationService:
         self._one_at_a_time = asyncio.Semaphore(1)
         self._closing = False
 
-    def start(self, request: EvaluationRequest) -> Evaluation:
-        """Record an evaluation as queued; ``run_soon`` or ``execute`` does the work.
+    def start(self, request: EvaluationRequest, caller: Caller = LOCAL) -> Evaluation:
+        """Record an evaluation of the caller as queued; ``run_soon`` or ``execute`` does the work.
 
         Raises:
             Invalid: see ``evaluation.checked``. Unavailable: the disk is nearly full.
@@ -59,7 +60,7 @@ class EvaluationService:
             questions=len(request.questions),
             total=_rows(request),
             created_at=self._clock(),
-            owner=request.owner,
+            owner=caller.name,
             label=request.label,
         )
         # questions first: a record without them could never be executed, a folder without record is never seen
@@ -95,7 +96,7 @@ class EvaluationService:
                 raise
         return await asyncio.to_thread(self.get, evaluation_id)
 
-    async def cancel(self, evaluation_id: str) -> Evaluation:
+    async def cancel(self, evaluation_id: str, caller: Caller = LOCAL) -> Evaluation:
         """Stop a queued or running evaluation for good; its rows are closed when this returns. Twice is fine.
 
         Await it on the loop that executes; from another thread use ``asyncio.run_coroutine_threadsafe``.
@@ -104,7 +105,7 @@ class EvaluationService:
             NotFound: no such evaluation.
             Conflict: it has completed or failed.
         """
-        await asyncio.to_thread(self.get, evaluation_id)
+        await asyncio.to_thread(self.get, evaluation_id, caller)
         # the record first: killed in between, the evaluation is not taken up again
         canceled = await asyncio.to_thread(self._store.cancel, evaluation_id, self._clock())
         found = await asyncio.to_thread(self.get, evaluation_id)
@@ -140,24 +141,24 @@ class EvaluationService:
             self.run_soon(evaluation_id)
         return again
 
-    def get(self, evaluation_id: str) -> Evaluation:
+    def get(self, evaluation_id: str, caller: Caller = LOCAL) -> Evaluation:
         """The record.
 
         Raises:
             NotFound: no such evaluation, or the id is not the form of one.
         """
         found = self._store.find(known_form(evaluation_id))
-        if found is None:
+        if found is None or not caller.sees(found.owner):
             raise missing(evaluation_id)
         return found
 
-    def outputs(self, evaluation_id: str) -> Sequence[dict[str, Any]]:
+    def outputs(self, evaluation_id: str, caller: Caller = LOCAL) -> Sequence[dict[str, Any]]:
         """What each question brought: see ``measuring.outputs``. Empty until the evaluation has completed.
 
         Raises:
             NotFound: no such evaluation.
         """
-        done = self.get(evaluation_id).state is State.COMPLETED
+        done = self.get(evaluation_id, caller).state is State.COMPLETED
         return Folder(self._home, evaluation_id).outputs() if done else []
 
     async def close(self) -> None:
@@ -220,9 +221,9 @@ class EvaluationService:
                 self._store.fail(evaluation.id, Failure.of(problem), self._clock())
         return again
 
-    def list(self, owner: str | None = None, limit: int = 1000) -> Sequence[Evaluation]:
-        """Newest first; all owners' where ``owner`` is None."""
-        return self._store.newest(owner, limit)
+    def list(self, caller: Caller = LOCAL, limit: int = 1000) -> Sequence[Evaluation]:
+        """The caller's, an admin's being all, the newest first."""
+        return self._store.newest(caller.only, limit)
 
 
 class _Progress:
