@@ -1,7 +1,9 @@
 """Asking models: one conversation, one conversation asked of base and tuned, many prompts at once."""
 
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 
 from tunesmith.datasets.example import Message
 from tunesmith.inference.engine import Engine, Event, Request, Sampling
@@ -10,14 +12,18 @@ from tunesmith.models.model import Model
 
 BASE, TUNED = 0, 1
 MAX_MESSAGES = 2000
-MAX_PROMPTS = 4096
+MAX_PROMPTS = 4096  # rows of one call
 
 
 class Chat:
-    """Checks what is asked, then asks the engine once: rows of one call share its batch."""
+    """Checks what is asked, then asks the engine once: rows of one call share its batch.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Args:
+        on_use: told of each model of a call, once, when the engine has accepted the call. It must not block.
+    """
+
+    def __init__(self, engine: Engine, on_use: Callable[[Model], None] | None = None) -> None:
+        self._engine, self._on_use = engine, on_use or (lambda model: None)
 
     def answer(self, messages: Sequence[Message], model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
         """Row 0 answers the conversation.
@@ -25,7 +31,7 @@ class Chat:
         Raises:
             Invalid: no message, or the last is not the user's, or a sampling value is out of range.
         """
-        return self._engine.generate([Request(_conversation(messages), model, check_sampling(sampling))])
+        return self._generate([Request(_conversation(messages), model, check_sampling(sampling))])
 
     def compare(self, messages: Sequence[Message], model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
         """Row BASE answers from the bare base, row TUNED from the model as it is.
@@ -34,7 +40,7 @@ class Chat:
             Invalid: as ``answer``.
         """
         asked, sampling = _conversation(messages), check_sampling(sampling)
-        return self._engine.generate([Request(asked, each, sampling) for each in (model.bare(), model)])
+        return self._generate([Request(asked, each, sampling) for each in (model.bare(), model)])
 
     def batch(self, prompts: Sequence[str], model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
         """Row i answers ``prompts[i]``, each a user's first message.
@@ -42,20 +48,63 @@ class Chat:
         Raises:
             Invalid: no prompt, too many, or an empty one.
         """
+        return self.samples(prompts, model, sampling, 1)
+
+    def samples(self, prompts: Sequence[str], model: Model, sampling: Sampling, n: int) -> AsyncGenerator[Event, None]:
+        """Rows ``i * n`` to ``i * n + n - 1`` answer ``prompts[i]`` independently of each other.
+
+        With a seed the k-th answer to a prompt is drawn with ``seed + k``, so the call repeats.
+
+        Raises:
+            Invalid: as ``batch``; or ``n`` is less than 1, or makes more than ``MAX_PROMPTS`` rows, or more than 1 where
+                answers are greedy and would all be the same.
+        """
         if not 1 <= len(prompts) <= MAX_PROMPTS:
             raise Invalid(
                 f"prompts 应有 1 到 {MAX_PROMPTS} 条，得到 {len(prompts)} 条",
                 f"prompts must hold 1 to {MAX_PROMPTS} entries, got {len(prompts)}",
                 field="prompts",
             )
-        sampling = check_sampling(sampling)
-        return self._engine.generate(
-            [Request(_question(p, f"prompts[{i}]"), model, sampling) for i, p in enumerate(prompts)]
-        )
+        draws = _draws(check_sampling(sampling), n, MAX_PROMPTS // len(prompts))
+        asked = [_question(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)]
+        return self._generate([Request(question, model, draw) for question in asked for draw in draws])
 
     def complete(self, prompt: str, model: Model, sampling: Sampling) -> AsyncGenerator[Event, None]:
         """Row 0 answers ``prompt`` as a user's first message."""
-        return self._engine.generate([Request(_question(prompt, "prompt"), model, check_sampling(sampling))])
+        return self._generate([Request(_question(prompt, "prompt"), model, check_sampling(sampling))])
+
+    async def _generate(self, rows: Sequence[Request]) -> AsyncGenerator[Event, None]:
+        """The engine's events. The first says that it has admitted every row: what it refuses is no use."""
+        async with aclosing(self._engine.generate(rows)) as events:
+            told = False
+            async for event in events:
+                if not told:
+                    told = True
+                    for model in dict.fromkeys(row.model for row in rows):
+                        self._on_use(model)
+                yield event
+
+
+def _draws(sampling: Sampling, n: int, most: int) -> list[Sampling]:
+    """``n`` settings that draw different answers; each is the given one but for its seed."""
+    if not 1 <= n <= most:
+        raise Invalid(
+            f"num_return_sequences 应在 1 .. {most} 之间（提示数乘以它最多 {MAX_PROMPTS}），得到 {n}",
+            f"num_return_sequences must be in 1 .. {most} (times the prompts at most {MAX_PROMPTS}), got {n}",
+            field="num_return_sequences",
+            limit=most,
+        )
+    if n > 1 and (sampling.temperature == 0 or sampling.top_k == 1):
+        raise Invalid(
+            "贪心解码的多个回答必然相同：请把 num_return_sequences 设为 1，或提高 temperature 与 top_k",
+            "greedy answers are all the same: set num_return_sequences to 1, or raise temperature and top_k",
+            field="num_return_sequences",
+        )
+    if sampling.seed is None:
+        return [sampling] * n
+    step = 1 if sampling.seed >= 0 else -1  # away from zero: a generator may take a seed by its magnitude
+    # within 63 bits, which every engine takes; the first keeps the seed as it is
+    return [sampling, *(replace(sampling, seed=(sampling.seed + k * step) % (step << 63)) for k in range(1, n))]
 
 
 def _question(prompt: str, field: str) -> tuple[Message, ...]:
