@@ -8,7 +8,7 @@ so that an early Problem is still an HTTP error; after it, a failure is an error
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -17,10 +17,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from tunesmith.http.errors import Paint, answer
-from tunesmith.inference.engine import Event
 from tunesmith.kernel.problems import Problem, Unavailable
 
 T = TypeVar("T")
+E = TypeVar("E")
+E_in = TypeVar("E_in", contravariant=True)
 _HEARTBEAT_S = 12.0
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -39,11 +40,11 @@ def frame(value: object) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-class Encoder(Protocol):
+class Encoder(Protocol[E_in]):
     """A dialect's frames. Each call gives zero or more whole frames."""
 
-    def event(self, event: Event) -> bytes:
-        """The frames for one engine event."""
+    def event(self, event: E_in) -> bytes:
+        """The frames for one event."""
         ...
 
     def end(self) -> bytes:
@@ -55,14 +56,14 @@ class Encoder(Protocol):
         ...
 
 
-class EventStream(Response):
+class EventStream(Response, Generic[E]):
     """Streams ``events`` as the encoder writes them; closing the connection closes ``events`` at once.
 
     Args:
         paint: the dialect's error body, for a Problem before the first event.
     """
 
-    def __init__(self, request: Request, events: AsyncGenerator[Event, None], encoder: Encoder, paint: Paint) -> None:
+    def __init__(self, request: Request, events: AsyncGenerator[E, None], encoder: Encoder[E], paint: Paint) -> None:
         self.status_code = 200
         self.background = None
         self._request, self._events, self._encoder, self._paint = request, events, encoder, paint

@@ -1,39 +1,39 @@
+import asyncio
+
 import pytest
 from fastapi import FastAPI, Request
+from starlette.applications import Starlette
 from starlette.responses import JSONResponse
-from starlette.types import Message
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message
 
+from tests.unit.http.asking import ask
+from tunesmith.http import errors
 from tunesmith.http.limits import BodyLimit
+from tunesmith.kernel.problems import Problem
 
 LIMIT = 100
 
 
-def app() -> BodyLimit:
+def inner() -> FastAPI:
     inner = FastAPI()
 
     @inner.post("/")
     async def length(request: Request) -> int:
         return len(await request.body())
 
-    return BodyLimit(inner, LIMIT, JSONResponse({"detail": "too large"}, 413))
+    return inner
 
 
-async def post(size: int, announced: str | None) -> list[Message]:
-    """What the server would send for a body of ``size`` bytes in pieces of ten."""
-    waiting = [{"type": "http.request", "body": b"x" * 10, "more_body": True} for _ in range(size // 10)]
-    waiting.append({"type": "http.request", "body": b"", "more_body": False})
-    sent: list[Message] = []
+def app(patience: float = 30.0) -> BodyLimit:
+    too_large, stalled = JSONResponse({"detail": "too large"}, 413), JSONResponse({"detail": "stalled"}, 400)
+    return BodyLimit(inner(), LIMIT, too_large, stalled, patience)
 
-    async def receive() -> Message:
-        return waiting.pop(0)
 
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    headers = [(b"content-length", announced.encode())] if announced is not None else []
-    scope = {"type": "http", "method": "POST", "path": "/", "raw_path": b"/", "query_string": b"", "headers": headers}
-    await app()(scope, receive, send)
-    return sent
+async def post(size: int, announced: str | None) -> list[int]:
+    """The status of a body of ``size`` bytes in pieces of ten."""
+    headers = [("content-length", announced)] if announced is not None else []
+    return [(await ask(app(), "POST", "/", headers, body=[b"x" * 10] * (size // 10) + [b""])).status]
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,93 @@ async def post(size: int, announced: str | None) -> list[Message]:
         (5000, "10", 413),  # a lie
         (10, "ten", 413),
         (10, "-1", 413),
+        (10, "9" * 5000, 413),  # more digits than Python makes a number of
+        (10, "0" * 5000, 413),
+        (10, "\u0661", 413),  # a digit elsewhere
     ],
 )
 async def test_bodies_over_the_limit_are_refused_announced_or_not(
     size: int, announced: str | None, status: int
 ) -> None:
-    sent = await post(size, announced)
-    assert [message["status"] for message in sent if message["type"] == "http.response.start"] == [status]
+    if announced == "\u0661":
+        announced = announced.encode().decode("latin-1")
+    assert await post(size, announced) == [status]
+
+
+def paint(status: int, message: str, problem: Problem | None) -> dict[str, int]:
+    return {"status": status}
+
+
+async def test_each_path_may_have_a_limit_of_its_own() -> None:
+    def max_body(method: str, path: str) -> int:
+        return 1000 if (method, path) == ("POST", "/upload") else 10
+
+    dialect = FastAPI()
+    errors.install(dialect, paint, max_body=max_body)
+
+    async def length(request: Request) -> int:
+        return len(await request.body())
+
+    for path in ("/upload", "/other"):
+        dialect.add_api_route(path, length, methods=["POST"])
+    mounted = Starlette(routes=[Mount("/api/v1", dialect)])
+    seen = [
+        (await ask(mounted, "POST", f"/api/v1{path}", body=b"x" * size)).status
+        for path, size in (("/upload", 1000), ("/upload", 1001), ("/other", 10), ("/other", 11), ("//upload", 11))
+    ]
+    assert seen == [200, 413, 200, 413, 404]
+
+
+async def test_a_limit_of_sixteen_mebibytes_holds_when_none_is_given() -> None:
+    dialect = FastAPI()
+    errors.install(dialect, paint)
+    answer = await ask(dialect, "POST", "/", [("content-length", str((16 << 20) + 1))])
+    assert (answer.status, answer.json()) == (413, {"status": 413})
+
+
+async def stall(app: ASGIApp, came: bytes) -> list[int]:
+    """Statuses of an answer to a client that sends ``came`` and then nothing."""
+    waiting: list[Message] = [{"type": "http.request", "body": came, "more_body": True}]
+    statuses: list[int] = []
+
+    async def receive() -> Message:
+        if not waiting:
+            await asyncio.sleep(3600)
+        return waiting.pop()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {"type": "http", "method": "POST", "path": "/", "root_path": "", "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    return statuses
+
+
+@pytest.mark.parametrize("came", [b"", b"half"])
+async def test_a_body_that_does_not_come_is_given_up(came: bytes) -> None:
+    assert await stall(app(patience=0.05), came) == [400]
+
+
+async def test_a_stream_waiting_for_its_reader_to_leave_is_not_given_up() -> None:
+    left = asyncio.Event()
+
+    async def streams(scope: object, receive: object, send: object) -> None:
+        assert (await receive())["more_body"] is False  # type: ignore[operator]
+        assert (await receive())["type"] == "http.disconnect"  # type: ignore[operator]
+        left.set()
+
+    waiting: list[Message] = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+    async def receive() -> Message:
+        if waiting:
+            return waiting.pop()
+        await asyncio.sleep(0.2)  # longer than a body may take
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError("something was answered")
+
+    scope = {"type": "http", "method": "POST", "path": "/", "root_path": "", "headers": []}
+    await BodyLimit(streams, LIMIT, JSONResponse(None, 413), patience=0.05)(scope, receive, send)
+    assert left.is_set()
