@@ -54,12 +54,15 @@ def add(
     ] = None,
     format_: FormatOption = None,
     skip_bad: SkipBadOption = False,
+    description: Annotated[str, typer.Option(help=say("说明", "What it is."))] = "",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """A file with bad rows is refused with the first twenty of them."""
     with opened(home) as services:
-        kept = services.datasets.add(name, file.expanduser(), shape=shape, format=format_, skip_bad=skip_bad)
+        kept = services.datasets.add(
+            name, file.expanduser(), shape=shape, format=format_, skip_bad=skip_bad, description=description
+        )
     if as_json:
         show_json(kept)
     else:
@@ -98,6 +101,8 @@ def show(
         show_json({"dataset": kept, "examples": [[m.as_dict() for m in e.messages] for e in examples]})
         return
     _tell_added(kept, to_stderr=False)
+    if kept.description:
+        line(plain(kept.description))
     if kept.splits:
         line(say(f"划分：{_splits(kept)}", f"splits: {_splits(kept)}"))
     for number_, example in enumerate(examples, 1):
@@ -214,10 +219,10 @@ def _name_of(path: Path) -> str:
 
 
 def _under_home(home: "Home", text: str) -> bool:
-    from tunesmith.datasets.dataset import split_name
+    from tunesmith.datasets.dataset import kept_files
 
     try:
-        if split_name(home, text) is not None:
+        if kept_files(home, text) is not None:
             return True
         return home.path(text, "dataset").exists()
     except NotFound:

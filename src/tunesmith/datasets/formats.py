@@ -2,7 +2,7 @@
 
     openai       {"messages": [{"role", "content"}]}, content a string or a list of text parts
     sharegpt     {"conversations": [{"from", "value"}], "system"?}
-    alpaca       {"instruction", "input"?, "output", "system"?, "history"?}
+    alpaca       {"instruction", "input"?, "output" or "response", "system"?, "history"?}
     pairs        {"prompt", "completion"} and its synonyms, see PAIRS, each with "system"?
 
 A row that breaks a rule becomes a BadRow that says which field and why; it is never mended, cut or dropped silently.
@@ -141,7 +141,8 @@ def _shape_of(row: Mapping[str, object]) -> str | None:
             return "openai"
         if "conversations" in keys:
             return "sharegpt"
-        if "instruction" in keys and "output" in keys:
+        # a context beside it would be ignored, and is part of the question
+        if "instruction" in keys and ("output" in keys or ("response" in keys and "context" not in keys)):
             return "alpaca"
         for shape, (asked, answered) in PAIRS.items():
             if asked in keys and answered in keys:
@@ -203,7 +204,8 @@ def _alpaca(row: Mapping[str, object]) -> list[Message]:
         messages.append(Message("user", _text(pair[0], f"history[{index}][0]")))
         messages.append(Message("assistant", _text(pair[1], f"history[{index}][1]")))
     messages.append(Message("user", _alpaca_question(_needed(row, "instruction"), row.get("input"))))
-    messages.append(Message("assistant", _text(_needed(row, "output"), "output")))
+    answer = "response" if "output" not in row and "response" in row else "output"
+    messages.append(Message("assistant", _text(_needed(row, answer), answer)))
     return messages
 
 

@@ -36,17 +36,29 @@ def json_rows(file: BinaryIO, label: str, *, lines: bool) -> Iterator[Reading]:
         Invalid: while iterating; the text is not JSON of either kind. A bad line of JSON Lines is a BadRow instead; in
             an array nothing after a syntax error can be trusted, so the file is refused.
     """
-    start, line, first = _first_byte(file)
-    if first == b"[":
+    start, line, array = begin(file, label, lines=lines)
+    if array:
         yield from _Array(file, label, start, line).rows()
-        return
+    else:
+        yield from line_rows(file, label, start, line)
+
+
+def begin(file: BinaryIO, label: str, *, lines: bool) -> tuple[int, int, bool]:
+    """Offset and line of the first row or bracket, and whether it is the bracket of an array.
+
+    The file is left standing there.
+
+    Raises:
+        Invalid: it holds one object written over several lines.
+    """
+    start, line, first = first_byte(file)
     if first == b"{":
         _refuse_spread_object(file, label, line, lines=lines)
-    file.seek(start)
-    yield from _lines(file, label, start, line)
+        file.seek(start)
+    return start, line, first == b"["
 
 
-def _first_byte(file: BinaryIO) -> tuple[int, int, bytes]:
+def first_byte(file: BinaryIO) -> tuple[int, int, bytes]:
     """Offset, line and value of the first byte that is no white space; the file is left standing on it."""
     offset, line = file.tell(), 1
     while chunk := file.read(CHUNK):
@@ -64,7 +76,7 @@ def _refuse_spread_object(file: BinaryIO, label: str, line: int, *, lines: bool)
     """Refuse one object written over several lines: it holds no rows we could stream."""
     first = file.readline(ROW_LIMIT + 1)
     opening = first.strip()
-    if opening.endswith(b"}") or (lines and opening != b"{"):
+    if len(first) > ROW_LIMIT or opening.endswith(b"}") or (lines and opening != b"{"):
         return
     key = re.search(rb'"([^"\\]{1,60})"\s*:\s*\[', first + file.read(4096))
     name = f" {key[1].decode(errors='replace')!r}" if key else ""
@@ -77,8 +89,14 @@ def _refuse_spread_object(file: BinaryIO, label: str, line: int, *, lines: bool)
     )
 
 
-def _lines(file: BinaryIO, label: str, offset: int, number: int) -> Iterator[Reading]:
-    while line := file.readline(ROW_LIMIT + 1):
+def line_rows(file: BinaryIO, label: str, offset: int, number: int, end: int | None = None) -> Iterator[Reading]:
+    """Rows of JSON Lines from where ``file`` stands.
+
+    Args:
+        offset, number: byte and line the first row begins on, for messages.
+        end: rows that begin here or later are not read; None reads to the end of the file.
+    """
+    while (end is None or offset < end) and (line := file.readline(ROW_LIMIT + 1)):
         if len(line) > ROW_LIMIT and not line.endswith(b"\n"):
             yield BadRow(Source(label, number), "", *too_long(), row=line[:1000].decode(errors="replace"))
             while (rest := file.readline(CHUNK)) and not rest.endswith(b"\n"):

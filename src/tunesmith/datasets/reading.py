@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from tunesmith.datasets.dataset import split_name
+from tunesmith.datasets.dataset import kept_files
 from tunesmith.datasets.example import Example, Source
 from tunesmith.datasets.formats import BadRow, check_shape, detect, to_example
 from tunesmith.datasets.json_rows import json_rows
@@ -20,7 +20,7 @@ from tunesmith.kernel.problems import Forbidden, Invalid, NotFound
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 LISTED = 20  # bad rows named in one refusal
-_FIRST_ROWS = 20  # rows the shape is told from
+FIRST_ROWS = 20  # rows the shape is told from
 _SUFFIXES = {
     ".json": "json",
     ".jsonl": "jsonl",
@@ -72,9 +72,14 @@ def read_examples(
         NotFound, Forbidden: the file is not there, or may not be read.
         Invalid: the name, the file as a whole, or the rows listed in the message are bad.
     """
-    with _opened(home, name) as (file, kept):
-        parsed = parse(file, name, shape="openai" if kept else shape, format="jsonl" if kept else format)
-        yield from accepted(parsed.rows, name, on_bad)
+    kept = kept_files(home, name)
+    if kept is None:
+        with home.open(name, "dataset") as file:
+            yield from accepted(parse(file, name, shape=shape, format=format).rows, name, on_bad)
+        return
+    for number in range(len(kept)):
+        with _opened(home, name, number) as (file, label):
+            yield from accepted(parse(file, label, shape="openai", format="jsonl").rows, label, on_bad)
 
 
 def read_file(
@@ -130,9 +135,8 @@ def parse(file: BinaryIO, label: str, *, shape: str | None = None, format: str |
         Invalid: format or shape are unknown, the file is empty, or what it begins with cannot be read.
     """
     known = check_shape(shape) if shape else None
-    kind = _format(file, label, format)
-    rows = _READERS[kind](file, label)
-    first = list(islice(rows, _FIRST_ROWS))
+    kind, rows = rows_of(file, label, format)
+    first = list(islice(rows, FIRST_ROWS))
     if not first:
         raise refused(label, None, "文件里没有数据行", "the file has no rows")
     if known is None:
@@ -140,6 +144,12 @@ def parse(file: BinaryIO, label: str, *, shape: str | None = None, format: str |
         # with no readable row the listing of bad rows says more than "unknown shape" could
         known = detect(readable, label) if readable else "openai"
     return Parsed(kind, known, _examples(chain(first, rows), known, label))
+
+
+def rows_of(file: BinaryIO, label: str, format: str | None = None) -> tuple[str, Iterator[Reading]]:
+    """The format of ``file``, and its rows as they are, of whatever shape; otherwise as ``parse``."""
+    kind = _format(file, label, format)
+    return kind, _READERS[kind](file, label)
 
 
 _READERS: dict[str, Callable[[BinaryIO, str], Iterator[Reading]]] = {
@@ -196,18 +206,18 @@ def _format(file: BinaryIO, label: str, asked: str | None) -> str:
 
 
 @contextmanager
-def _opened(home: Home, name: str) -> Iterator[tuple[BinaryIO, bool]]:
-    """The file that ``name`` stands for, and whether it is part of a kept dataset."""
+def _opened(home: Home, name: str, number: int) -> Iterator[tuple[BinaryIO, str]]:
+    """One of the files that the name of a kept dataset stands for, and what messages call it."""
     for _ in range(3):
-        kept = split_name(home, name)
+        kept = kept_files(home, name) or ()
+        if number >= len(kept):
+            break
         try:
-            file = home.open(kept or name, "dataset")
+            file = home.open(kept[number], "dataset")
         except NotFound:
-            if kept is None:
-                raise
             continue  # the dataset was split anew between the two steps
         with file:
-            yield file, kept is not None
+            yield file, name if len(kept) == 1 else kept[number]
             return
     raise NotFound(f"dataset 不存在：{name}", f"dataset does not exist: {name}", field="dataset")
 

@@ -4,15 +4,12 @@ The folder of a dataset is the truth and is published whole; the database row is
 brings the two together again after a crash in between.
 """
 
-import errno
-import fcntl
+import asyncio
 import hashlib
 import os
 import secrets
 import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +17,8 @@ from typing import BinaryIO
 
 import msgspec
 
+from tunesmith.datasets.access import check_may_read
+from tunesmith.datasets.children import Children, OnProgress, Worker
 from tunesmith.datasets.dataset import (
     ALL,
     MANIFEST,
@@ -28,31 +27,46 @@ from tunesmith.datasets.dataset import (
     Dataset,
     Manifest,
     Split,
+    check_description,
     check_name,
+    is_id,
+    new_id,
     read_manifest,
 )
 from tunesmith.datasets.example import Example
+from tunesmith.datasets.folder import alone, is_held, is_stale, missing, room, size_of, taken
 from tunesmith.datasets.formats import BadRow
+from tunesmith.datasets.processing import UNFINISHED, Order, Processed, Processing
 from tunesmith.datasets.reading import accepted, open_path, parse, read_examples
 from tunesmith.datasets.rows import refused
 from tunesmith.datasets.split import Borders, borders, check_ratios, encode_example, place
 from tunesmith.datasets.store import DatasetStore
+from tunesmith.datasets.upload import Entry
+from tunesmith.datasets.upload_store import UploadStore
+from tunesmith.kernel.caller import LOCAL, Caller
 from tunesmith.kernel.clock import Clock, utc_now
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.files import PARTIAL, folder_published_whole, require_free, write_json
 from tunesmith.kernel.home import Home
-from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem, Unavailable
+from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem
 
 _REMOVED = ".removed-"
-_STALE_S = 3600.0  # a temporary folder nothing was written to for so long is nobody's any more
 _MOST_PREVIEWED = 1000
 
 
 class DatasetService:
-    """Keeps datasets under ``home/datasets``. Blocking; share between threads."""
+    """Keeps datasets under ``data/processed``. Blocking but for ``process``; share between threads.
 
-    def __init__(self, database: Database, home: Home, clock: Clock = utc_now) -> None:
-        self._store, self._home, self._clock = DatasetStore(database), home, clock
+    Whoever asks is shown their own datasets, an admin all; another's is answered like a missing one.
+
+    Args:
+        worker: processes files; one shared with UploadService keeps few children at once.
+    """
+
+    def __init__(self, database: Database, home: Home, clock: Clock = utc_now, worker: Worker | None = None) -> None:
+        self._store, self._uploads = DatasetStore(database), UploadStore(database)
+        self._home, self._clock = home, clock
+        self._processing = Processing(home, worker or Children(), clock)
 
     def add(
         self,
@@ -62,7 +76,8 @@ class DatasetService:
         shape: str | None = None,
         format: str | None = None,
         skip_bad: bool = False,
-        owner: str = "local",
+        caller: Caller = LOCAL,
+        description: str = "",
         label: str | None = None,
     ) -> Dataset:
         """Read ``source`` and keep its examples as ``name``.
@@ -73,30 +88,43 @@ class DatasetService:
             label: what messages call the file; None for its own name.
 
         Raises:
-            Conflict: there is a dataset of that name.
-            Invalid: the name, the file or its rows are bad, or no row is good.
+            Conflict: there is a dataset of that name, whoever owns it.
+            Invalid: the name, the description, the file or its rows are bad, or no row is good.
             NotFound, Forbidden: the file is not there, or may not be read.
             Unavailable: the disk is full. In every case nothing is kept.
         """
         folder = self._home.datasets / check_name(name)
+        check_description(description)
         if folder.exists():
-            raise _taken(name)
+            raise taken(name)
         called = label or source.name
-        with open_path(source) as file, _room():
+        with open_path(source) as file, room():
             require_free(self._home.datasets, os.fstat(file.fileno()).st_size)
             try:
                 with folder_published_whole(folder) as unfinished:
                     parsed = parse(file, called, shape=shape, format=format)
                     examples, skipped, sha256 = _keep(parsed.rows, unfinished, called, skip_bad=skip_bad)
-                    found = (parsed.shape, parsed.format, called, examples, skipped, sha256)
-                    manifest = Manifest(name, owner, *found, created_at=self._clock())
+                    manifest = Manifest(
+                        id=new_id(),
+                        name=name,
+                        owner=caller.name,
+                        description=description,
+                        shape=parsed.shape,
+                        format=parsed.format,
+                        source=called,
+                        examples=examples,
+                        skipped=skipped,
+                        size_bytes=size_of(unfinished),
+                        sha256=sha256,
+                        created_at=self._clock(),
+                    )
                     write_json(unfinished / MANIFEST, manifest)
             except FileExistsError:
-                raise _taken(name) from None
+                raise taken(name) from None
         self._store.save(manifest.dataset())
         return manifest.dataset()
 
-    def get(self, name: str) -> Dataset:
+    def get(self, name: str, caller: Caller = LOCAL) -> Dataset:
         """The dataset called ``name``.
 
         Raises:
@@ -104,11 +132,13 @@ class DatasetService:
         """
         found = self._store.get(check_name(name))
         if found is None:
-            found = self._manifest(name).dataset()  # published this moment, or its record was lost in a crash
+            found = self._manifest(name, caller).dataset()  # published this moment, or its record was lost in a crash
             self._store.save(found)
+        if not caller.sees(found.owner):
+            raise missing(name)
         return found
 
-    def preview(self, name: str, n: int = 5) -> list[Example]:
+    def preview(self, name: str, n: int = 5, caller: Caller = LOCAL) -> list[Example]:
         """The first ``n`` examples, at most 1000.
 
         Raises:
@@ -120,14 +150,79 @@ class DatasetService:
                 f"between 1 and {_MOST_PREVIEWED} examples can be previewed",
             )
             raise Invalid(zh, en, field="n")
-        self._manifest(name)
+        self._manifest(name, caller)
         return list(islice(read_examples(self._home, f"{name}/all"), n))
 
-    def list(self) -> list[Dataset]:
-        """Every dataset, the newest first."""
-        return self._store.list()
+    def list(self, caller: Caller = LOCAL) -> list[Dataset]:
+        """Every dataset the caller may see, the newest first."""
+        return self._store.list(caller.only)
 
-    def split(self, name: str, ratios: Mapping[str, float], *, seed: int = 42) -> Dataset:
+    def find(self, dataset_id: str, caller: Caller = LOCAL) -> Entry:
+        """The dataset or the upload with that id or that name.
+
+        Raises:
+            NotFound: there is neither.
+        """
+        by_id = is_id(dataset_id)
+        found: Entry | None = self._store.with_id(dataset_id) or self._uploads.with_id(dataset_id) if by_id else None
+        if found is None and dataset_id.isprintable():
+            found = self._store.get(dataset_id)
+            if found is None or not caller.sees(found.owner):
+                found = self._uploads.named(dataset_id, caller.only)
+        if found is None or not caller.sees(found.owner):
+            shown = ascii(dataset_id)[:80]
+            raise NotFound(f"数据集不存在：{shown}", f"there is no dataset {shown}", field="dataset_id")
+        return found
+
+    def everything(self, caller: Caller = LOCAL) -> Sequence[Entry]:
+        """Every dataset and every upload the caller may see, the newest first."""
+        entries: list[Entry] = [*self._store.list(caller.only), *self._uploads.list(caller.only)]
+        return sorted(entries, key=lambda entry: entry.created_at, reverse=True)
+
+    def check_may_read(self, name: str, caller: Caller) -> None:
+        """Refuse the name of what is another's, in whatever spelling: see ``access.check_may_read``.
+
+        Raises:
+            NotFound: it is another's, or the server's own. Invalid: not a name.
+        """
+        check_may_read(self._home, self._uploads, name, caller)
+
+    async def process(
+        self,
+        dataset_id: str,
+        output_name: str,
+        ratios: Mapping[str, float],
+        *,
+        template: str | None = None,
+        seed: int = 42,
+        description: str = "",
+        caller: Caller = LOCAL,
+        on_progress: OnProgress | None = None,
+    ) -> Processed:
+        """Make the dataset ``output_name``, split at once, of an upload or of another dataset.
+
+        Rows whose prompts read alike (Unicode NFKC, case and white space aside) never fall into two splits; sizes are
+        exact otherwise, and the same rows, seed and ratios give the same splits wherever the rows stood. Exact
+        duplicates are kept and counted.
+
+        Args:
+            dataset_id: what ``find`` takes.
+            ratios: split name to share; they sum to 1, and a share of 0 asks for no such split.
+            template: see ``template``; None takes the conversations as they are.
+
+        Raises:
+            NotFound: there is no such dataset or upload.
+            Conflict: there is a dataset ``output_name``, whoever owns it.
+            Invalid: a name, the ratios, the template, the file or its rows are bad, or there are too few prompts.
+            Unavailable: the disk is full, or the worker broke. In every case, and when canceled, nothing is kept.
+        """
+        source = await asyncio.to_thread(self.find, dataset_id, caller)
+        order = Order(source, output_name, ratios, template, seed, description, caller)
+        manifest, made = await self._processing.carry_out(order, on_progress)
+        await asyncio.to_thread(self._store.save, manifest.dataset())
+        return Processed(manifest.dataset(), made.splits, made.duplicates, made.leaks)
+
+    def split(self, name: str, ratios: Mapping[str, float], *, seed: int = 42, caller: Caller = LOCAL) -> Dataset:
         """Divide the examples into ``train``, ``validation`` and ``test``, in place of an earlier split.
 
         Args:
@@ -136,38 +231,46 @@ class DatasetService:
         Raises:
             NotFound: there is no such dataset.
             Invalid: the ratios are bad, or there are fewer different examples than splits.
+            Conflict: the dataset was processed, and is its split.
             Unavailable: the disk is full. The earlier split then stands.
         """
         shares = check_ratios(ratios)
-        self._manifest(name)
+        self._manifest(name, caller)
         folder = self._home.datasets / name
-        with _alone(folder, name), _room():
-            manifest = self._manifest(name)
+        with alone(folder, name), room():
+            manifest = self._manifest(name, caller)
+            if manifest.processed:
+                zh = f"数据集 {name} 是处理时划分好的；请用其他比例重新处理，另取名称"
+                en = f"the dataset {name} was split when it was processed; process it again under another name"
+                raise Conflict(zh, en, field="name", name=name)
             require_free(folder, (folder / ALL).stat().st_size)
             where = borders(lambda: (place(line, seed) for line in _lines(folder / ALL)), shares)
             made = f"{SPLIT_PREFIX}{secrets.token_hex(4)}"
             with folder_published_whole(folder / made) as unfinished:
                 counts = _divide(folder / ALL, unfinished, where, seed)
             # readers follow the manifest: one rename moves them from all of the old split to all of the new
-            manifest = replace(manifest, split=Split(made, seed, shares, counts))
+            size = size_of(folder, but=manifest.split.folder if manifest.split else None)
+            manifest = replace(manifest, split=Split(made, seed, shares, counts), size_bytes=size)
             write_json(folder / MANIFEST, manifest)
             self._store.save(manifest.dataset())
             _sweep_splits(folder, manifest)
         return manifest.dataset()
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, caller: Caller = LOCAL) -> None:
         """Forget the dataset and delete its files.
 
         Raises:
             NotFound: there is none.
         """
         folder = self._home.datasets / check_name(name)
+        if not caller.admin:
+            self.get(name, caller)  # who owns a damaged one nobody can tell: an admin removes it
         if (folder / MANIFEST).is_file():  # damaged or not; a folder without one is not ours to delete
-            with _alone(folder, name):
+            with alone(folder, name):
                 gone = folder.with_name(f"{_REMOVED}{secrets.token_hex(6)}-{name}")
                 folder.rename(gone)  # from here on it is removed, whatever happens to us
         elif self._store.get(name) is None:
-            raise _missing(name)
+            raise missing(name)
         else:
             gone = folder
         self._store.delete(name)
@@ -181,12 +284,16 @@ class DatasetService:
         """
         standing = set()
         for folder in sorted(self._home.datasets.iterdir()):
-            if folder.name.startswith(_REMOVED) or (folder.name.startswith(PARTIAL) and _stale(folder)):
+            if (
+                folder.name.startswith(_REMOVED)
+                or (folder.name.startswith(PARTIAL) and is_stale(folder))
+                or (folder.name.startswith(UNFINISHED) and not is_held(folder))
+            ):
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             try:
                 standing.add(self._manifest(folder.name).name)
-                with _alone(folder, folder.name, wait=False):
+                with alone(folder, folder.name, wait=False):
                     manifest = self._manifest(folder.name)
                     if self._store.get(manifest.name) != manifest.dataset():
                         self._store.save(manifest.dataset())
@@ -197,10 +304,10 @@ class DatasetService:
             if dataset.name not in standing and not (self._home.datasets / dataset.name / MANIFEST).is_file():
                 self._store.delete(dataset.name)
 
-    def _manifest(self, name: str) -> Manifest:
+    def _manifest(self, name: str, caller: Caller = LOCAL) -> Manifest:
         manifest = read_manifest(self._home, name)
-        if manifest is None:
-            raise _missing(name)
+        if manifest is None or not caller.sees(manifest.owner):
+            raise missing(name)
         return manifest
 
 
@@ -264,51 +371,3 @@ def _sweep_splits(folder: Path, manifest: Manifest) -> None:
         ours = other.name.startswith((SPLIT_PREFIX, PARTIAL))
         if ours and other.name != current and other.is_dir() and not other.is_symlink():
             shutil.rmtree(other, ignore_errors=True)
-
-
-@contextmanager
-def _alone(folder: Path, name: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold the folder of a dataset: others who change it wait, in this process and in any other.
-
-    Raises:
-        NotFound: it was removed while we waited.
-        Conflict: somebody else holds it, and we would not wait.
-    """
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        raise _missing(name) from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"数据集 {name} 正在被修改", f"the dataset {name} is being changed", name=name) from None
-        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
-            raise _missing(name)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    """A full disk becomes a Problem."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable("磁盘空间不足，数据集未保存", "the disk is full; nothing was kept") from None
-        raise
-
-
-def _stale(folder: Path) -> bool:
-    newest = max((path.lstat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
-    return time.time() - newest > _STALE_S
-
-
-def _taken(name: str) -> Conflict:
-    return Conflict(f"数据集 {name} 已存在", f"there is already a dataset {name}", field="name", name=name)
-
-
-def _missing(name: str) -> NotFound:
-    return NotFound(f"数据集不存在：{name}", f"there is no dataset {name}", field="name", name=name)

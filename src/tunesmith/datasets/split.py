@@ -19,11 +19,12 @@ from tunesmith.datasets.example import Example
 from tunesmith.kernel.problems import Invalid
 
 _SPACE = 1 << 64
+_encode = msgspec.json.Encoder().encode
 
 
 def encode_example(example: Example) -> bytes:
     """The one form examples are kept in, ``{"messages": [...]}`` on one line without its end; equal for equals."""
-    return msgspec.json.encode({"messages": [{"role": m.role, "content": m.content} for m in example.messages]})
+    return _encode({"messages": example.messages})
 
 
 def place(encoded: bytes, seed: int) -> int:

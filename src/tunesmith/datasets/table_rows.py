@@ -10,7 +10,7 @@ from tunesmith.datasets.rows import ROW_LIMIT, Reading, not_utf8, refused, too_l
 from tunesmith.kernel.problems import Invalid
 
 _BATCH_BYTES = 8 << 20
-_MOST_COLUMNS = 1000
+MOST_COLUMNS = 1000
 _KNOWN_COLUMNS = {name for pair in PAIRS.values() for name in pair} | {
     *("messages", "conversations", "system", "tools", "functions", "label", "chosen", "rejected", "text"),
     *("instruction", "output", "history"),
@@ -89,10 +89,10 @@ def _header(feed: _Lines, reader: Iterator[list[str]]) -> list[str]:
     while header is not None and not header:
         header = _cells(feed, reader)
     names = [name.strip() for name in header or ()]
-    if len(names) > _MOST_COLUMNS:
+    if len(names) > MOST_COLUMNS:
         zh, en = (
-            f"有 {len(names)} 列，最多 {_MOST_COLUMNS} 列",
-            f"{len(names)} columns, at most {_MOST_COLUMNS} are read",
+            f"有 {len(names)} 列，最多 {MOST_COLUMNS} 列",
+            f"{len(names)} columns, at most {MOST_COLUMNS} are read",
         )
         raise refused(feed.label, feed.row_line, zh, en)
     for name in names:

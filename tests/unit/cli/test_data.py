@@ -53,6 +53,16 @@ def test_a_dataset_is_added_listed_shown_split_and_removed(tunesmith: Invoke, tm
     assert file.exists()
 
 
+def test_a_dataset_is_added_with_a_description_and_shown_with_it(tunesmith: Invoke, tmp_path: Path) -> None:
+    file = str(write_rows(tmp_path / "town.jsonl"))
+    added = json.loads(tunesmith("datasets", "add", "town", file, "--description", "facts", "--json").stdout)
+    assert (added["description"], added["owner"], added["id"][:8]) == ("facts", "local", "dataset_")
+    assert added["size_bytes"] > 0
+    assert "facts" in tunesmith("datasets", "show", "town").stdout
+    refused = error_of(tunesmith("datasets", "add", "city", file, "--description", "x" * 5000, "--json"))
+    assert refused["details"]["field"] == "description"
+
+
 def test_bad_rows_are_refused_with_their_lines_or_set_aside(tunesmith: Invoke, home: Path, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "town.jsonl", bad=2)
     refused = error_of(tunesmith("datasets", "add", "town", str(file), "--json"))
@@ -95,7 +105,7 @@ def test_kept_datasets_and_names_under_home_are_known_by_their_names(home: Path,
     with opened(home) as services:
         services.datasets.add("town", file)
         services.datasets.split("town", {"train": 0.5, "validation": 0.25, "test": 0.25})
-        (home / "data").mkdir()
+        (home / "data").mkdir(exist_ok=True)
         write_rows(home / "data" / "b.jsonl")
         for name in ("town", "town/test", "data/b.jsonl"):
             assert kept_name(services, name) == name

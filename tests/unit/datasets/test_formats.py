@@ -281,3 +281,13 @@ def test_no_row_whatsoever_raises_and_every_example_keeps_the_rules(row: object,
     assert found.completion.strip()
     assert found.messages[-1].role == "assistant"
     assert all(message.content.encode() for message in found.messages)
+
+
+def test_an_instruction_is_answered_by_its_response_where_there_is_no_output() -> None:
+    rows = [{"instruction": "q", "response": "a"}]
+    assert detect(rows, "x.json") == "alpaca"
+    made = to_example(rows[0], "alpaca", Source("x.json", 1))
+    assert isinstance(made, Example)
+    assert (made.prompt[0].content, made.completion) == ("q", "a")
+    with pytest.raises(Invalid):  # a context would be ignored, and is part of the question
+        detect([{**rows[0], "context": "c"}], "x.json")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,9 +22,11 @@ import pytest
 
 from tunesmith.datasets import service as module
 from tunesmith.datasets.dataset import Dataset
+from tunesmith.datasets.folder import alone
 from tunesmith.datasets.reading import read_examples
 from tunesmith.datasets.service import DatasetService
 from tunesmith.datasets.store import DatasetStore
+from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
@@ -71,9 +74,14 @@ def left_over(home: Home) -> list[str]:
 def test_a_dataset_is_kept_as_messages_with_a_manifest_that_tells_how_it_came(
     datasets: DatasetService, home: Home, tmp_path: Path
 ) -> None:
-    kept = datasets.add("town", source(tmp_path, 3), owner="ann")
-    assert kept == Dataset("town", "ann", "prompt_completion", 3, 0, {}, NOW)
+    kept = datasets.add("town", source(tmp_path, 3), caller=Caller("ann"), description="facts\nof a town")
     folder = home.datasets / "town"
+    size = (folder / "all.jsonl").stat().st_size
+    values = {"shape": "prompt_completion", "examples": 3, "skipped": 0, "splits": {}, "size_bytes": size}
+    told = {"id": kept.id, "description": "facts\nof a town", "created_at": NOW}
+    assert kept == Dataset(name="town", owner="ann", **values, **told)  # type: ignore[arg-type]
+    assert re.fullmatch("dataset_[0-9a-f]{12}", kept.id)
+    assert kept.path == "data/processed/town"
     assert sorted(path.name for path in folder.iterdir()) == ["all.jsonl", "dataset.json"]
     assert rows_of(folder / "all.jsonl")[1] == {
         "messages": [{"role": "user", "content": "问1"}, {"role": "assistant", "content": "答1"}]
@@ -235,14 +243,20 @@ def test_a_full_disk_is_told_and_nothing_is_kept(
 
 def test_a_dataset_is_read_by_its_name_and_its_splits(datasets: DatasetService, home: Home, tmp_path: Path) -> None:
     datasets.add("town", source(tmp_path))
-    with pytest.raises(NotFound, match="has no split test; split it first"):
-        list(read_examples(home, "town/test"))
+    for name in ("town/test", "data/processed/town/test"):
+        with pytest.raises(NotFound, match="has no split test; split it first"):
+            list(read_examples(home, name))
+    assert list(read_examples(home, "./data//processed/town")) != []
     assert len(list(read_examples(home, "town"))) == 100
     kept = datasets.split("town", THREE)
     for split, count in kept.splits.items():
         examples = list(read_examples(home, f"town/{split}"))
         assert len(examples) == count > 0
         assert str(examples[0].source) == f"town/{split}:1"
+        assert [e.messages for e in read_examples(home, f"data/processed/town/{split}")] == [
+            e.messages for e in examples
+        ]
+    assert kept.size_bytes == sum(path.stat().st_size for path in home.datasets.rglob("*.jsonl"))
     assert len(list(read_examples(home, "town"))) == kept.splits["train"]
     assert len(list(read_examples(home, "town/all"))) == 100
 
@@ -444,7 +458,7 @@ def test_reconciling_does_not_wait_for_somebody_who_is_splitting(
     datasets: DatasetService, home: Home, tmp_path: Path
 ) -> None:
     datasets.add("town", source(tmp_path))
-    with module._alone(home.datasets / "town", "town"):
+    with alone(home.datasets / "town", "town"):
         datasets.reconcile()
     assert [dataset.name for dataset in datasets.list()] == ["town"]
 
@@ -465,6 +479,7 @@ WORKER = """
 import sys
 from pathlib import Path
 from tunesmith.datasets.service import DatasetService
+from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import Home
 home = Home(Path(sys.argv[1]))
