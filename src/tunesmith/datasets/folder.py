@@ -3,12 +3,15 @@
 import errno
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tunesmith.datasets.dataset import MANIFEST
+from tunesmith.datasets.dataset import MANIFEST, SPLIT_PREFIX, Manifest, whole_files
+from tunesmith.kernel.files import PARTIAL
+from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, NotFound, Unavailable
 
 _STALE_S = 3600.0  # a temporary folder nothing was written to for so long is nobody's any more
@@ -80,10 +83,37 @@ def size_of(folder: Path, *, but: str | None = None) -> int:
     )
 
 
+def sweep_splits(folder: Path, manifest: Manifest) -> None:
+    """Delete splits the manifest no longer names, finished or not; the caller holds the folder."""
+    current = manifest.split.folder if manifest.split else None
+    for other in folder.iterdir():
+        ours = other.name.startswith((SPLIT_PREFIX, PARTIAL))
+        if ours and other.name != current and other.is_dir() and not other.is_symlink():
+            shutil.rmtree(other, ignore_errors=True)
+
+
 def is_stale(folder: Path) -> bool:
     """Whether nothing in ``folder`` was written to for an hour."""
     newest = max((path.lstat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
     return time.time() - newest > _STALE_S
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a dataset may be published there: there is nothing, or an empty folder, which a rename replaces."""
+    if not os.path.lexists(folder):
+        return True
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+
+
+def lost_files(home: Home, manifest: Manifest) -> list[str]:
+    """The files with the dataset's rows that are not there, by their names under home."""
+    return [name for name in whole_files(manifest) if not (home.root / name).is_file()]
+
+
+def absent(text: str) -> NotFound:
+    """There is nothing of that id or name; it is quoted cut, and escaped unless every character of it is printable."""
+    asked = (text if text.isprintable() else ascii(text))[:80]
+    return NotFound(f"数据集不存在：{asked}", f"there is no dataset {asked}", field="dataset_id")
 
 
 def taken(name: str, field: str = "name") -> Conflict:

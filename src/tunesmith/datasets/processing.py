@@ -2,16 +2,18 @@
 
 A worker fills ``data/processed/.processing-<hex>``, whose lock we hold; it becomes the dataset's folder by one rename.
 Killed before that, there is a folder nobody holds, and ``reconcile`` deletes it; killed after it, a dataset without its
-record, which ``reconcile`` adopts.
+record, which ``reconcile`` adopts. Canceled, it ends between two of its steps and never within one: a step is a thread,
+which goes on whoever waits for it, and what it made must be whole or gone.
 """
 
 import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from tunesmith.datasets.children import OnProgress, Worker
 from tunesmith.datasets.dataset import (
@@ -26,7 +28,8 @@ from tunesmith.datasets.dataset import (
     read_manifest,
     whole_files,
 )
-from tunesmith.datasets.folder import lock, missing, room, size_of, taken
+from tunesmith.datasets.folder import is_free, lock, missing, room, size_of, taken
+from tunesmith.datasets.reading import retold
 from tunesmith.datasets.split import check_ratios
 from tunesmith.datasets.template import Template
 from tunesmith.datasets.upload import Entry, Upload
@@ -36,9 +39,12 @@ from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.clock import Clock
 from tunesmith.kernel.files import require_free, sync, write_json
 from tunesmith.kernel.home import Home
+from tunesmith.kernel.problems import Problem
 
 UNFINISHED = ".processing-"
 _ROOM_A_BYTE = 3  # the conversations once, their splits, and these as tables
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,9 @@ class Processed:
     Attributes:
         splits: split name to its number of rows.
         duplicates: rows that say exactly what another row says; they are kept.
-        leaks: rows whose prompt stands in two splits, as counted in the written files.
+        leaks: rows whose prompt also stands in an earlier split. Prompts are compared by the 64-bit marks they were
+            dealt by, so this finds a fault of the dealing and none of the marks; that the files hold the very rows
+            dealt to them is checked apart, by reading them again.
     """
 
     dataset: Dataset
@@ -71,35 +79,59 @@ class Order:
 
 
 class Processing:
-    """Carries out orders."""
+    """Carries out orders.
 
-    def __init__(self, home: Home, worker: Worker, clock: Clock) -> None:
-        self._home, self._worker, self._clock = home, worker, clock
+    Args:
+        save: records a dataset.
+    """
+
+    def __init__(self, home: Home, worker: Worker, clock: Clock, save: Callable[[Dataset], None]) -> None:
+        self._home, self._worker, self._clock, self._save = home, worker, clock, save
 
     async def carry_out(self, order: Order, on_progress: OnProgress | None) -> tuple[Manifest, tasks.Processed]:
-        """Publish the folder; its record is the caller's to write.
+        """Publish the folder and record it.
 
         Raises:
-            Problem: see DatasetService.process. Nothing is left behind then, nor when this is canceled.
+            Problem: see DatasetService.process. Nothing is left behind then.
+            asyncio.CancelledError: canceled; the dataset is published and recorded, or nothing of it is left.
         """
         shares = check_ratios(order.ratios)
         if order.template is not None:
             Template.parse(order.template)
         check_description(order.description)
         folder = self._home.datasets / check_name(order.output_name, "output_name")
-        unfinished, descriptor = await asyncio.to_thread(self._prepare, order, folder)
+        prepared: list[tuple[Path, int]] = []
         try:
+            await _to_its_end(lambda: prepared.append(self._prepare(order, folder)))
+            unfinished, _ = prepared[0]
             files = await asyncio.to_thread(self._files, order.source)
             task = tasks.Process(files, str(unfinished), shares, order.seed, order.template)
-            made = await self._worker.perform(task, tasks.Processed, on_progress)
+            made = await self._made(task, on_progress)
             manifest = self._manifest(order, shares, made, files[0].format)
-            return await asyncio.shield(asyncio.to_thread(_publish, unfinished, folder, manifest)), made
+            return await _to_its_end(self._publish, unfinished, folder, manifest), made
         finally:
-            await asyncio.shield(asyncio.to_thread(_clean, unfinished, descriptor))
+            for unfinished, descriptor in prepared:
+                await _to_its_end(_clean, unfinished, descriptor)
+
+    async def _made(self, task: tasks.Process, on_progress: OnProgress | None) -> tasks.Processed:
+        """What the worker answers; its messages call files by their names under home."""
+        try:
+            return await self._worker.perform(task, tasks.Processed, on_progress)
+        except Problem as problem:
+            raise retold(problem, {given.path: given.label for given in task.files}, "dataset_id") from None
+
+    def _publish(self, unfinished: Path, folder: Path, manifest: Manifest) -> Manifest:
+        manifest = _publish(unfinished, folder, manifest)
+        try:
+            self._save(manifest.dataset())
+        except BaseException:
+            folder.rename(unfinished)  # what is not recorded would be neither listed nor free
+            raise
+        return manifest
 
     def _prepare(self, order: Order, folder: Path) -> tuple[Path, int]:
         """The folder to fill, and the descriptor that holds its lock."""
-        if folder.exists():
+        if not is_free(folder):
             raise taken(order.output_name, "output_name")
         with room():
             require_free(self._home.datasets, _ROOM_A_BYTE * order.source.size_bytes)
@@ -114,8 +146,8 @@ class Processing:
 
     def _files(self, source: Entry) -> tuple[Given, ...]:
         if isinstance(source, Upload):
-            path = self._home.path(source.path, "dataset_id")
-            return (Given(str(path), path.name, source.format),)
+            self._home.open(source.path, "dataset_id").close()  # refused here by its name, and not in a child
+            return (Given(str(self._home.path(source.path, "dataset_id")), source.path, source.format),)
         manifest = read_manifest(self._home, source.name)
         if manifest is None:
             raise missing(source.name)
@@ -148,13 +180,28 @@ def _publish(unfinished: Path, folder: Path, manifest: Manifest) -> Manifest:
         write_json(unfinished / MANIFEST, manifest)
         sync(unfinished)
         try:
-            unfinished.rename(folder)
+            unfinished.rename(folder)  # replaces an empty folder, refuses anything else
         except OSError:
-            if folder.exists():
+            if os.path.lexists(folder):
                 raise taken(folder.name, "output_name") from None
             raise
         sync(folder.parent)
     return manifest
+
+
+async def _to_its_end(step: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """What ``step`` gives, run in a thread. Canceled meanwhile, this waits until the thread is done, then says so."""
+    running = asyncio.ensure_future(asyncio.to_thread(step, *given, **named))
+    canceled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as error:
+            canceled = error
+    if canceled is not None:
+        running.exception()  # a failure nobody waits for any more
+        raise canceled
+    return running.result()
 
 
 def _clean(unfinished: Path, descriptor: int) -> None:

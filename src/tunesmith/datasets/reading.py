@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -16,7 +16,7 @@ from tunesmith.datasets.json_rows import json_rows
 from tunesmith.datasets.rows import Reading, refused
 from tunesmith.datasets.table_rows import csv_rows, parquet_rows
 from tunesmith.kernel.home import Home
-from tunesmith.kernel.problems import Forbidden, Invalid, NotFound
+from tunesmith.kernel.problems import Forbidden, Invalid, NotFound, Problem
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 LISTED = 20  # bad rows named in one refusal
@@ -220,6 +220,21 @@ def _opened(home: Home, name: str, number: int) -> Iterator[tuple[BinaryIO, str]
             yield file, name if len(kept) == 1 else kept[number]
             return
     raise NotFound(f"dataset 不存在：{name}", f"dataset does not exist: {name}", field="dataset")
+
+
+def retold(problem: Problem, labels: Mapping[str, str], field: str) -> Problem:
+    """``problem`` of ``open_path``, with the label of a file wherever it names the file's path.
+
+    Args:
+        labels: path to label.
+        field: what the client called the file by.
+    """
+    zh, en, details = problem.zh, problem.en, problem.details
+    for path, label in labels.items():
+        zh, en = zh.replace(path, label), en.replace(path, label)
+    if details.get("field") == "path":
+        details = {**details, "field": field}
+    return type(problem)(zh, en, **details)
 
 
 def open_path(path: Path) -> BinaryIO:

@@ -5,6 +5,7 @@ brings the two together again after a crash in between.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import secrets
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
+import structlog
 
 from tunesmith.datasets.access import check_may_read
 from tunesmith.datasets.children import Children, OnProgress, Worker
@@ -34,7 +36,19 @@ from tunesmith.datasets.dataset import (
     read_manifest,
 )
 from tunesmith.datasets.example import Example
-from tunesmith.datasets.folder import alone, is_held, is_stale, missing, room, size_of, taken
+from tunesmith.datasets.folder import (
+    absent,
+    alone,
+    is_free,
+    is_held,
+    is_stale,
+    lost_files,
+    missing,
+    room,
+    size_of,
+    sweep_splits,
+    taken,
+)
 from tunesmith.datasets.formats import BadRow
 from tunesmith.datasets.processing import UNFINISHED, Order, Processed, Processing
 from tunesmith.datasets.reading import accepted, open_path, parse, read_examples
@@ -48,8 +62,9 @@ from tunesmith.kernel.clock import Clock, utc_now
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.files import PARTIAL, folder_published_whole, require_free, write_json
 from tunesmith.kernel.home import Home
-from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem
+from tunesmith.kernel.problems import Conflict, Invalid, Problem
 
+log = structlog.get_logger(__name__)
 _REMOVED = ".removed-"
 _MOST_PREVIEWED = 1000
 
@@ -66,7 +81,7 @@ class DatasetService:
     def __init__(self, database: Database, home: Home, clock: Clock = utc_now, worker: Worker | None = None) -> None:
         self._store, self._uploads = DatasetStore(database), UploadStore(database)
         self._home, self._clock = home, clock
-        self._processing = Processing(home, worker or Children(), clock)
+        self._processing = Processing(home, worker or Children(), clock, self._store.save)
 
     def add(
         self,
@@ -95,7 +110,7 @@ class DatasetService:
         """
         folder = self._home.datasets / check_name(name)
         check_description(description)
-        if folder.exists():
+        if not is_free(folder):
             raise taken(name)
         called = label or source.name
         with open_path(source) as file, room():
@@ -132,7 +147,10 @@ class DatasetService:
         """
         found = self._store.get(check_name(name))
         if found is None:
-            found = self._manifest(name, caller).dataset()  # published this moment, or its record was lost in a crash
+            manifest = self._manifest(name, caller)  # published this moment, or its record was lost in a crash
+            if lost_files(self._home, manifest):
+                raise missing(name)
+            found = manifest.dataset()
             self._store.save(found)
         if not caller.sees(found.owner):
             raise missing(name)
@@ -145,10 +163,8 @@ class DatasetService:
             NotFound: there is no such dataset. Invalid: ``n`` is not in [1, 1000].
         """
         if not 1 <= n <= _MOST_PREVIEWED:
-            zh, en = (
-                f"预览条数应在 1 与 {_MOST_PREVIEWED} 之间",
-                f"between 1 and {_MOST_PREVIEWED} examples can be previewed",
-            )
+            zh = f"预览条数应在 1 与 {_MOST_PREVIEWED} 之间"
+            en = f"between 1 and {_MOST_PREVIEWED} examples can be previewed"
             raise Invalid(zh, en, field="n")
         self._manifest(name, caller)
         return list(islice(read_examples(self._home, f"{name}/all"), n))
@@ -158,7 +174,7 @@ class DatasetService:
         return self._store.list(caller.only)
 
     def find(self, dataset_id: str, caller: Caller = LOCAL) -> Entry:
-        """The dataset or the upload with that id or that name.
+        """The dataset or the upload with that id or that name; to an admin a name means their own before others'.
 
         Raises:
             NotFound: there is neither.
@@ -166,13 +182,20 @@ class DatasetService:
         by_id = is_id(dataset_id)
         found: Entry | None = self._store.with_id(dataset_id) or self._uploads.with_id(dataset_id) if by_id else None
         if found is None and dataset_id.isprintable():
-            found = self._store.get(dataset_id)
-            if found is None or not caller.sees(found.owner):
-                found = self._uploads.named(dataset_id, caller.only)
+            found = self._named(dataset_id, caller)
         if found is None or not caller.sees(found.owner):
-            shown = ascii(dataset_id)[:80]
-            raise NotFound(f"数据集不存在：{shown}", f"there is no dataset {shown}", field="dataset_id")
+            raise absent(dataset_id)
         return found
+
+    def _named(self, name: str, caller: Caller) -> Entry | None:
+        """What the caller means by a name: their own dataset or upload before anybody else's."""
+        kept = self._store.get(name)
+        if kept is not None and kept.owner == caller.name:
+            return kept
+        own = self._uploads.named(name, caller.name)
+        if own is not None or not caller.admin:
+            return own
+        return kept or self._uploads.named(name, None)
 
     def everything(self, caller: Caller = LOCAL) -> Sequence[Entry]:
         """Every dataset and every upload the caller may see, the newest first."""
@@ -214,12 +237,12 @@ class DatasetService:
             NotFound: there is no such dataset or upload.
             Conflict: there is a dataset ``output_name``, whoever owns it.
             Invalid: a name, the ratios, the template, the file or its rows are bad, or there are too few prompts.
-            Unavailable: the disk is full, or the worker broke. In every case, and when canceled, nothing is kept.
+            Unavailable: the disk is full, or the worker broke. In every case nothing is kept.
+            asyncio.CancelledError: nothing is kept, unless it was just being published; then it is kept and recorded.
         """
         source = await asyncio.to_thread(self.find, dataset_id, caller)
         order = Order(source, output_name, ratios, template, seed, description, caller)
         manifest, made = await self._processing.carry_out(order, on_progress)
-        await asyncio.to_thread(self._store.save, manifest.dataset())
         return Processed(manifest.dataset(), made.splits, made.duplicates, made.leaks)
 
     def split(self, name: str, ratios: Mapping[str, float], *, seed: int = 42, caller: Caller = LOCAL) -> Dataset:
@@ -253,7 +276,7 @@ class DatasetService:
             manifest = replace(manifest, split=Split(made, seed, shares, counts), size_bytes=size)
             write_json(folder / MANIFEST, manifest)
             self._store.save(manifest.dataset())
-            _sweep_splits(folder, manifest)
+            sweep_splits(folder, manifest)
         return manifest.dataset()
 
     def remove(self, name: str, caller: Caller = LOCAL) -> None:
@@ -280,9 +303,9 @@ class DatasetService:
         """Bring records and folders together; called once at start.
 
         A complete folder without a record is recorded, a record that differs is corrected from the folder, a record
-        without a folder is deleted, and what a crash left half done is deleted. Folders we did not make are left alone.
+        without a folder is deleted, and what a crash left half done is deleted, as are empty folders and those with
+        nothing but a manifest. A folder whose files are not all there, or that we did not make, is left alone.
         """
-        standing = set()
         for folder in sorted(self._home.datasets.iterdir()):
             if (
                 folder.name.startswith(_REMOVED)
@@ -291,18 +314,32 @@ class DatasetService:
             ):
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
+            if folder.name.startswith("."):
+                continue  # somebody is filling it
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only an empty one
+                continue
             try:
-                standing.add(self._manifest(folder.name).name)
                 with alone(folder, folder.name, wait=False):
-                    manifest = self._manifest(folder.name)
-                    if self._store.get(manifest.name) != manifest.dataset():
-                        self._store.save(manifest.dataset())
-                    _sweep_splits(folder, manifest)
+                    self._reconcile(folder, self._manifest(folder.name))
             except Problem:
                 continue  # no dataset, or damaged, or in the hands of somebody who keeps its record right
+            except OSError as error:
+                log.warning("a dataset cannot be looked at", dataset=folder.name, error=str(error))
         for dataset in self._store.list():
-            if dataset.name not in standing and not (self._home.datasets / dataset.name / MANIFEST).is_file():
+            if not (self._home.datasets / dataset.name / MANIFEST).is_file():
                 self._store.delete(dataset.name)
+
+    def _reconcile(self, folder: Path, manifest: Manifest) -> None:
+        """Bring the record of a dataset, whose folder the caller holds, to what the folder says."""
+        if lost := lost_files(self._home, manifest):
+            log.warning("files of a dataset are gone", dataset=manifest.name, files=lost)
+            if [file.name for file in folder.iterdir()] == [MANIFEST]:
+                shutil.rmtree(folder)
+            return
+        if self._store.get(manifest.name) != manifest.dataset():
+            self._store.save(manifest.dataset())
+        sweep_splits(folder, manifest)
 
     def _manifest(self, name: str, caller: Caller = LOCAL) -> Manifest:
         manifest = read_manifest(self._home, name)
@@ -344,8 +381,7 @@ def _quarantined(row: BadRow) -> bytes:
 
 def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        for line in file:
-            yield line.rstrip(b"\n")
+        yield from (line.rstrip(b"\n") for line in file)
 
 
 def _divide(source: Path, folder: Path, where: Borders, seed: int) -> dict[str, int]:
@@ -362,12 +398,3 @@ def _divide(source: Path, folder: Path, where: Borders, seed: int) -> dict[str, 
         for file in files.values():
             file.close()
     return counts
-
-
-def _sweep_splits(folder: Path, manifest: Manifest) -> None:
-    """Delete splits the manifest no longer names, finished or not; the caller holds the folder."""
-    current = manifest.split.folder if manifest.split else None
-    for other in folder.iterdir():
-        ours = other.name.startswith((SPLIT_PREFIX, PARTIAL))
-        if ours and other.name != current and other.is_dir() and not other.is_symlink():
-            shutil.rmtree(other, ignore_errors=True)

@@ -11,7 +11,9 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +22,8 @@ import structlog
 
 from tunesmith.datasets.children import Children, OnProgress, Worker
 from tunesmith.datasets.dataset import check_description, is_id, new_id
-from tunesmith.datasets.folder import is_held, lock, room
+from tunesmith.datasets.folder import absent, is_held, lock, room
+from tunesmith.datasets.reading import retold
 from tunesmith.datasets.upload import FOLDER, Upload, check_format, check_title, file_name
 from tunesmith.datasets.upload_store import UploadStore
 from tunesmith.datasets.worker.tasks import Count, Read
@@ -29,16 +32,19 @@ from tunesmith.kernel.clock import Clock, utc_now
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.files import require_free, sync
 from tunesmith.kernel.home import Home
-from tunesmith.kernel.problems import Invalid, NotFound
+from tunesmith.kernel.problems import Invalid, Problem, TooMany
 from tunesmith.settings import Settings
 
-__all__ = ["Incoming", "Upload", "UploadService"]
+__all__ = ["Incoming", "Place", "Upload", "UploadService"]
 
 log = structlog.get_logger(__name__)
 _INCOMING = ".upload-"
 _ROOM_LEFT = 64 << 20  # bytes an upload leaves on the disk for everybody else
 _LOOK_EVERY = 16 << 20  # bytes
 _MOST_OF_A_NAME = 1000
+_MOST_AT_ONCE = 16  # uploads under way in this process: each is a thread now and then, an open file and a connection
+_MOST_OF_ONE = 4  # of one caller
+_RETRY_S = 10
 
 
 class UploadService:
@@ -60,6 +66,31 @@ class UploadService:
     ) -> None:
         self._store, self._home, self._clock = UploadStore(database), home, clock
         self._limit, self._worker = settings.max_upload_bytes, worker or Children()
+        self._under_way: Counter[str] = Counter()
+        self._places = threading.RLock()  # a place may be left by the garbage collector, in the middle of anything
+
+    def place(self, caller: Caller = LOCAL) -> "Place":
+        """Room for one upload more; to be asked for before anything of it is read.
+
+        Raises:
+            TooMany: the caller has 4 uploads under way, or all together have 16; ``retry_after`` is in seconds.
+        """
+        with self._places:
+            own, everybody = self._under_way[caller.name], self._under_way.total()
+            if own >= _MOST_OF_ONE or everybody >= _MOST_AT_ONCE:
+                zh, en = ("您", "you have") if own >= _MOST_OF_ONE else ("服务器", "the server has")
+                raise TooMany(
+                    f"{zh}同时进行的上传过多，请在 {_RETRY_S} 秒后重试",
+                    f"{en} too many uploads under way; try again in {_RETRY_S} seconds",
+                    retry_after=_RETRY_S,
+                )
+            self._under_way[caller.name] += 1
+        return Place(lambda: self._leave(caller.name))
+
+    def _leave(self, name: str) -> None:
+        with self._places:
+            self._under_way[name] -= 1
+            self._under_way += Counter()  # forgets whoever has none
 
     def begin(
         self,
@@ -69,14 +100,23 @@ class UploadService:
         description: str = "",
         format: str = "json",
         caller: Caller = LOCAL,
+        place: "Place | None" = None,
     ) -> "Incoming":
         """Open a file to write an upload to; ``name``, ``description`` and ``format`` may be set until it is finished.
 
+        Args:
+            place: what ``place`` gave, left when the upload is finished or aborted; None takes one.
+
         Raises:
-            Unavailable: the disk is full.
+            Unavailable: the disk is full. TooMany: see ``place``.
         """
-        require_free(self._home.uploads, _ROOM_LEFT)
-        incoming = Incoming(self, self._home.uploads, self._limit, filename, caller)
+        held = place or self.place(caller)
+        try:
+            require_free(self._home.uploads, _ROOM_LEFT)
+            incoming = Incoming(self, self._home.uploads, self._limit, filename, caller, held)
+        except BaseException:
+            held.leave()
+            raise
         incoming.name, incoming.description, incoming.format = name, description, format
         return incoming
 
@@ -88,9 +128,7 @@ class UploadService:
         """
         found = self._store.with_id(id) if is_id(id) else None
         if found is None or not caller.sees(found.owner):
-            raise NotFound(
-                f"数据集不存在：{ascii(id)[:80]}", f"there is no dataset {ascii(id)[:80]}", field="dataset_id"
-            )
+            raise absent(id)
         return found
 
     def list(self, caller: Caller = LOCAL) -> list[Upload]:
@@ -111,18 +149,25 @@ class UploadService:
     def reconcile(self) -> None:
         """Finish or delete what a crash left half done; called once at start. See the module's docstring."""
         for file in sorted(self._home.uploads.glob(f"{_INCOMING}*")):
-            if is_held(file):
-                continue  # another process is writing it
-            found = self._store.with_id(file.name.removeprefix(_INCOMING))
-            if found is None:
-                file.unlink(missing_ok=True)
-            else:
-                _publish(file, self._home.path(found.path, "path"))
+            try:
+                self._reconcile(file)
+            except (Problem, OSError) as error:  # one that is in the way of its name keeps no other waiting
+                log.warning("an upload that a crash cut is left as it is", file=file.name, error=str(error))
         for upload in self._store.list():
             waiting = self._home.uploads / f"{_INCOMING}{upload.id}"
-            if not waiting.exists() and not self._home.path(upload.path, "path").exists():
+            # not exists: a link in its place is somebody's doing, and no reason to forget whose the name is
+            if not os.path.lexists(waiting) and not os.path.lexists(self._home.root / upload.path):
                 log.warning("an uploaded file is gone; its record is deleted", path=upload.path)
                 self._store.delete(upload.id)
+
+    def _reconcile(self, file: Path) -> None:
+        if is_held(file):
+            return  # another process is writing it
+        found = self._store.with_id(file.name.removeprefix(_INCOMING))
+        if found is None:
+            file.unlink(missing_ok=True)
+        else:
+            _publish(file, self._home.path(found.path, "path"))
 
     def check(self, incoming: "Incoming") -> Count:
         """What to ask a worker about a file that came whole.
@@ -141,7 +186,10 @@ class UploadService:
         Raises:
             Invalid: it is broken; file, line and reason are named.
         """
-        return (await self._worker.perform(task, Read, on_progress)).rows
+        try:
+            return (await self._worker.perform(task, Read, on_progress)).rows
+        except Problem as problem:
+            raise retold(problem, {task.path: task.label}, "file") from None
 
     def keep(self, incoming: "Incoming", samples: int) -> Upload:
         """Record the upload, then give its file the name it was recorded with.
@@ -172,6 +220,21 @@ class UploadService:
                 yield replace(upload, path=f"{FOLDER}/{chosen}")
 
 
+class Place:
+    """Room for one upload; may be left more than once, and from any thread."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave: Callable[[], None] | None = leave
+        self._lock = threading.RLock()
+
+    def leave(self) -> None:
+        """Give it to the next."""
+        with self._lock:
+            leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+
 class Incoming:
     """An upload while it comes: write to it, then finish or abort it.
 
@@ -183,7 +246,9 @@ class Incoming:
         path: where it lies until it is kept.
     """
 
-    def __init__(self, service: UploadService, folder: Path, limit: int, filename: str, caller: Caller) -> None:
+    def __init__(
+        self, service: UploadService, folder: Path, limit: int, filename: str, caller: Caller, place: Place
+    ) -> None:
         self.id, self.filename, self.caller = new_id(), filename, caller
         self.name, self.description, self.format = "", "", "json"
         self.size_bytes = 0
@@ -194,6 +259,9 @@ class Incoming:
         self._free_at = _LOOK_EVERY
         self._state = threading.Lock()  # between keeping and aborting, which a canceled request may do at once
         self._over = False
+        self._place = place
+        # a request canceled before its first step neither finishes nor aborts
+        weakref.finalize(self, _drop, self.path, self._file, place).atexit = False
 
     def write(self, data: bytes) -> None:
         """Keep ``data``. Blocking; call in a thread, in order.
@@ -236,9 +304,8 @@ class Incoming:
         with self._state:
             if not self._over:
                 self._over = True
-                self.path.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # what could not be written any more is not wanted any more
-                    self._file.close()
+                _drop(self.path, self._file, self._place)
+        self._place.leave()
 
     def _complete(self) -> Count:
         task = self._service.check(self)
@@ -255,6 +322,14 @@ class Incoming:
             self._over = True
             self._file.close()
             return upload
+
+
+def _drop(path: Path, file: BinaryIO, place: Place) -> None:
+    place.leave()
+    if not file.closed:  # else it was kept or dropped before
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what could not be written any more is not wanted any more
+            file.close()
 
 
 def _created(path: Path) -> BinaryIO:

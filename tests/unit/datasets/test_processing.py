@@ -1,12 +1,14 @@
 """Processing: split, whole, free of leaks, as JSON Lines and Parquet; or not there at all."""
 
 import asyncio
+import gc
 import json
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import chain
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.unit.datasets.conftest import Here
+from tunesmith.datasets import processing
 from tunesmith.datasets.children import Children
 from tunesmith.datasets.processing import Processed
 from tunesmith.datasets.reading import read_examples
@@ -23,6 +26,7 @@ from tunesmith.datasets.service import DatasetService
 from tunesmith.datasets.store import DatasetStore
 from tunesmith.datasets.upload import Upload
 from tunesmith.datasets.uploads import UploadService
+from tunesmith.datasets.worker import tasks
 from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import Home
@@ -50,7 +54,11 @@ class Room:
         self.uploads = UploadService(database, home, Settings(home=home.root), lambda: NOW, worker)
 
     def send(self, content: list[Row], caller: Caller = ANN) -> Upload:
-        incoming = self.uploads.begin("raw.jsonl", name=f"n{len(self.uploads.list())}", caller=caller)
+        return self.upload(f"n{len(self.uploads.list())}", caller, content)
+
+    def upload(self, name: str, caller: Caller, content: list[Row] | None = None) -> Upload:
+        incoming = self.uploads.begin("raw.jsonl", name=name, caller=caller)
+        content = rows(9) if content is None else content
         incoming.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in content))
         return asyncio.run(incoming.finish())
 
@@ -256,9 +264,17 @@ def test_a_taken_output_name_is_a_conflict_whoever_took_it(room: Room) -> None:
     with pytest.raises(Conflict):
         room.process(room.send(rows(9), BOB).id, caller=BOB)
     (room.home.datasets / "folder").mkdir()
-    with pytest.raises(Conflict):
-        room.process(room.send(rows(9)).id, "folder")
-    assert room.folders() == ["folder", "town"]
+    (room.home.datasets / "folder" / "notes.txt").write_text("x")
+    (room.home.datasets / "link").symlink_to("nowhere")
+    for name in ("folder", "link"):
+        with pytest.raises(Conflict):
+            room.process(room.send(rows(9)).id, name)
+    assert room.folders() == ["folder", "link", "town"]
+
+
+def test_an_empty_folder_takes_no_name(room: Room) -> None:
+    (room.home.datasets / "town").mkdir()
+    assert room.process(room.send(rows(9)).id).dataset in room.datasets.list(ANN)
 
 
 async def test_of_many_who_process_to_one_name_at_once_exactly_one_succeeds(room: Room) -> None:
@@ -296,7 +312,7 @@ def test_others_cannot_process_find_or_use_what_is_not_theirs(room: Room) -> Non
         assert room.datasets.find(key) in (upload, made.dataset)
         with pytest.raises(NotFound) as caught:
             room.datasets.find(key, BOB)
-        assert caught.value.en == f"there is no dataset {key!a}"
+        assert caught.value.en == f"there is no dataset {key}"
         with pytest.raises(NotFound):
             room.process(key, "mine", caller=BOB)
     calls: list[Callable[[], Any]] = [
@@ -313,7 +329,145 @@ def test_others_cannot_process_find_or_use_what_is_not_theirs(room: Room) -> Non
     assert list(room.datasets.everything(ANN)) == [made.dataset, upload]
 
 
+def test_a_name_is_told_as_it_was_asked_for_and_escaped_where_it_cannot_be_printed(room: Room) -> None:
+    for asked, told in (("金融数据", "金融数据"), ("a\u202eb", r"'a\u202eb'"), ("a\nb", r"'a\nb'")):
+        with pytest.raises(NotFound) as caught:
+            room.datasets.find(asked, ANN)
+        assert (caught.value.zh, caught.value.en) == (f"数据集不存在：{told}", f"there is no dataset {told}")
+
+
+def test_to_an_admin_a_name_means_their_own_before_anybody_elses(room: Room) -> None:
+    admin = Caller("root", admin=True)
+    own = room.send(rows(9), admin)
+    others = [room.upload("other", BOB), room.upload(own.name, BOB)]
+    room.process(others[0].id, "town", caller=BOB)
+    named = room.upload("town", admin)
+    assert [room.datasets.find(name, admin) for name in (own.name, "other", "town")] == [own, others[0], named]
+    assert room.datasets.find("town", BOB).owner == "bob"
+
+
+def test_a_raw_file_that_is_gone_is_called_by_its_name_under_home(room: Room) -> None:
+    upload = room.send(rows(9))
+    (room.home.root / upload.path).unlink()
+    with pytest.raises(NotFound) as caught:
+        room.process(upload.id)
+    assert (upload.path in caught.value.en, caught.value.details["field"]) == (True, "dataset_id")
+    assert str(room.home.root) not in caught.value.en + caught.value.zh
+
+
+def test_a_raw_file_that_vanishes_meanwhile_is_called_by_its_name_under_home(database: Database, home: Home) -> None:
+    class Late(Here):
+        """A worker that finds nothing any more."""
+
+        async def perform(self, task: Any, answer: type[Any], on_progress: Any = None) -> Any:
+            if isinstance(task, tasks.Process):
+                await asyncio.to_thread(Path(task.files[0].path).unlink)
+            return await super().perform(task, answer, on_progress)
+
+    room = Room(database, home, Late())
+    upload = room.send(rows(9))
+    with pytest.raises(NotFound) as caught:
+        room.process(upload.id)
+    assert (caught.value.en, caught.value.details["field"]) == (f"there is no file {upload.path}", "dataset_id")
+    assert str(home.root) not in caught.value.zh
+
+
+# what canceling leaves
+
+
+class Slow:
+    """Lets a test cancel while a function runs in its thread: the function goes on when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        wrapped = getattr(owner, name)
+
+        def waits(*given: Any) -> Any:
+            self.entered.set()
+            assert self.go_on.wait(30)
+            return wrapped(*given)
+
+        monkeypatch.setattr(owner, name, waits)
+
+    async def cancel(self, task: "asyncio.Task[Any]") -> None:
+        """Cancel twice, as a server does that shuts down while the client leaves."""
+        await asyncio.to_thread(self.entered.wait, 30)
+        for _ in range(2):
+            task.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        self.go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_canceled_while_it_publishes_the_dataset_is_whole_and_recorded(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = (await asyncio.to_thread(room.send, rows(20))).id
+    slow = Slow(monkeypatch, processing, "_publish")
+    await slow.cancel(asyncio.create_task(room.datasets.process(id, "town", THREE, caller=ANN)))
+    assert [dataset.name for dataset in room.datasets.list(ANN)] == room.folders() == ["town"]
+    assert len(list(read_examples(room.home, "town/all"))) == 20
+
+
+async def test_canceled_while_it_records_the_dataset_is_recorded(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = (await asyncio.to_thread(room.send, rows(20))).id
+    slow = Slow(monkeypatch, room.datasets._processing, "_save")
+    await slow.cancel(asyncio.create_task(room.datasets.process(id, "town", THREE, caller=ANN)))
+    assert [dataset.name for dataset in room.datasets.list(ANN)] == room.folders() == ["town"]
+
+
+async def test_canceled_while_it_prepares_nothing_is_left(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = (await asyncio.to_thread(room.send, rows(20))).id
+    slow = Slow(monkeypatch, processing, "require_free")
+    await slow.cancel(asyncio.create_task(room.datasets.process(id, "town", THREE, caller=ANN)))
+    assert (room.folders(), room.datasets.list()) == ([], [])
+
+
+async def test_a_failure_after_canceling_is_no_noise(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    id = (await asyncio.to_thread(room.send, rows(20))).id
+    slow = Slow(monkeypatch, processing, "_publish")
+    task = asyncio.create_task(room.datasets.process(id, "town", THREE, caller=ANN))
+    await asyncio.to_thread(slow.entered.wait, 30)
+    (room.home.datasets / "town").write_text("in the way")
+    await slow.cancel(task)
+    del task
+    gc.collect()
+    await asyncio.sleep(0)
+    assert (noise, room.folders(), room.datasets.list()) == ([], ["town"], [])
+
+
+def test_a_dataset_that_cannot_be_recorded_is_not_kept(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(dataset: Any) -> None:
+        raise RuntimeError("no database")
+
+    monkeypatch.setattr(room.datasets._processing, "_save", broken)
+    id = room.send(rows(20)).id
+    with pytest.raises(RuntimeError, match="no database"):
+        room.process(id)
+    assert room.folders() == []
+
+
 # what a crash leaves
+
+
+def test_a_gutted_folder_is_never_adopted(room: Room, database: Database) -> None:
+    for name in ("bare", "cut", "empty"):
+        room.process(room.send(rows(20)).id, name)
+        DatasetStore(database).delete(name)
+    for name, kept in (("bare", ["dataset.json"]), ("cut", ["dataset.json", "test.jsonl"]), ("empty", [])):
+        for file in (room.home.datasets / name).iterdir():
+            if file.name not in kept:
+                file.unlink()
+    with pytest.raises(NotFound):
+        room.datasets.get("cut")
+    room.datasets.reconcile()
+    assert (room.datasets.list(), room.folders()) == ([], ["cut"])
+    room.datasets.remove("cut")
+    assert room.folders() == []
 
 
 async def test_canceling_kills_the_children_and_leaves_nothing(database: Database, home: Home) -> None:

@@ -1,6 +1,7 @@
 """Uploads: kept as they came, counted truly, or gone without a trace."""
 
 import asyncio
+import gc
 import gzip
 import json
 import os
@@ -14,21 +15,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.types import Message
 
 from tests.unit.datasets.conftest import Here
 from tunesmith.datasets.children import Children
 from tunesmith.datasets.reading import read_examples
 from tunesmith.datasets.rows import ROW_LIMIT
+from tunesmith.datasets.service import DatasetService
 from tunesmith.datasets.upload import Upload, file_name
 from tunesmith.datasets.upload_store import UploadStore
 from tunesmith.datasets.uploads import UploadService
+from tunesmith.dialects.platform_v1.datasets import routes
 from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import Home
-from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Unavailable
+from tunesmith.kernel.problems import Conflict, Invalid, NotFound, TooMany, Unavailable
 from tunesmith.settings import Settings
 
 NOW = datetime(2026, 11, 21, 5, 0, 0, 123456, tzinfo=UTC)
@@ -203,14 +210,14 @@ def test_of_many_who_upload_one_name_at_once_exactly_one_succeeds(uploads: Uploa
         except Conflict:
             return "conflict"
 
-    with ThreadPoolExecutor(6) as pool:
-        outcomes = sorted(pool.map(send, range(6)))
-    assert outcomes == ["conflict"] * 5 + ["data/raw/finance.json"]
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = sorted(pool.map(send, range(4)))
+    assert outcomes == ["conflict"] * 3 + ["data/raw/finance.json"]
     assert files(home) == ["finance.json"]
 
 
 def test_of_many_who_upload_one_file_name_at_once_each_gets_its_own(uploads: UploadService, home: Home) -> None:
-    with ThreadPoolExecutor(6) as pool:
+    with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(lambda number: upload(uploads, LINES, name=str(number)).path, range(12)))
     assert len(paths) == 12
     assert {f"data/raw/{name}" for name in files(home)} == paths
@@ -424,6 +431,111 @@ def test_a_record_whose_file_was_not_renamed_yet_gets_it(
     UploadStore(database).insert(lambda: [replace(kept, id="dataset_0123456789ab", name="2", path="data/raw/b.json")])
     uploads.reconcile()
     assert uploads.list() == []
+
+
+async def test_an_upload_canceled_before_its_first_step_leaves_nothing(uploads: UploadService, home: Home) -> None:
+    incoming = uploads.begin("x.json", name="x", caller=ANN)
+    task = asyncio.ensure_future(incoming.finish())
+    task.cancel()
+    await asyncio.wait([task])
+    del incoming, task
+    gc.collect()
+    assert files(home) == []
+    for _ in range(4):
+        uploads.place(ANN)
+
+
+def test_one_bad_entry_keeps_neither_the_server_nor_the_others_waiting(
+    uploads: UploadService, home: Home, tmp_path: Path
+) -> None:
+    kept = [upload(uploads, LINES, name=str(number)) for number in range(4)]
+    paths = [home.root / each.path for each in kept]
+    waiting = [home.uploads / f".upload-{each.id}" for each in kept]
+    paths[0].unlink()
+    paths[0].symlink_to(tmp_path / "nowhere")  # recorded, but a link now
+    paths[1].rename(waiting[1])
+    paths[1].symlink_to(tmp_path / "nowhere")  # not renamed yet, and a link stands in the way
+    paths[2].rename(waiting[2])
+    paths[2].write_bytes(b"mine")  # not renamed yet, and another file stands in the way
+    paths[3].rename(waiting[3])
+    (home.uploads / ".upload-dataset_0").mkdir()
+    uploads.reconcile()
+    assert {each.id for each in uploads.list()} == {each.id for each in kept}
+    assert (paths[2].read_bytes(), waiting[2].read_bytes(), paths[3].read_bytes()) == (b"mine", LINES, LINES)
+
+
+# how many at once
+
+
+def test_of_one_caller_four_uploads_are_under_way_at_most(uploads: UploadService, home: Home) -> None:
+    coming = [uploads.begin("x.json", name="x", caller=ANN) for _ in range(4)]
+    with pytest.raises(TooMany) as caught:
+        uploads.begin("x.json", caller=ANN)
+    assert caught.value.details["retry_after"] == 10
+    with pytest.raises(TooMany):
+        uploads.place(ANN)
+    assert len(files(home)) == 4
+    uploads.begin("x.json", caller=BOB).abort()
+    coming[0].write(LINES)
+    asyncio.run(coming[0].finish())
+    coming[1].abort()
+    coming[1].abort()  # leaves one place, however often
+    again = [uploads.begin("x.json", caller=ANN) for _ in range(2)]
+    with pytest.raises(TooMany):
+        uploads.begin("x.json", caller=ANN)
+    for incoming in coming + again:
+        incoming.abort()
+
+
+def test_of_all_callers_sixteen_uploads_are_under_way_at_most(uploads: UploadService) -> None:
+    places = [uploads.place(Caller(f"user{number % 8}")) for number in range(16)]
+    with pytest.raises(TooMany, match="the server has too many"):
+        uploads.place(ANN)
+    for place in places:
+        place.leave()
+        place.leave()
+    incoming = uploads.begin("x.json", caller=ANN, place=uploads.place(ANN))
+    others = [uploads.place(ANN) for _ in range(3)]
+    with pytest.raises(TooMany):
+        uploads.place(ANN)
+    incoming.abort()
+    assert uploads.place(ANN) not in others
+
+
+async def test_a_caller_with_too_many_uploads_is_refused_before_a_byte_is_read(uploads: UploadService) -> None:
+    async def receive() -> Message:
+        raise AssertionError("the body was read")
+
+    route = next(
+        r
+        for r in routes(cast(DatasetService, None), uploads).routes
+        if isinstance(r, APIRoute) and r.path.endswith("/upload")
+    )
+    request = Request({"type": "http", "headers": [], "state": {"tunesmith.caller": ANN}}, receive)
+    places = [uploads.place(ANN) for _ in range(4)]
+    with pytest.raises(TooMany):
+        await route.endpoint(request)
+    places[0].leave()
+    for _ in range(2):
+        with pytest.raises(Invalid, match="multipart"):  # refused now for what it is, and its place given back
+            await route.endpoint(request)
+
+
+def test_an_upload_that_cannot_begin_holds_no_place(uploads: UploadService, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                uploads.begin("x.json", caller=ANN)
+    uploads.begin("x.json", caller=ANN).abort()
+
+
+def test_a_file_that_vanishes_while_it_is_counted_is_called_by_its_own_name(uploads: UploadService, home: Home) -> None:
+    incoming = uploads.begin("town.json", name="x", caller=ANN)
+    incoming.path.unlink()
+    with pytest.raises(NotFound) as caught:
+        asyncio.run(incoming.finish())
+    assert (caught.value.en, caught.value.details["field"]) == ("there is no file town.json", "file")
 
 
 WRITER = """

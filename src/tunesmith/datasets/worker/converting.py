@@ -4,6 +4,9 @@ import unicodedata
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
+from zlib import crc32
+
+import msgspec
 
 from tunesmith.datasets.example import Message, Source
 from tunesmith.datasets.formats import PAIRS, BadRow
@@ -12,12 +15,23 @@ from tunesmith.datasets.template import Template, conversation
 from tunesmith.datasets.worker.spans import Pace, bad_of, opened
 from tunesmith.datasets.worker.tasks import Bad, Convert, Read, Report, encode
 
-MARK_BYTES = 16  # where the prompt lies, then what the line says; 8 bytes each, most significant first
+MARK_BYTES = 16  # where the prompt lies, then what tells the line from others; 8 bytes each, most significant first
+LENGTH_BITS = 32  # the lower bits of what tells a line from others; a row is far shorter
 _BUFFER = 1 << 20
 _PLAIN = {"alpaca": ("instruction", "output"), **PAIRS}
 _ELSEWHERE = frozenset({"system", "history", "label"})  # fields that make a row more than a question and an answer
-_BLANKS = bytes(32 if byte in b"\t\n\v\f\r\x1c\x1d\x1e\x1f" else byte for byte in range(256))
+_BLANKS = b"\t\n\v\f\r\x1c\x1d\x1e\x1f"
+_LOWER = bytes(32 if byte in _BLANKS else byte for byte in range(256)).lower()  # of ASCII; white space is a blank
 _RARE_BLANKS = "\x85\u1680\u2028\u2029"  # those that NFKC leaves as they are
+# UTF-8 of ASCII and of U+3000 to U+9FFF and U+B000 to U+DFFF (the CJK scripts and nearly all of Hangul): nothing of it
+# but ASCII has case, or is a rare blank
+_CASELESS = bytes([*range(0xC0), *range(0xE3, 0xEA), *range(0xEB, 0xEE)])
+
+
+class Conversation(msgspec.Struct, gc=False):
+    """A line of the splits."""
+
+    messages: Sequence[Message]
 
 
 def convert(task: Convert, report: Report) -> Read:
@@ -45,9 +59,9 @@ def convert(task: Convert, report: Report) -> Read:
                 if len(bad) == LISTED:
                     break
                 continue
-            line = encode({"messages": turns}) + b"\n"
+            line = encode(Conversation(turns)) + b"\n"
             lines_file.write(line)
-            marks += prompt_mark(turns, key) + line_mark(line)
+            marks += prompt_mark(turns, key) + line_mark(line).to_bytes(8, "big")
             if len(marks) >= _BUFFER:
                 marks_file.write(marks)
                 marks.clear()
@@ -95,21 +109,23 @@ def prompt_mark(turns: Sequence[Message], key: bytes) -> bytes:
     return blake2b(folded(text), digest_size=8, key=key).digest()
 
 
-def line_mark(line: bytes) -> bytes:
-    """What a kept line says, its end included, in 8 bytes."""
-    return blake2b(line, digest_size=8).digest()
+def line_mark(line: bytes | memoryview) -> int:
+    """The CRC-32 of a kept line, its end included, and its length: what a damaged line has not, and few others have."""
+    return crc32(line) << LENGTH_BITS | len(line)
 
 
 def folded(text: str) -> bytes:
     """What remains of ``text`` when it is only compared: NFKC (Unicode Annex 15), case folded, white space squeezed."""
-    if text.isascii():
-        text = text.lower()
-    else:
-        text = unicodedata.normalize("NFKC", text).casefold()
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    data = text.encode()
+    if data.translate(None, _CASELESS):
+        text = text.casefold()
         for blank in _RARE_BLANKS:
             if blank in text:
                 text = text.replace(blank, " ")
-    data = text.encode().translate(_BLANKS)
+        data = text.encode()
+    data = data.translate(_LOWER)
     while b"  " in data:
         data = data.replace(b"  ", b" ")
     if b"\0" in data:  # several turns, each trimmed

@@ -26,21 +26,21 @@ def process(task: Process, report: Report) -> Processed:
     folder = Path(task.folder)
     names = tuple(name for name in SPLITS if name in task.ratios)
     shape, parts, marks = _convert(task, folder, report)
-    places, said = read_marks(marks)
+    places, lines = read_marks(marks)
     for file in marks:
         file.unlink()
     splits = deal(places, {name: task.ratios[name] for name in names})
-    write_splits(parts, splits, folder, names, report)
+    write_splits(parts, splits, lines, folder, names, report)
 
     tables = Tabulate(str(folder), names)
     if sum((folder / f"{name}.jsonl").stat().st_size for name in names) < WORTH_A_PROCESS:
-        checked = check_written(folder, names, splits, places, said)
+        checked = check_written(folder, names, splits, places, lines)
         written = tabulate(tables, report)
     else:
         # what writes tables holds 60 MB more, and gives them back by ending
         with ThreadPoolExecutor(1) as pool:
             tabulating = pool.submit(Crew().ask, tables, report)
-            checked = check_written(folder, names, splits, places, said)
+            checked = check_written(folder, names, splits, places, lines)
             written = tabulating.result()
     if written.rows != len(splits):
         raise RuntimeError(f"{written.rows} rows in the tables, {len(splits)} in the splits")

@@ -109,7 +109,7 @@ class Processed(msgspec.Struct, frozen=True):
     Attributes:
         splits: split name to its number of rows.
         duplicates: rows that say exactly what an earlier row says; they are kept.
-        leaks: rows whose prompt also stands in an earlier split, as counted in the written files.
+        leaks: rows whose prompt also stands in an earlier split, as dealt, whose rows were read back from the written files.
         sha256: of the splits one after another.
     """
 

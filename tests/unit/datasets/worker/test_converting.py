@@ -1,12 +1,14 @@
 """Converting: the short way and the long way agree, and prompts that read alike have one mark."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith.datasets.example import Example, Message, Source
 from tunesmith.datasets.formats import SHAPES, to_example
-from tunesmith.datasets.worker.converting import folded, plain_turns, prompt_mark, seed_key
+from tunesmith.datasets.worker.converting import _CASELESS, _LOWER, folded, plain_turns, prompt_mark, seed_key
 
 KEY = seed_key(42)
 TEXTS = st.one_of(st.sampled_from(["", " ", "\u3000", "a", "a\0", "问", " b "]), st.none(), st.integers(0, 1))
@@ -90,6 +92,16 @@ def test_folding_twice_changes_no_white_space(text: str) -> None:
     assert b"  " not in made
     assert made == made.strip()
     assert folded(" \n" + text.replace(" ", "\t\n ") + "\u2003") == made
+
+
+def test_what_is_taken_for_caseless_has_no_case_and_no_rare_blank() -> None:
+    for code in [*range(0xD800), *range(0xE000, 0x110000)]:
+        text = unicodedata.normalize("NFKC", chr(code))
+        data = text.encode()
+        if not data.translate(None, _CASELESS):
+            assert data.translate(_LOWER) == text.casefold().encode().translate(_LOWER), hex(code)
+            assert not set(text) & set("\x85\u1680\u2028\u2029"), hex(code)
+    assert not "学习率，한국".encode()[:9].translate(None, _CASELESS)
 
 
 def test_any_seed_is_a_seed() -> None:

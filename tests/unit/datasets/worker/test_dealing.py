@@ -1,5 +1,6 @@
 """Dealing: exact sizes, prompts kept together, nothing empty, and a check that finds what is wrong."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +88,12 @@ def written(tmp_path: Path) -> tuple[Path, bytes, list[bytes]]:
     for part, of in (("0", lines[:4]), ("1", lines[4:])):
         (tmp_path / part).write_bytes(b"".join(of))
     splits = bytes([0, 1, 0, 1, 1, 0])
-    write_splits([tmp_path / "0", tmp_path / "1"], splits, tmp_path, ("a", "b"), lambda _: None)
+    write_splits([tmp_path / "0", tmp_path / "1"], splits, marks(lines), tmp_path, ("a", "b"), lambda _: None)
     return tmp_path, splits, lines
 
 
 def marks(lines: list[bytes]) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
-    return np.array([int.from_bytes(line_mark(line), "big") for line in lines], dtype=np.uint64)
+    return np.array([line_mark(line) for line in lines], dtype=np.uint64)
 
 
 def test_lines_are_dealt_in_their_order_and_the_parts_are_gone(written: tuple[Path, bytes, list[bytes]]) -> None:
@@ -110,7 +111,47 @@ def test_the_check_counts_duplicates_and_prompts_that_leaked(written: tuple[Path
     assert check_written(folder, ("a", "b"), splits, leaked, marks(lines))[:2] == (1, 2)
 
 
-@pytest.mark.parametrize("change", [b"", b"line 1\nline 3\nline 5\n", b"line 3\nline 1\nline 4\n"])
+def test_lines_alike_in_length_and_checksum_are_no_duplicates(tmp_path: Path) -> None:
+    lines = [b"plumless\n", b"buckeroo\n", b"plumless\n"]  # a known pair of one CRC-32
+    assert line_mark(lines[0]) == line_mark(lines[1])
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines))
+    found = check_written(tmp_path, ("a",), bytes(3), np.arange(3, dtype=np.uint64), marks(lines))
+    assert found == (1, 0, sha256(b"".join(lines)).hexdigest())
+
+
+@pytest.mark.parametrize("sizes", [[1 << 20] * 7, [5 << 20, 1, 3 << 20], [10] * 40_000, [9_000_000]])
+def test_lines_of_any_length_are_dealt_and_read_back(tmp_path: Path, sizes: list[int]) -> None:
+    lines = [bytes([97 + number % 26]) * size + b"\n" for number, size in enumerate(sizes)]
+    cut = len(lines) // 2
+    parts = [tmp_path / "0", tmp_path / "1"]
+    parts[0].write_bytes(b"".join(lines[:cut]))
+    parts[1].write_bytes(b"".join(lines[cut:]))
+    splits = bytes(number % 3 % 2 for number in range(len(lines)))
+    write_splits(parts, splits, marks(lines), tmp_path, ("a", "b"), lambda _: None)
+    for index, name in enumerate("ab"):
+        dealt = b"".join(line for line, split in zip(lines, splits, strict=True) if split == index)
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == dealt
+    places = np.arange(len(lines), dtype=np.uint64)
+    duplicates, leaks, _ = check_written(tmp_path, ("a", "b"), splits, places, marks(lines))
+    assert (duplicates, leaks) == (len(lines) - len(set(lines)), 0)
+
+
+def test_a_part_that_lost_its_end_is_not_dealt(tmp_path: Path) -> None:
+    (tmp_path / "0").write_bytes(b"one\ntw")
+    with pytest.raises(RuntimeError, match="0 is not as long as its lines"):
+        write_splits([tmp_path / "0"], bytes(2), marks([b"one\n", b"two\n"]), tmp_path, ("a",), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        b"",
+        b"line 1\nline 3\nline 5\n",
+        b"line 3\nline 1\nline 4\n",
+        b"line 1\nline 3\nline 4",
+        b"line 1\nline 3\nline 4\nline 4\n",
+    ],
+)
 def test_the_check_reads_the_files_and_not_what_was_meant_for_them(
     written: tuple[Path, bytes, list[bytes]], change: bytes
 ) -> None:
