@@ -12,7 +12,7 @@ from tunesmith.accounts import keys
 from tunesmith.accounts.keys import ApiKey, NewKey
 from tunesmith.accounts.passwords import Passwords
 from tunesmith.accounts.store import Account, AccountStore, no_key, no_user
-from tunesmith.accounts.throttle import Throttle
+from tunesmith.accounts.throttle import Attempt, Throttle, Unsettled
 from tunesmith.accounts.tokens import LIFETIME_S, Tokens, not_signed_in, token_key
 from tunesmith.accounts.user import MAX_NAME, Role, User, parse_user_name
 from tunesmith.kernel.caller import Caller
@@ -24,6 +24,8 @@ from tunesmith.kernel.problems import Conflict, Invalid, TooMany, Unauthenticate
 T = TypeVar("T")
 
 _THREADS = 4
+_POLL_S = 0.05
+_POLLS = 100  # five seconds: what a full queue of passwords takes
 _MAX_LABEL = 100  # letters
 _NOBODY = ""  # stands for every name that no user can have
 
@@ -130,16 +132,19 @@ class AccountService:
             TooMany: too many tries failed before, or too many people sign in at once; the password was not looked at.
         """
         known = _possible(name)
-        attempt = self._throttle.begin(known, address)
-        account = await self._on_thread(lambda: self._store.find(known))
+        attempt = await self._begin(known, address)
+        end = self._throttle.failed
         try:
+            account = await self._on_thread(lambda: self._store.find(known))
             right = await self._passwords.verify(password, account.password if account else None)
+            if not right or account is None or account.user.disabled:
+                raise _not_let_in()
+            end = self._throttle.succeeded
         except TooMany:
-            self._throttle.withdraw(attempt)
+            end = self._throttle.withdraw
             raise
-        if not right or account is None or account.user.disabled:
-            raise _not_let_in()
-        self._throttle.succeeded(attempt)
+        finally:
+            end(attempt)
         await self._renew(account, password)
         # of the epoch whose password was right: one changed meanwhile makes this token void
         token = await self._on_thread(lambda: self._signer().issue(account.user.name, account.epoch))
@@ -186,6 +191,15 @@ class AccountService:
     def list(self) -> list[User]:
         """Every user, by name."""
         return self._store.list()
+
+    async def _begin(self, account: str, address: str) -> Attempt:
+        """Count a try, after those have ended that it would be refused for if they failed; raises TooMany."""
+        for _ in range(_POLLS):
+            try:
+                return self._throttle.begin(account, address)
+            except Unsettled:
+                await asyncio.sleep(_POLL_S)
+        return self._throttle.begin(account, address)
 
     async def _renew(self, account: Account, password: str) -> None:
         renewed = await self._passwords.renewed(password, account.password)

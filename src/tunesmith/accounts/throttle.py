@@ -2,7 +2,8 @@
 
 Failures are counted for an account from one address, for an address, and for an account from everywhere. A try counts
 as a failure from the moment it begins and is taken back when it succeeds, so that guesses sent all at once are counted
-as well as guesses sent one by one (OWASP Authentication Cheat Sheet, login throttling).
+as well as guesses sent one by one (OWASP Authentication Cheat Sheet, login throttling). Whoever is refused for tries
+that are still being looked at is told so, and may ask again as soon as those have ended.
 """
 
 import ipaddress
@@ -40,6 +41,7 @@ ACCOUNT = Rule(10, 60.0)  # from everywhere: short, or a stranger could lock som
 @dataclass(slots=True)
 class _Count:
     failures: int = 0
+    open: int = 0  # of them, tries whose passwords are still being looked at
     until: float = -math.inf  # nothing is looked at before
 
 
@@ -53,20 +55,20 @@ class _Counts:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def wait(self, key: str, now: float) -> float:
-        """Seconds until the next try is looked at."""
+    def refusing(self, key: str, now: float) -> list[_Count]:
+        """The count that forbids a try now, if it does."""
         count = self._counts.get(key)
-        return max(0.0, count.until - now) if count else 0.0
+        return [count] if count and count.until > now else []
 
-    def fail(self, key: str, now: float) -> Callable[[], None]:
-        """Count one more failure; what this gives takes it back."""
+    def begin(self, key: str, now: float) -> "_Try":
+        """Count one more failure, which may still turn out to be none."""
         count = self._counts.pop(key, None)
         if count is None or now > count.until + FORGET_S:
             count = _Count(until=now)
         self._counts[key] = count
         if len(self._counts) > MAX_ENTRIES:
             self._counts.popitem(last=False)
-        before, count.failures = count.until, count.failures + 1
+        before, count.failures, count.open = count.until, count.failures + 1, count.open + 1
         count.until = after = now + self._rule.delay(count.failures)
 
         def take_back() -> None:
@@ -76,21 +78,32 @@ class _Counts:
             if count.failures == 0 and self._counts.get(key) is count:
                 self.clear(key)
 
-        return take_back
+        return _Try(count, take_back)
 
     def clear(self, key: str) -> None:
         """Forget every failure."""
         self._counts.pop(key, None)
 
 
+class _Try(NamedTuple):
+    """What one try did to a count."""
+
+    held: _Count
+    take_back: Callable[[], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to sign in: a failure, unless it is said to be something else."""
+    """One try to sign in: a failure, unless it is said to be something else. Its end is to be told once."""
 
     pair: str
     address: str
     account: str
-    take_back: tuple[Callable[[], None], ...] = field(repr=False)
+    tries: tuple[_Try, ...] = field(repr=False)
+
+
+class Unsettled(TooMany):
+    """Not yet, and only because of tries that have not ended: had they succeeded, this one would be looked at."""
 
 
 class Throttle:
@@ -117,34 +130,43 @@ class Throttle:
             address: whence it comes, as the socket says.
 
         Raises:
+            Unsettled: other tries have to end first. The try is not counted.
             TooMany: not yet; ``retry_after`` in its details is in whole seconds. The try is not counted.
         """
         place = network(address)
         pair = f"{place} {account}"  # no network holds a space
         with self._lock:
             now = self._clock()
-            wait = max(self._pairs.wait(pair, now), self._addresses.wait(place, now), self._accounts.wait(account, now))
-            if wait > 0:
-                raise _later(math.ceil(wait))
-            take_back = (
-                self._pairs.fail(pair, now),
-                self._addresses.fail(place, now),
-                self._accounts.fail(account, now),
-            )
-        return Attempt(pair, place, account, take_back)
+            counts = ((self._pairs, pair), (self._addresses, place), (self._accounts, account))
+            refusing = [count for kind, key in counts for count in kind.refusing(key, now)]
+            if refusing and all(count.open for count in refusing):
+                raise _unsettled()
+            if refusing:
+                raise _later(math.ceil(max(count.until for count in refusing) - now))
+            return Attempt(pair, place, account, tuple(kind.begin(key, now) for kind, key in counts))
+
+    def failed(self, attempt: Attempt) -> None:
+        """The password was wrong, or whoever sent it left before it was known."""
+        with self._lock:
+            self._end(attempt)
 
     def succeeded(self, attempt: Attempt) -> None:
         """Forget the failures of that account, there and everywhere; other accounts' from that address stay."""
-        self.withdraw(attempt)
         with self._lock:
+            self._end(attempt, take_back=True)
             self._pairs.clear(attempt.pair)
             self._accounts.clear(attempt.account)
 
     def withdraw(self, attempt: Attempt) -> None:
         """The password was not looked at after all."""
         with self._lock:
-            for take_back in attempt.take_back:
-                take_back()
+            self._end(attempt, take_back=True)
+
+    def _end(self, attempt: Attempt, *, take_back: bool = False) -> None:
+        for one in attempt.tries:
+            one.held.open -= 1
+            if take_back:
+                one.take_back()
 
 
 def network(address: str) -> str:
@@ -165,4 +187,12 @@ def _later(seconds: int) -> TooMany:
         f"登录失败次数过多，请在 {seconds} 秒后再试",
         f"too many failed sign-ins; try again in {seconds} s",
         retry_after=seconds,
+    )
+
+
+def _unsettled() -> Unsettled:
+    return Unsettled(
+        "正在处理同一账户或地址的其他登录，请稍后重试",
+        "other sign-ins of this account or address are being checked; try again in a moment",
+        retry_after=1,
     )

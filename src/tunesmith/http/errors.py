@@ -230,11 +230,20 @@ _WRONG = {
 }
 
 
+_JOINS = r"""[\w\[\]/\\.'"-]"""  # beside a word, makes it part of a longer name, a path or a quotation
+
+
 def renamed(message: str, problem: Problem | None, names: Mapping[str, str]) -> str:
     """``message`` with the domain's name of the field at fault replaced by the caller's own.
+
+    Only where the name first stands alone: messages begin with the field, and what follows may quote the caller's own
+    text, a path or a package that is called alike.
 
     Args:
         names: wire names by domain names.
     """
     field = str(problem.details.get("field", "")) if problem else ""
-    return re.sub(rf"\b{re.escape(field)}\b", names[field], message) if field in names else message
+    if field not in names:
+        return message
+    alone = rf"(?<!{_JOINS}){re.escape(field)}(?!{_JOINS})"
+    return re.sub(alone, lambda _: names[field], message, count=1)

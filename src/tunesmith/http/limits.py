@@ -9,6 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MaxBody = int | Callable[[str, str], int]
 _PATIENCE_S = 30.0
 _SLOWEST = 500  # bytes a second, as Apache's mod_reqtimeout has it
+_WHOLE_S = 60  # what came so far must be able to come again in that time ...
+_SLOWEST_LARGE = 16 << 10  # ... or at this rate: a large file over a slow line
 
 
 class BodyLimit:
@@ -20,7 +22,9 @@ class BodyLimit:
         limit: bytes, or what gives them for a (method, path inside the application).
         refuse: answers a body that is too large.
         stalled: answers one that does not come: a client that sends a byte a minute would hold a connection for ever.
-        patience: seconds a body may take, and one more for every 500 bytes that came.
+        patience: seconds a body may be waited for, without a piece or below the least rate. Bytes that come win back
+            at most that much, so whatever came before buys no longer silence. The least rate grows with what came, and
+            is in memory, from 500 bytes to 16 KiB a second. Time the application takes is not counted.
     """
 
     def __init__(
@@ -66,23 +70,26 @@ class _Counted:
 
     def __init__(self, receive: Receive, limit: int, patience: float) -> None:
         self._receive, self._limit, self._patience = receive, limit, patience
+        self._left = patience  # seconds it may still be waited for
         self._came = 0
         self._whole = self.over = self.late = False
-        self._since = 0.0
 
     async def __call__(self) -> Message:
         if self._whole:  # waiting for the client to leave, as streams do
             return await self._receive()
-        now = asyncio.get_running_loop().time()
-        self._since = self._since or now
+        clock = asyncio.get_running_loop().time
+        asked = clock()
         try:
-            async with asyncio.timeout_at(self._since + self._patience + self._came / _SLOWEST):
+            async with asyncio.timeout(self._left):
                 message = await self._receive()
         except TimeoutError:
             self.late = True
             return {"type": "http.disconnect"}
         if message["type"] == "http.request":
-            self._came += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            earned = size / max(_SLOWEST, min(self._came / _WHOLE_S, _SLOWEST_LARGE))
+            self._left = min(self._left - (clock() - asked) + earned, self._patience)
+            self._came += size
             self._whole = not message.get("more_body", False)
             if self._came > self._limit:
                 self.over = True

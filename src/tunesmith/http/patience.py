@@ -1,23 +1,47 @@
 """Connections that do not ask: uvicorn closes one that is idle after an answer, but waits for ever for a first request,
-or for the rest of one's headers (slow loris). Bodies are ``limits.BodyLimit``'s.
+or for the rest of one's headers (slow loris), and lets one client hold them all. Bodies are ``limits.BodyLimit``'s.
+
+Beyond its ``limit_concurrency`` uvicorn answers 503 in plain text and without X-Request-ID, before any application is
+asked.
 
 Importing this imports uvicorn; only who starts a server does.
 """
 
 import asyncio
+from collections import Counter
+from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from tunesmith.accounts.throttle import network
+
+_held: WeakKeyDictionary[ServerState, Counter[str]] = WeakKeyDictionary()  # connections by client, of each server
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, closing connections whose next request is not wholly asked in time; give it as ``http=``."""
+    """uvicorn's protocol, closing connections whose next request is not wholly asked in time; give it as ``http=``.
 
-    patience_s = 20.0  # beside the time uvicorn lets a connection idle
+    A client that has too many open is let in no further. Clients behind one proxy are one.
+
+    Attributes:
+        first_patience_s: seconds from the connection to the end of its first request's headers.
+        patience_s: seconds a later request may take, beside the time uvicorn lets a connection idle.
+        most_per_client: connections of one IPv4 address or IPv6 /64; one more is closed at once, unanswered.
+    """
+
+    first_patience_s = 10.0
+    patience_s = 20.0
+    most_per_client = 256
     _waiting: asyncio.TimerHandle | None = None
+    _network: str | None = None  # it is counted under; None: not counted
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait()
+        if self._count_in():
+            self._wait(self.first_patience_s)
+        else:
+            transport.abort()
 
     def on_headers_complete(self) -> None:
         self._stop()
@@ -27,15 +51,36 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_response_complete()
         # else the next one was asked already, and is being answered
         if self.cycle is None or self.cycle.response_complete:
-            self._wait()
+            self._wait(self.patience_s + self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        self._count_out()
         super().connection_lost(exc)
 
-    def _wait(self) -> None:
+    def _count_in(self) -> bool:
+        """Whether the client may have one more; a socket of this machine has no address, and is not counted."""
+        if self.client is None:
+            return True
+        held, place = _held.setdefault(self.server_state, Counter()), network(self.client[0])
+        if held[place] >= self.most_per_client:
+            return False
+        held[place] += 1
+        self._network = place
+        return True
+
+    def _count_out(self) -> None:
+        if self._network is None:
+            return
+        held = _held[self.server_state]
+        held[self._network] -= 1
+        if not held[self._network]:
+            del held[self._network]
+        self._network = None
+
+    def _wait(self, seconds: float) -> None:
         self._stop()
-        self._waiting = self.loop.call_later(self.patience_s + self.timeout_keep_alive, self._close)
+        self._waiting = self.loop.call_later(seconds, self._close)
 
     def _stop(self) -> None:
         if self._waiting is not None:

@@ -282,6 +282,24 @@ async def test_of_fifty_guesses_at_once_no_more_are_looked_at_than_one_by_one(
     assert len(hasher.verified) == PAIR.free
 
 
+async def test_right_passwords_at_once_are_all_let_in(accounts: AccountService) -> None:
+    accounts.add("ada", PASSWORD)
+    tokens = await asyncio.gather(*(sign_in(accounts) for _ in range(12)))
+    assert [await accounts.identify(token) for token in tokens] == [Caller("ada")] * 12
+
+
+async def test_a_right_password_among_wrong_ones_does_not_let_more_of_them_be_looked_at_than_before(
+    accounts: AccountService, hasher: CountingHasher
+) -> None:
+    accounts.add("ada", PASSWORD)
+    accounts.add("mallory", PASSWORD)
+    guesses = [accounts.login("ada", f"{WRONG} {number}", HERE) for number in range(50)]
+    own = [accounts.login("mallory", PASSWORD, HERE) for _ in range(8)]
+    outcomes = await asyncio.gather(*guesses, *own, return_exceptions=True)
+    kinds = [type(outcome) for outcome in outcomes[:50]]
+    assert (kinds.count(Unauthenticated), kinds.count(TooMany)) == (PAIR.free, 50 - PAIR.free)
+
+
 async def test_a_guesser_who_hangs_up_has_still_guessed(accounts: AccountService) -> None:
     accounts.add("ada", PASSWORD)
     for _ in range(PAIR.free):

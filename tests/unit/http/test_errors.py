@@ -197,3 +197,29 @@ async def test_a_bug_is_logged_by_its_route_never_by_the_host_header() -> None:
     assert [(line["method"], line["path"]) for line in lines] == [("GET", "/bug")]
     assert answer.status == 500 and b"secret" not in answer.body and "secret" not in str(lines[0]["path"])
     assert structlog.contextvars.get_contextvars() == {}
+
+
+@pytest.mark.parametrize(
+    "field, message, told",
+    [
+        ("dataset", "dataset 不存在：data/raw/dataset.json", "dataset_path 不存在：data/raw/dataset.json"),
+        ("dataset", "dataset does not exist: dataset", "dataset_path does not exist: dataset"),
+        ("dataset", "data/dataset/a.json holds no usable example", "data/dataset/a.json holds no usable example"),
+        ("dataset", "my-dataset holds no usable example", "my-dataset holds no usable example"),
+        ("dataset", "there is no file 'dataset'", "there is no file 'dataset'"),
+        (
+            "quantization",
+            "quantization int4 needs bitsandbytes: pip install 'tunesmith[quantization]'",
+            "config.quantization int4 needs bitsandbytes: pip install 'tunesmith[quantization]'",
+        ),
+        (
+            "quantization",
+            "quantization=int4 需要 bitsandbytes，请先安装：pip install 'tunesmith[quantization]'",
+            "config.quantization=int4 需要 bitsandbytes，请先安装：pip install 'tunesmith[quantization]'",
+        ),
+        ("epochs", "epochs is not valid", "epochs is not valid"),  # the caller calls it so too
+    ],
+)
+def test_only_the_field_itself_is_renamed_and_not_what_is_called_alike(field: str, message: str, told: str) -> None:
+    names = {"dataset": "dataset_path", "quantization": "config.quantization"}
+    assert errors.renamed(message, Invalid(message, message, field=field), names) == told

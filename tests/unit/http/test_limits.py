@@ -5,7 +5,7 @@ from fastapi import FastAPI, Request
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive
 
 from tests.unit.http.asking import ask
 from tunesmith.http import errors
@@ -113,6 +113,66 @@ async def stall(app: ASGIApp, came: bytes) -> list[int]:
 @pytest.mark.parametrize("came", [b"", b"half"])
 async def test_a_body_that_does_not_come_is_given_up(came: bytes) -> None:
     assert await stall(app(patience=0.05), came) == [400]
+
+
+async def trickle(first: int, piece: int, pause: float, pieces: int, patience: float) -> list[int]:
+    """Statuses of an answer to a client that sends ``first`` bytes at once, and then a piece after every pause."""
+    sizes = [first, *[piece] * pieces]
+    statuses: list[int] = []
+
+    async def receive() -> Message:
+        if len(sizes) <= pieces:
+            await asyncio.sleep(pause)
+        size = sizes.pop(0)
+        return {"type": "http.request", "body": bytes(size), "more_body": bool(sizes)}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {"type": "http", "method": "POST", "path": "/", "root_path": "", "headers": [], "query_string": b""}
+    too_large, stalled = JSONResponse(None, 413), JSONResponse(None, 400)
+    await BodyLimit(inner(), 16 << 20, too_large, stalled, patience)(scope, receive, send)
+    return statuses
+
+
+@pytest.mark.parametrize(
+    "piece, pause, pieces",
+    [
+        (1, 3600.0, 1),
+        (1, 0.02, 100_000),
+        (30, 0.02, 30_000),  # enough for a small body, far too little where megabytes are held meanwhile
+    ],
+)
+async def test_what_was_sent_fast_buys_no_silence_after(piece: int, pause: float, pieces: int) -> None:
+    async with asyncio.timeout(20):
+        assert await trickle(15_000_000, piece, pause, pieces, patience=0.2) == [400]
+
+
+async def test_a_slow_body_that_keeps_coming_may_take_longer_than_the_patience() -> None:
+    assert await trickle(1000, piece=1000, pause=0.2, pieces=10, patience=1.0) == [200]
+
+
+async def test_the_time_the_application_takes_is_not_the_clients() -> None:
+    seen = []
+
+    async def slow(scope: object, receive: Receive, send: object) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            seen.append((await receive())["type"])
+
+    async def receive() -> Message:
+        await asyncio.sleep(0)  # over a socket, a piece never is there at once
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    scope = {"type": "http", "method": "POST", "path": "/", "root_path": "", "headers": []}
+    answers = JSONResponse(None, 413)
+
+    async def send(message: Message) -> None:
+        raise AssertionError("something was answered")
+
+    await BodyLimit(slow, LIMIT, answers, patience=0.15)(scope, receive, send)
+    assert seen == ["http.request"] * 3
 
 
 async def test_a_stream_waiting_for_its_reader_to_leave_is_not_given_up() -> None:

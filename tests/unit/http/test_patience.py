@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,7 +16,15 @@ from tunesmith.http.patience import PatientProtocol
 
 
 class Impatient(PatientProtocol):
-    patience_s = 0.2
+    first_patience_s = patience_s = 0.2
+
+
+class Hasty(PatientProtocol):
+    first_patience_s, patience_s = 0.2, 3600.0
+
+
+class Crowded(PatientProtocol):
+    most_per_client = 3
 
 
 @dataclass
@@ -31,17 +40,17 @@ class Stage:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    def connect(self, first: bytes = b"") -> socket.socket:
-        client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+    def connect(self, first: bytes = b"", client_host: str = "127.0.0.1") -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(client_host, 0))
         client.sendall(first)
         return client
 
 
-@pytest.fixture
-def stage() -> Iterator[Stage]:
+@contextmanager
+def served(protocol: type[PatientProtocol]) -> Iterator[Stage]:
     stage = Stage()
     options = {
-        "http": Impatient,
+        "http": protocol,
         "interface": "asgi3",
         "timeout_keep_alive": 1,
         "lifespan": "off",
@@ -51,10 +60,18 @@ def stage() -> Iterator[Stage]:
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started, "the server did not start", 20)
-    yield stage
-    stage.told.set()
-    server.should_exit = True
-    thread.join(20)
+    try:
+        yield stage
+    finally:
+        stage.told.set()
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with served(Impatient) as stage:
+        yield stage
 
 
 def until_closed(client: socket.socket) -> bytes:
@@ -99,3 +116,45 @@ def test_an_answer_that_takes_long_is_not_cut_also_after_others(stage: Stage, fi
     stage.told.set()
     client.settimeout(20)
     assert (came + until_closed(client)).count(b"\r\n\r\nok") == len(asked)
+
+
+def test_a_first_request_is_waited_for_less_long_than_a_later_one() -> None:
+    with served(Hasty) as stage:
+        assert until_closed(stage.connect(b"GET / HT")) == b""
+
+
+def answered(client: socket.socket) -> bool:
+    """Whether a request on that connection is answered; the connection stays open."""
+    came = b""
+    with suppress(ConnectionError):
+        client.sendall(request("/"))
+        while not came.endswith(b"ok"):
+            part = client.recv(4096)
+            if not part:
+                break
+            came += part
+    return came.endswith(b"ok")
+
+
+def test_a_client_with_too_many_connections_gets_no_more_and_others_do() -> None:
+    with served(Crowded) as stage:
+        held = [stage.connect() for _ in range(3)]
+        one_more = stage.connect()
+        assert not answered(one_more)
+        one_more.close()
+        with stage.connect(client_host="127.0.0.2") as other:
+            assert answered(other)
+        assert [answered(client) for client in held] == [True] * 3
+        held.pop().close()
+
+        def let_in() -> bool:
+            with stage.connect() as again:
+                return answered(again)
+
+        wait_until(let_in, "a connection that was closed is still counted", 20)
+        for client in held:
+            client.close()
+
+
+def test_the_bounds_are_those_a_server_has() -> None:
+    assert (PatientProtocol.first_patience_s, PatientProtocol.most_per_client) == (10.0, 256)
