@@ -100,7 +100,8 @@ class Registry:
         Raises:
             NotFound: there is none.
         """
-        known: tuple[Adapter | BaseModel, ...] = (*self.adapters(), *self.bases())
+        # bases first: an adapter somebody calls like one does not take its place
+        known: tuple[Adapter | BaseModel, ...] = (*self.bases(), *self.adapters())
         for found in known:
             if model_id(found.name) == wanted:
                 return found
@@ -187,7 +188,7 @@ def _folders_with(root: Path, file: str) -> Iterator[Path]:
             and depth < _MAX_DEPTH
             and not (depth == 0 and name in _WORKING_FOLDERS)
         )
-        if file in files:
+        if file in files and depth:  # the root itself has no name
             below.clear()
             yield path
 

@@ -338,6 +338,16 @@ class TrainingService:
             if next(examples, None) is None:
                 raise Invalid(f"{name} 中没有可用的样本", f"{name} holds no usable example", field="dataset")
 
+    def _is_base(self, name: str) -> bool:
+        """Whether requests mean a base model by ``name``: an adapter called so would be taken for it."""
+        try:
+            self._registry.base(name)
+        except NotFound:
+            return False
+        except Problem:
+            pass  # there, but unusable now
+        return True
+
     def _output(self, text: str, caller: Caller) -> str:
         """``text`` as the name of a place where an adapter may be published."""
         name = parse_name(text, "output")
@@ -351,6 +361,8 @@ class TrainingService:
             raise Invalid(
                 f"输出位置最多 {_DEEPEST} 层", f"the output is at most {_DEEPEST} folders deep", field="output"
             )
+        if self._is_base(str(name)):
+            raise _taken(name, f"{name} 是一个基座模型的名称", f"{name} is the name of a base model")
         path = self._home.path(text, "output")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise _taken(name, f"输出位置已有内容：{name}", f"there is something at {name} already")
