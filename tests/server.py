@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +33,13 @@ class Server:
 
 
 @contextmanager
-def serving(home: Path, environ: Mapping[str, str] | None = None) -> Iterator[Server]:
+def serving(home: Path, environ: Mapping[str, str] | None = None, options: Sequence[str] = ()) -> Iterator[Server]:
     """Start a server, wait until it answers, and end it afterwards."""
     port = free_port()
     home.mkdir(parents=True, exist_ok=True)
     with (home / "server.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tunesmith.cli", "serve", "--home", str(home), "--port", str(port)],
+            [sys.executable, "-m", "tunesmith.cli", "serve", "--home", str(home), "--port", str(port), *options],
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -80,3 +80,9 @@ def _answers(server: Server) -> bool:
         return requests.get(server.url + "/health", timeout=5).status_code == 200
     except requests.ConnectionError:
         return False
+
+
+def add_user(home: Path, name: str, password: str, *, admin: bool = False) -> None:
+    """Make a user with the command line, as an operator would."""
+    verb = [sys.executable, "-m", "tunesmith.cli", "users", "add", name, "--password-stdin", "--home", str(home)]
+    subprocess.run(verb + (["--admin"] if admin else []), input=password, text=True, check=True, capture_output=True)

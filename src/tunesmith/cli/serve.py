@@ -25,6 +25,7 @@ HELP = say(
 )
 # running answers get so long to finish after SIGTERM before they are cut off
 _GRACE_S = 10
+_MOST_CONNECTIONS = 1000  # beyond, 503 at once: a file descriptor each, and a server without any answers nobody
 
 
 @verb
@@ -50,8 +51,19 @@ def serve(
         typer.Option(
             "--insecure-open",
             help=say(
-                "允许监听非本机地址：没有任何鉴权，网络上的任何人都能使用",
-                "Allow an address others can reach: there is NO authentication, anyone on the network may use it.",
+                "监听非本机地址时也不要求令牌：网络上的任何人都能使用（/api/v1 始终要求令牌）",
+                "Want no token on an address others can reach: anyone on the network may use it "
+                "(/api/v1 always wants one).",
+            ),
+        ),
+    ] = False,
+    require_token: Annotated[
+        bool,
+        typer.Option(
+            "--require-token",
+            help=say(
+                "监听本机地址时也要求令牌：前面有反向代理时请使用",
+                "Want a token on a loopback address too: use it behind a reverse proxy.",
             ),
         ),
     ] = False,
@@ -59,18 +71,17 @@ def serve(
     as_json: JsonOption = False,
 ) -> None:
     """See HELP."""
-    if not is_loopback(host):
-        if not insecure_open:
-            raise wrong_usage(
-                f"{host} 不是本机地址，而服务没有鉴权；确实要开放请加 --insecure-open，或在前面放置带鉴权的反向代理",
-                f"{host} can be reached from other machines and the server has no authentication; "
-                "put an authenticating proxy in front, or add --insecure-open if you really mean it",
-            )
+    if require_token and insecure_open:
+        raise wrong_usage(
+            "--require-token 与 --insecure-open 不能同时使用", "--require-token and --insecure-open exclude each other"
+        )
+    wants_token = require_token or (not is_loopback(host) and not insecure_open)
+    if not is_loopback(host) and insecure_open:
         _shout(host)
     # order matters: a port in use must be known before a database is made
     sockets = [listening(host, number) for number in port or [8000]]
     try:
-        _run(host, sockets, home, as_json=as_json)
+        _run(host, sockets, home, wants_token=wants_token, as_json=as_json)
     finally:
         for each in sockets:
             each.close()
@@ -125,22 +136,25 @@ def url_of(host: str, bound: socket.socket) -> str:
     return f"http://[{shown}]:{bound.getsockname()[1]}" if ":" in shown else f"http://{shown}:{bound.getsockname()[1]}"
 
 
-def _run(host: str, sockets: Sequence[socket.socket], home: Path | None, *, as_json: bool) -> None:
+def _run(host: str, sockets: Sequence[socket.socket], home: Path | None, *, wants_token: bool, as_json: bool) -> None:
     import uvicorn
 
-    from tunesmith.app import create_app
+    from tunesmith.app import compose, create_app
+    from tunesmith.http.patience import PatientProtocol
     from tunesmith.kernel.logs import log_to_stderr
     from tunesmith.settings import Settings
 
     log_to_stderr("info")
     settings = Settings.read(os.environ, home=home)
     with compose_failures(settings):
-        app = create_app(settings)
+        services = compose(settings)
+        app = create_app(services, wants_token=wants_token)
+        no_users = not services.accounts.any_users()
     urls = [url_of(host, each) for each in sockets]
     server = _announcing(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=PatientProtocol,
             ws="none",
             lifespan="on",
             access_log=False,
@@ -148,8 +162,9 @@ def _run(host: str, sockets: Sequence[socket.socket], home: Path | None, *, as_j
             proxy_headers=False,
             log_level="warning",
             timeout_graceful_shutdown=_GRACE_S,
+            limit_concurrency=_MOST_CONNECTIONS,
         ),
-        lambda: _ready(urls, settings.home, as_json=as_json),
+        lambda: _ready(urls, settings.home, no_users=no_users, wants_token=wants_token, as_json=as_json),
     )
     # uvicorn raises the signal again after it has shut down: a SIGTERM that was obeyed is no failure
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -174,7 +189,15 @@ def _announcing(config: "Config", ready: Callable[[], None]) -> "Server":
     return Announcing(config)
 
 
-def _ready(urls: Sequence[str], home: Path, *, as_json: bool) -> None:
+def _ready(urls: Sequence[str], home: Path, *, no_users: bool, wants_token: bool, as_json: bool) -> None:
+    if no_users:
+        note(
+            say(
+                f"还没有用户，{'所有接口' if wants_token else '/api/v1'} 暂不可用。创建第一个管理员：tunesmith users add 名称 --admin",
+                f"there is no user yet, and {'every path' if wants_token else '/api/v1'} wants one. "
+                "Make the first admin: tunesmith users add NAME --admin",
+            )
+        )
     if as_json:
         show_json({"urls": urls, "home": str(home), "pid": os.getpid()})
         return

@@ -24,13 +24,6 @@ def test_only_loopback_addresses_count_as_closed(host: str, expected: bool) -> N
     assert is_loopback(host) is expected
 
 
-def test_an_open_address_needs_the_flag_that_says_so(tunesmith: Invoke, home: Path) -> None:
-    result = tunesmith("serve", "--host", "0.0.0.0", "--port", "0")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "--insecure-open" in result.stderr
-    assert not home.exists()
-
-
 def test_a_port_in_use_is_a_conflict_that_names_it(tunesmith: Invoke, home: Path) -> None:
     with listening("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

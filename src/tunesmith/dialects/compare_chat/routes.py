@@ -8,6 +8,8 @@ from starlette.responses import JSONResponse, Response
 
 from tunesmith.dialects.compare_chat import wire
 from tunesmith.http import errors
+from tunesmith.http.door import Door
+from tunesmith.http.rates import Kind
 from tunesmith.http.sse import EventStream, unless_left
 from tunesmith.inference.chat import BASE, TUNED, Chat
 from tunesmith.inference.collect import collect
@@ -16,15 +18,21 @@ from tunesmith.models.model import Model
 ModelOf = Callable[[], Model]
 
 
-def build(chat: Chat, tuned: ModelOf, current: ModelOf) -> FastAPI:
+def kind_of(method: str, path: str) -> Kind:
+    """Which limit a request counts on, where requests are counted at all."""
+    return "inference" if path in ("/finetuning/chat", "/chat") else "other"
+
+
+def build(chat: Chat, tuned: ModelOf, current: ModelOf, door: Door) -> FastAPI:
     """The dialect as an application to mount at ``/ai``.
 
     Args:
         tuned: the model ``/finetuning/chat`` asks; reads the registry, so it is called in a thread.
         current: the model ``/chat`` asks.
+        door: decides who may enter.
     """
     app = FastAPI(title="Tunesmith: compare chat", docs_url=None, redoc_url=None)
-    errors.install(app, wire.error)
+    errors.install(app, wire.error, door=door)
     app.include_router(_routes(chat, tuned, current))
     return app
 

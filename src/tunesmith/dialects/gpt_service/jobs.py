@@ -5,6 +5,7 @@ from starlette.concurrency import run_in_threadpool
 
 from tunesmith.dialects.gpt_service import wire
 from tunesmith.evaluation.service import EvaluationService
+from tunesmith.http.door import caller_of
 from tunesmith.http.errors import language_of
 from tunesmith.inference.served import ServedModels
 from tunesmith.models.registry import Registry
@@ -16,27 +17,27 @@ def training(service: TrainingService, registry: Registry) -> APIRouter:
     routes = APIRouter(prefix="/train", tags=["training"])
 
     @routes.post("")
-    def start(body: wire.TrainRequest) -> dict[str, object]:
+    def start(request: Request, body: wire.TrainRequest) -> dict[str, object]:
         """Record a LoRA run and answer at once; it starts when the machine is free."""
         recipe = body.recipe(registry.base(body.base_model).context_length)
-        run = service.start(recipe, output=body.output_dir)
+        run = service.start(recipe, output=body.output_dir, caller=caller_of(request))
         return {"status": "success", "task_id": run.id, "message": "训练任务已创建"}
 
     @routes.get("/status/{task_id}")
     def status(request: Request, task_id: str) -> dict[str, object]:
         """Where a run stands."""
-        return wire.task(service.get(task_id), language_of(request.headers))
+        return wire.task(service.get(task_id, caller=caller_of(request)), language_of(request.headers))
 
     @routes.get("/history")
     def history(request: Request, limit: int = Query(100, ge=1, le=1000)) -> dict[str, object]:
         """Runs, newest first."""
-        runs = service.list(limit=limit)
+        runs = service.list(limit=limit, caller=caller_of(request))
         return {"history": [wire.task(run, language_of(request.headers)) for run in runs], "total_count": len(runs)}
 
     @routes.post("/cancel/{task_id}")
-    def cancel(task_id: str) -> dict[str, object]:
+    def cancel(request: Request, task_id: str) -> dict[str, object]:
         """Ask a run to stop (an addition to the document)."""
-        run = service.cancel(task_id)
+        run = service.cancel(task_id, caller=caller_of(request))
         return {"status": "success", "task_id": run.id, "message": "已请求取消训练任务"}
 
     return routes
@@ -47,22 +48,22 @@ def evaluation(service: EvaluationService, served: ServedModels) -> APIRouter:
     routes = APIRouter(prefix="/evaluate", tags=["evaluation"])
 
     @routes.post("")
-    async def start(body: wire.EvaluateRequest) -> dict[str, object]:
+    async def start(request: Request, body: wire.EvaluateRequest) -> dict[str, object]:
         """Record an evaluation and answer at once; its figures come under the id."""
         model = await run_in_threadpool(served.resolve, body.model_name)
-        started = await run_in_threadpool(service.start, body.request(model))
+        started = await run_in_threadpool(service.start, body.request(model), caller=caller_of(request))
         service.run_soon(started.id)
         return {"status": "success", "eval_id": started.id, "message": "评估任务已创建"}
 
     @routes.post("/cancel/{eval_id}")
-    async def cancel(eval_id: str) -> dict[str, object]:
+    async def cancel(request: Request, eval_id: str) -> dict[str, object]:
         """Stop an evaluation (an addition to the document)."""
-        await service.cancel(eval_id)
+        await service.cancel(eval_id, caller=caller_of(request))
         return {"status": "success", "eval_id": eval_id, "message": "已取消评估任务"}
 
     @routes.get("/results/{eval_id}")
     def results(request: Request, eval_id: str) -> dict[str, object]:
         """Where an evaluation stands, and its figures once completed."""
-        return wire.evaluation(service.get(eval_id), language_of(request.headers))
+        return wire.evaluation(service.get(eval_id, caller=caller_of(request)), language_of(request.headers))
 
     return routes

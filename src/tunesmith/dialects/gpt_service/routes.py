@@ -11,12 +11,14 @@ from starlette.responses import JSONResponse, Response
 from tunesmith.dialects.gpt_service import jobs, wire
 from tunesmith.evaluation.service import EvaluationService
 from tunesmith.http import errors
+from tunesmith.http.door import Door, caller_of
+from tunesmith.http.rates import Kind
 from tunesmith.http.sse import EventStream, unless_left
 from tunesmith.inference.chat import Chat
 from tunesmith.inference.collect import collect
 from tunesmith.inference.engine import Event
 from tunesmith.inference.served import Served, ServedModels
-from tunesmith.kernel.problems import Unavailable
+from tunesmith.kernel.problems import Forbidden, Unavailable
 from tunesmith.models.registry import Registry
 from tunesmith.training.service import TrainingService
 
@@ -42,11 +44,18 @@ class Services:
     environment: str
 
 
-def build(services: Services) -> FastAPI:
-    """The dialect as an application to mount at the root."""
+def kind_of(method: str, path: str) -> Kind:
+    """Which limit a request counts on, where requests are counted at all."""
+    if (method, path) == ("POST", "/train"):
+        return "training"
+    return "inference" if path in ("/generate", "/generate/stream", "/chat", "/batch") else "other"
+
+
+def build(services: Services, door: Door) -> FastAPI:
+    """The dialect as an application to mount at the root; ``door`` decides who may enter."""
     # /docs loads nothing from other hosts: the machine may have no way out
     app: FastAPI = FastAPIOffline(title="GPT Service", version=VERSION, description=DESCRIPTION, redoc_url=None)
-    errors.install(app, wire.error)
+    errors.install(app, wire.error, door=door)
     for routes in (_service(services), _models(services), _generation(services), _ollama()):
         app.include_router(routes)
     app.include_router(jobs.training(services.training, services.registry))
@@ -119,20 +128,23 @@ def _models(services: Services) -> APIRouter:
         }
 
     @routes.post("/models/load")
-    async def load(body: wire.LoadRequest) -> dict[str, object]:
+    async def load(request: Request, body: wire.LoadRequest) -> dict[str, object]:
         """Serve a base model, with an adapter if one is named, and have its engine ready."""
+        _only_admins(request)
         loaded = await served.load(body.model_name, body.model_path or body.model_name, body.lora_adapter)
         return {"status": "success", "message": f"模型已加载：{loaded.name}", "model": shown(loaded)}
 
     @routes.post("/models/unload")
-    async def unload(model_name: str) -> dict[str, object]:
+    async def unload(request: Request, model_name: str) -> dict[str, object]:
         """Wait for running answers, then end the engine; 409 when they take too long."""
+        _only_admins(request)
         await served.unload(model_name)
         return {"status": "success", "message": f"模型已卸载：{model_name}", "model_name": model_name}
 
     @routes.post("/models/switch")
-    def switch(model_name: str) -> dict[str, object]:
+    def switch(request: Request, model_name: str) -> dict[str, object]:
         """Make a loaded model the one asked when a request names none."""
+        _only_admins(request)
         chosen = served.switch(model_name)
         return {
             "status": "success",
@@ -155,6 +167,12 @@ def _models(services: Services) -> APIRouter:
         }
 
     return routes
+
+
+def _only_admins(request: Request) -> None:
+    """What is loaded and current is everybody's."""
+    if not caller_of(request).admin:
+        raise Forbidden("只有管理员可以加载、卸载或切换模型", "only admins may load, unload or switch models")
 
 
 def _generation(services: Services) -> APIRouter:
