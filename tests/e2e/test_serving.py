@@ -183,7 +183,7 @@ def test_numbers_that_are_none_are_refused(server: Server, number: str) -> None:
 def test_a_host_header_never_comes_back_in_a_redirect(server: Server) -> None:
     for path in ("/health/", "/models/", "/chat/"):
         answer = server.get(path, headers={"Host": "evil.example"}, allow_redirects=False)
-        assert answer.status_code in (404, 405) and "evil" not in str(answer.headers)
+        assert answer.status_code in (400, 404, 405) and "evil" not in str(answer.headers)
 
 
 def test_half_a_character_in_a_name_is_refused_not_a_bug(server: Server) -> None:
