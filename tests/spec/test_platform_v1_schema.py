@@ -74,24 +74,39 @@ def furnished(home: Path) -> Iterator[Platform]:
     config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": CONTEXT}))
     for name in ("alice", "bob"):
         add_user(home, name, PASSWORD)
-    with serving(home, {**OFTEN, "FINETUNING_BASE_MODEL": "tiny"}) as server:
-        tokens = {name: _token(server, name) for name in ("alice", "bob")}
-        platform = Platform(server, tokens)
-        rows = [{"instruction": f"{n}?", "input": "", "output": f"{n}."} for n in range(20)]
-        content = json.dumps(rows).encode()
-        raw = platform.ask(
-            "POST", "/datasets/upload", data={"name": "dataset_3"}, files={"file": ("raw.json", content)}
-        )
-        assert raw.status_code == 200, raw.text
-        made = platform.ask("POST", "/datasets/process", json={"dataset_id": "dataset_3", "output_name": "sample"})
-        assert made.status_code == 200, made.text
-        run = _started(platform)
-        wait_until(lambda: _state(platform, run) in ("completed", "failed"), "the run did not end", 100)
-        assert _state(platform, run) == "completed", server.log()
-        # asked once, so that its engine is there when the clock of a request runs
-        assert platform.ask("POST", "/generate", json={"prompt": "?"}).status_code == 200
-        with _held(platform):
-            yield Platform(server, tokens, (run, _started(platform)))
+    trainers: list[int] = []
+    try:
+        with serving(home, {**OFTEN, "FINETUNING_BASE_MODEL": "tiny"}) as server:
+            platform = Platform(server, {name: _token(server, name) for name in ("alice", "bob")})
+            _make_sample(platform)
+            run = _started(platform)
+            wait_until(lambda: _state(platform, run) in ("completed", "failed"), "the run did not end", 100)
+            assert _state(platform, run) == "completed", server.log()
+            # asked once, so that its engine is there when the clock of a request runs
+            assert platform.ask("POST", "/generate", json={"prompt": "?"}).status_code == 200
+            trainers.append(_stopped_trainer(platform))
+            yield Platform(server, platform.tokens, (run, _started(platform)))
+    finally:  # not before the server has ended: it would start the next run
+        for trainer in trainers:
+            os.killpg(trainer, signal.SIGKILL)
+
+
+def _make_sample(platform: Platform) -> None:
+    content = json.dumps([{"instruction": f"{n}?", "input": "", "output": f"{n}."} for n in range(20)]).encode()
+    raw = platform.ask("POST", "/datasets/upload", data={"name": "dataset_3"}, files={"file": ("raw.json", content)})
+    assert raw.status_code == 200, raw.text
+    made = platform.ask("POST", "/datasets/process", json={"dataset_id": "dataset_3", "output_name": "sample"})
+    assert made.status_code == 200, made.text
+
+
+def _stopped_trainer(platform: Platform) -> int:
+    """The process of a trainer that does nothing and has the one place there is: every run after it stays queued."""
+    folder = platform.server.home / "runs" / _started(platform).replace("-", "")
+    wait_until(lambda: run_folder.read_trainer(folder) is not None, "the trainer did not start", 60)
+    trainer = run_folder.read_trainer(folder)
+    assert trainer is not None
+    os.killpg(trainer.pid, signal.SIGSTOP)
+    return trainer.pid
 
 
 def _token(server: Server, name: str) -> str:
@@ -106,20 +121,6 @@ def _started(platform: Platform) -> str:
 
 def _state(platform: Platform, run: str) -> str:
     return str(platform.ask("GET", f"/train/status/{run}").json()["status"])
-
-
-@contextmanager
-def _held(platform: Platform) -> Iterator[None]:
-    """Let a trainer that does nothing take the one place there is, so that every run asked for stays in the queue."""
-    folder = platform.server.home / "runs" / _started(platform).replace("-", "")
-    wait_until(lambda: run_folder.read_trainer(folder) is not None, "the trainer did not start", 60)
-    trainer = run_folder.read_trainer(folder)
-    assert trainer is not None
-    os.killpg(trainer.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.killpg(trainer.pid, signal.SIGKILL)
 
 
 # What no schema can say: the field (or, where none is at fault, the words) for which a request that fits the description
