@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -33,19 +32,6 @@ from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Pr
 
 NOW = datetime(2026, 11, 21, 5, 0, 0, 123456, tzinfo=UTC)
 THREE = {"train": 0.8, "validation": 0.1, "test": 0.1}
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def database(home: Home) -> Iterator[Database]:
-    database = Database(f"sqlite:///{home.root}/tunesmith.db")
-    database.migrate()
-    yield database
-    database.close()
 
 
 @pytest.fixture
