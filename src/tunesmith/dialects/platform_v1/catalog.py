@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
+from tunesmith.dialects.platform_v1.wire import name_under_home
 from tunesmith.inference.served import ServedModels
 from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.problems import Forbidden, NotFound, Problem
@@ -102,7 +103,7 @@ class Catalog:
                     return _model(self._registry.with_id(path))
                 except NotFound:
                     pass  # a folder may be called so
-            return self._served.get(_clean(path)).model
+            return self._served.get(name_under_home(path)).model
         for run in self._training.latest_completed(caller):
             try:
                 adapter = self._registry.adapter(run.output)
@@ -136,10 +137,6 @@ class Catalog:
 
 def _model(found: Adapter | BaseModel) -> Model:
     return Model(found.base, found.name) if isinstance(found, Adapter) else Model(found.name)
-
-
-def _clean(path: str) -> str:
-    return path.removeprefix("/").removeprefix("./")
 
 
 def _created(found: Adapter | BaseModel) -> datetime:
