@@ -2,10 +2,34 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tunesmith.kernel.problems import Invalid
+
+OPENROUTER_URL = "https://openrouter.ai/api/v1"
+OPENROUTER_MODEL = "mistralai/mistral-7b-instruct"  # the first of the document's list
+_OLLAMA_PORT = 11434
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamLimits:
+    """How long and how often one upstream is asked.
+
+    Attributes:
+        connect_s: for the connection.
+        first_s: from the request to the first token; a cold model has to be loaded first.
+        idle_s: of silence between tokens.
+        total_s: for a whole answer.
+        in_flight: answers at once; more are refused.
+    """
+
+    connect_s: float = 5.0
+    first_s: float = 120.0
+    idle_s: float = 60.0
+    total_s: float = 600.0
+    in_flight: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +50,13 @@ class Settings:
         redis_url: shares rate limits between servers; None counts in memory.
         rate_training, rate_inference, rate_other: requests a user may make in an hour, a minute and a minute.
         max_upload_bytes: largest file taken.
+        ollama_url: where Ollama listens; None where none is configured.
+        ollama_model: what Ollama answers with when a request names none it knows; None lets it be found.
+        openrouter_key: wins over the key an admin has stored.
+        openrouter_url: up to and with ``/v1``.
+        openrouter_model: what OpenRouter answers with when a request names none it knows.
+        public_url: this service's own address, which OpenRouter attributes requests to.
+        upstream: how long and how often Ollama and OpenRouter are asked.
     """
 
     home: Path
@@ -40,7 +71,13 @@ class Settings:
     finetuning_lora_path: str | None = None
     finetuning_model_name: str | None = None
     hf_home: Path | None = None
-    ollama_host: str | None = None
+    ollama_url: str | None = None
+    ollama_model: str | None = None
+    openrouter_key: str | None = field(default=None, repr=False)
+    openrouter_url: str = OPENROUTER_URL
+    openrouter_model: str = OPENROUTER_MODEL
+    public_url: str | None = None
+    upstream: UpstreamLimits = UpstreamLimits()
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     redis_url: str | None = None
@@ -72,6 +109,7 @@ class Settings:
         def listed(name: str) -> tuple[str, ...]:
             return tuple(part for part in (each.strip() for each in environ.get(name, "").split(",")) if part)
 
+        limits = UpstreamLimits()
         chosen = home or Path(environ.get("TUNESMITH_HOME") or "~/.tunesmith")
         hf_home = environ.get("HF_HOME")
         return Settings(
@@ -87,7 +125,19 @@ class Settings:
             finetuning_lora_path=environ.get("FINETUNING_LORA_PATH") or None,
             finetuning_model_name=environ.get("FINETUNING_MODEL_NAME") or None,
             hf_home=Path(hf_home).expanduser() if hf_home else Path("~/.cache/huggingface").expanduser(),
-            ollama_host=environ.get("OLLAMA_HOST") or None,
+            ollama_url=_ollama_url(environ.get("OLLAMA_HOST", "")),
+            ollama_model=environ.get("TUNESMITH_OLLAMA_MODEL") or None,
+            openrouter_key=_key("OPENROUTER_API_KEY", environ),
+            openrouter_url=_url("OPENROUTER_BASE_URL", environ) or OPENROUTER_URL,
+            openrouter_model=environ.get("TUNESMITH_OPENROUTER_MODEL") or OPENROUTER_MODEL,
+            public_url=_url("TUNESMITH_PUBLIC_URL", environ),
+            upstream=UpstreamLimits(
+                connect_s=number("TUNESMITH_UPSTREAM_CONNECT_SECONDS", limits.connect_s),
+                first_s=number("TUNESMITH_UPSTREAM_FIRST_TOKEN_SECONDS", limits.first_s),
+                idle_s=number("TUNESMITH_UPSTREAM_IDLE_SECONDS", limits.idle_s),
+                total_s=number("TUNESMITH_UPSTREAM_TOTAL_SECONDS", limits.total_s),
+                in_flight=max(1, int(number("TUNESMITH_UPSTREAM_IN_FLIGHT", limits.in_flight))),
+            ),
             allowed_hosts=listed("TUNESMITH_ALLOWED_HOSTS"),
             cors_origins=listed("TUNESMITH_CORS_ORIGINS"),
             redis_url=environ.get("TUNESMITH_REDIS_URL") or None,
@@ -96,3 +146,52 @@ class Settings:
             rate_other=max(1, int(number("TUNESMITH_RATE_OTHER", 120))),
             max_upload_bytes=max(1, int(number("TUNESMITH_MAX_UPLOAD_MB", 4096) * (1 << 20))),
         )
+
+
+def _key(name: str, environ: Mapping[str, str]) -> str | None:
+    """A key from the environment; what no HTTP header can carry is refused now, without quoting it."""
+    text = environ.get(name, "").strip()
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise Invalid(f"环境变量 {name} 含有不允许的字符", f"{name} holds characters that no key has", field=name)
+    return text or None
+
+
+def _url(name: str, environ: Mapping[str, str]) -> str | None:
+    """An http or https address, without a slash at its end."""
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        plain = not (parts.query or parts.fragment or parts.username or parts.password)
+    except ValueError:
+        good = plain = False
+    if not (good and plain):
+        # not quoted: people put passwords into addresses
+        raise Invalid(
+            f"环境变量 {name} 应为 http:// 或 https:// 地址，不含用户名、查询与片段",
+            f"{name} must be an http:// or https:// address without user name, query and fragment",
+            field=name,
+        )
+    return text.rstrip("/")
+
+
+def _ollama_url(host: str) -> str | None:
+    """The address in OLLAMA_HOST, read as Ollama's own client does (envconfig.Host): port 11434 unless a scheme or a
+    port is given; an address to listen on everywhere is asked at this machine."""
+    host = host.strip().strip("\"'")
+    if not host:
+        return None
+    scheme, found, rest = host.partition("://")
+    if not found:
+        scheme, rest = "http", host
+    rest, _, path = rest.partition("/")
+    name, colon, port = rest.rpartition(":")
+    if not colon or "]" in port:
+        name, port = rest, "" if not found else {"http": "80", "https": "443"}.get(scheme, "")
+    elif ":" in name and not name.startswith("["):  # an IPv6 address without a port
+        name, port = f"[{rest}]", ""
+    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(name, name)
+    url = f"{scheme}://{name}:{port or _OLLAMA_PORT}{'/' + path if path else ''}"
+    return _url("OLLAMA_HOST", {"OLLAMA_HOST": url})

@@ -61,6 +61,8 @@ class Done:
     Attributes:
         first_token_s: seconds from the request to its first token; 0 where nothing was generated.
         seconds: seconds from the request to its end.
+        cost_usd: what the upstream charges for it, where it says so.
+        spoke: the model that answered, as the upstream names it, where it says so.
     """
 
     row: int
@@ -69,6 +71,8 @@ class Done:
     completion_tokens: int
     first_token_s: float
     seconds: float
+    cost_usd: float | None = None
+    spoke: str | None = None
 
 
 Event = Delta | Done

@@ -9,6 +9,7 @@
     ├── TooMany          asked too often, or for more than there is room for
     ├── Unsupported      this engine or executor cannot do that
     └── Unavailable      an engine, cluster or provider is not answering
+        └── TimedOut     it was waited for as long as it may be
 
 A Problem knows nothing of HTTP. Each dialect says how it looks on its wire.
 """
@@ -64,3 +65,7 @@ class Unsupported(Problem):
 
 class Unavailable(Problem):
     """An engine, cluster or provider is not answering; asking again later may help."""
+
+
+class TimedOut(Unavailable):
+    """An engine or provider was waited for as long as it may be; asking again later may help."""
