@@ -26,7 +26,9 @@ HELP = say(
 )
 # running answers get so long to finish after SIGTERM before they are cut off
 _GRACE_S = 10
-_MOST_CONNECTIONS = 1000  # beyond, 503 at once: a file descriptor each, and a server without any answers nobody
+_MOST_CONNECTIONS = 4096  # beyond, 503 at once
+_OWN_FILES = 256  # descriptors for everything but connections
+_STUCK_MS = 90_000  # a client that takes nothing of what is sent to it, for so long, is gone
 
 
 @verb
@@ -116,6 +118,8 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         if os.name == "posix":
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted connections inherit it
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STUCK_MS)
         made.bind(address)
         # at once: between a bind and a later listen another process could take the port
         made.listen(1024)
@@ -129,6 +133,22 @@ def listening(host: str, port: int) -> socket.socket:
             port=port,
         ) from error
     return made
+
+
+def _most_connections() -> int:
+    """As many as there are file descriptors for, two each: an answer may be another server's. As many descriptors as
+    the system lets us have are asked for; a server without any answers nobody."""
+    if os.name != "posix":
+        return _MOST_CONNECTIONS
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MOST_CONNECTIONS + _OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    files = wanted if soft == resource.RLIM_INFINITY else min(soft, wanted)
+    return max(64, (files - _OWN_FILES) // 2)
 
 
 def url_of(host: str, bound: socket.socket) -> str:
@@ -164,7 +184,7 @@ def _run(host: str, sockets: Sequence[socket.socket], home: Path | None, *, want
             proxy_headers=False,
             log_level="warning",
             timeout_graceful_shutdown=_GRACE_S,
-            limit_concurrency=_MOST_CONNECTIONS,
+            limit_concurrency=_most_connections(),
         ),
         lambda: _ready(urls, settings.home, no_users=no_users, wants_token=wants_token, as_json=as_json),
     )

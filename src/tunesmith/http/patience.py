@@ -9,6 +9,7 @@ Importing this imports uvicorn; only who starts a server does.
 
 import asyncio
 from collections import Counter
+from ipaddress import ip_address
 from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,17 +23,20 @@ _held: WeakKeyDictionary[ServerState, Counter[str]] = WeakKeyDictionary()  # con
 class PatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol, closing connections whose next request is not wholly asked in time; give it as ``http=``.
 
-    A client that has too many open is let in no further. Clients behind one proxy are one.
+    A client that has too many open is let in no further. Clients behind one proxy are one; those behind a proxy on this
+    machine come from a loopback address, which is not counted.
 
     Attributes:
         first_patience_s: seconds from the connection to the end of its first request's headers.
         patience_s: seconds a later request may take, beside the time uvicorn lets a connection idle.
         most_per_client: connections of one IPv4 address or IPv6 /64; one more is closed at once, unanswered.
+        counts_loopback: connections from this machine too.
     """
 
     first_patience_s = 10.0
     patience_s = 20.0
     most_per_client = 256
+    counts_loopback = False
     _waiting: asyncio.TimerHandle | None = None
     _network: str | None = None  # it is counted under; None: not counted
 
@@ -60,7 +64,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _count_in(self) -> bool:
         """Whether the client may have one more; a socket of this machine has no address, and is not counted."""
-        if self.client is None:
+        if self.client is None or (not self.counts_loopback and ip_address(self.client[0]).is_loopback):
             return True
         held, place = _held.setdefault(self.server_state, Counter()), network(self.client[0])
         if held[place] >= self.most_per_client:

@@ -25,6 +25,11 @@ class Hasty(PatientProtocol):
 
 class Crowded(PatientProtocol):
     most_per_client = 3
+    counts_loopback = True
+
+
+class CrowdedElsewhere(PatientProtocol):
+    most_per_client = 3
 
 
 @dataclass
@@ -152,6 +157,14 @@ def test_a_client_with_too_many_connections_gets_no_more_and_others_do() -> None
                 return answered(again)
 
         wait_until(let_in, "a connection that was closed is still counted", 20)
+        for client in held:
+            client.close()
+
+
+def test_clients_of_this_machine_may_have_any_number() -> None:
+    with served(CrowdedElsewhere) as stage:
+        held = [stage.connect() for _ in range(10)]
+        assert [answered(client) for client in held] == [True] * 10
         for client in held:
             client.close()
 
