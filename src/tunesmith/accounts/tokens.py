@@ -5,27 +5,23 @@ payload is parsed only after its signature was found right.
 """
 
 import base64
-import os
 import re
 import secrets
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith.accounts.keyfile import kept_key
 from tunesmith.kernel.clock import Clock, utc_now
-from tunesmith.kernel.files import PARTIAL, sync
 from tunesmith.kernel.problems import Problem, Unauthenticated, Unavailable
 
 LIFETIME_S = 3600
-KEY_BYTES = 32
 MAX_TOKEN_BYTES = 4096
 _LEEWAY_S = 10  # clocks of two servers on one database
 _WHO = "tunesmith"
 _CLAIMS = frozenset({"iss", "aud", "sub", "exp", "iat", "jti", "ver"})
 _HEADER = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=").decode()
 _WRITTEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
-_MAX_KEY_FILE = 4096  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,57 +124,13 @@ def token_key(folder: Path) -> bytes:
         Unavailable: the file is shorter than 32 bytes, a link or no file at all, or others may read it.
     """
     path = folder / "token.key"
-    try:
-        return _read_key(path)
-    except FileNotFoundError:
-        _make_key(path)
-        return _read_key(path)  # another process may have been first
 
+    def unfit(zh: str, en: str) -> Problem:
+        return Unavailable(
+            f"令牌密钥 {path} 不可用：{zh}。修正或删除它（删除后会生成新的，所有人需重新登录）",
+            f"the token key {path} cannot be used: {en}. Mend it, or remove it: a new one is made and everybody signs"
+            " in again",
+            path=str(path),
+        )
 
-def _make_key(path: Path) -> None:
-    temporary = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}-{path.name}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(secrets.token_bytes(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)  # unlike a rename, never replaces what another process has put there
-        except FileExistsError:
-            return
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        # O_NONBLOCK: a pipe must not hang the start
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise _unfit(path, f"无法打开（{error.strerror}）", f"it cannot be opened ({error.strerror})") from error
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise _unfit(path, "不是普通文件", "it is not a regular file")
-        if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise _unfit(path, f"其他用户可以访问，请执行 chmod 600 {path}", f"others may read it: chmod 600 {path}")
-        key = os.read(descriptor, _MAX_KEY_FILE)
-    finally:
-        os.close(descriptor)
-    if len(key) < KEY_BYTES:
-        raise _unfit(path, f"短于 {KEY_BYTES} 字节", f"it is shorter than {KEY_BYTES} bytes")
-    return key
-
-
-def _unfit(path: Path, zh: str, en: str) -> Problem:
-    return Unavailable(
-        f"令牌密钥 {path} 不可用：{zh}。修正或删除它（删除后会生成新的，所有人需重新登录）",
-        f"the token key {path} cannot be used: {en}. Mend it, or remove it: a new one is made and everybody signs in"
-        " again",
-        path=str(path),
-    )
+    return kept_key(path, unfit)

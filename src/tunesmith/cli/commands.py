@@ -5,7 +5,21 @@ from typing import Annotated
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli import asking, bench, data, demo, doctor, evaluating, keys, models, runs, serve, training, users
+from tunesmith.cli import (
+    asking,
+    bench,
+    data,
+    demo,
+    doctor,
+    evaluating,
+    keys,
+    models,
+    providers,
+    runs,
+    serve,
+    training,
+    users,
+)
 from tunesmith.cli.screen import say
 
 app = typer.Typer(
@@ -46,5 +60,6 @@ app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
 app.add_typer(users.app, name="users")
 app.add_typer(keys.app, name="keys")
+app.add_typer(providers.app, name="providers")
 app.command("doctor", help=doctor.HELP)(doctor.doctor)
 app.command("bench", help=bench.HELP)(bench.bench)

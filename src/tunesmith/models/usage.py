@@ -1,24 +1,28 @@
-"""How often each model is asked: counted exactly once whatever is killed, without a database write for each request.
+"""How often each model is asked and what upstreams charge: counted exactly once whatever is killed, without a database
+write for each request.
 
-Each process appends a line a use to a journal of its own; ``fold`` moves what the journals of all processes hold into
-the database. A journal lives through three stages, and every step from one to the next may be the last before a crash:
+Each process appends a line a use (a list) or an answer of an upstream (an object) to a journal of its own; ``fold``
+moves what the journals of all processes hold into the database. A journal lives through three stages, and every step
+from one to the next may be the last before a crash:
 
     <name>.open     a process appends to it, holding its lock (flock) for the moment of each line
     <name>.closed   renamed under that lock by whoever folds: its writer sees that and begins another
-    (gone)          removed, after one transaction added its lines to ``model_notes`` and recorded its name
+    (gone)          removed, after one transaction added its lines to ``model_notes`` and ``spending`` and recorded its name
 
 A closed journal whose name is recorded was counted already and is only removed. Names are never used twice.
 """
 
 import errno
 import fcntl
+import math
 import os
 import secrets
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -30,17 +34,28 @@ from tunesmith.kernel.db import Database, metadata
 from tunesmith.kernel.files import sync
 from tunesmith.models.model import Model
 from tunesmith.models.notes import model_notes, put
+from tunesmith.models.spending import Spent, SpentByDay
 
 _OPEN, _CLOSED, _LOCK = ".open", ".closed", "fold.lock"
 _LONGEST = 64 * 1024  # bytes of a journal
 _TRIES = 10  # journals begun for one line, each closed by a fold before the line came
 _AT_ONCE = 500  # journals a transaction
 _FOLD_WAIT_S, _LINE_WAIT_S = 10.0, 0.2  # for another that folds, for a writer that was stopped in its line
+_MOST_TOKENS, _MOST_USD = 10**9, 1e6  # of one answer: what an upstream says is not taken on trust
+_LONGEST_NAME = 200  # characters: an index of PostgreSQL takes no row of 2700 bytes
 _log = structlog.get_logger(__name__)
 
 usage_journals = sa.Table("usage_journals", metadata, sa.Column("name", sa.String, primary_key=True))
 
-_Line = tuple[str, str]  # when, and the model's name
+_Use = tuple[str, str]  # when, and the model's name
+
+
+class _Payment(msgspec.Struct, frozen=True):
+    at: datetime
+    spent: Spent
+
+
+_decode = msgspec.json.Decoder(_Use | _Payment).decode
 
 
 @dataclass(slots=True)
@@ -69,18 +84,14 @@ class UsageJournal:
 
     def used(self, model: Model) -> None:
         """Count one use of the model. Never raises for the disk: an answer must not fail because it is not counted."""
-        # names are text from the disk: half characters and NUL, which no database takes, are replaced
-        name = model.name.encode("utf-8", "replace").decode().replace("\0", "?")
-        line = msgspec.json.encode((self._clock().isoformat(timespec="microseconds"), name)) + b"\n"
-        try:
-            with self._writing:
-                self._append(line)
-        except OSError as error:
-            if not self._failing:
-                _log.warning("usage_not_counted", reason=str(error))
-            self._failing = True
-        else:
-            self._failing = False
+        self._write((self._clock().isoformat(timespec="microseconds"), _storable(model.name)))
+
+    def spent(self, spent: Spent) -> None:
+        """Count one answer of an upstream, on the day (UTC) it ends. Never raises, as ``used``.
+
+        A cost or a count that no answer can have is taken as the nearest one that it can.
+        """
+        self._write(_Payment(self._clock(), _bounded(spent)))
 
     def fold(self) -> None:
         """Move every line written until now, by any process, to the database. Blocking; nothing to do costs nothing.
@@ -109,6 +120,17 @@ class UsageJournal:
                 _close(journal)
             while closed := self._journals(_CLOSED)[:_AT_ONCE]:
                 self._count(closed)
+
+    def _write(self, line: _Use | _Payment) -> None:
+        try:
+            with self._writing:
+                self._append(msgspec.json.encode(line) + b"\n")
+        except OSError as error:
+            if not self._failing:
+                _log.warning("usage_not_counted", reason=str(error))
+            self._failing = True
+        else:
+            self._failing = False
 
     def _append(self, line: bytes) -> None:
         for _ in range(_TRIES):
@@ -165,7 +187,8 @@ class UsageJournal:
         with self._database.write() as connection:
             counted = set(connection.execute(sa.select(usage_journals.c.name)).scalars())
             fresh = [journal for journal in closed if journal.stem not in counted]
-            for name, uses in sorted(_uses(fresh).items()):
+            uses_of, spent = _summed(fresh)
+            for name, uses in sorted(uses_of.items()):
                 last = model_notes.c.last_used
                 put(
                     connection,
@@ -173,6 +196,7 @@ class UsageJournal:
                     usage_count=model_notes.c.usage_count + uses.count,
                     last_used=sa.case((last > uses.last, last), else_=uses.last),
                 )
+            spent.save(connection)
             if fresh:
                 connection.execute(sa.insert(usage_journals), [{"name": journal.stem} for journal in fresh])
         for journal in closed:
@@ -183,23 +207,47 @@ class UsageJournal:
             connection.execute(sa.delete(usage_journals).where(usage_journals.c.name.in_(names)))
 
 
-def _uses(journals: list[Path]) -> dict[str, _Uses]:
-    """Uses by model."""
-    found: dict[str, _Uses] = {}
+def _summed(journals: list[Path]) -> tuple[dict[str, _Uses], SpentByDay]:
+    """Uses by model, and what was spent."""
+    uses_of: dict[str, _Uses] = {}
+    spent = SpentByDay()
     for journal in journals:
-        for when, name in _lines(journal):
-            uses = found.setdefault(name, _Uses())
-            uses.count += 1
-            uses.last = max(uses.last, when)  # fixed width and UTC: as text they sort as times
-    return found
+        for line in _lines(journal):
+            if isinstance(line, _Payment):
+                spent.add(line.at, line.spent)
+            else:
+                when, name = line
+                uses = uses_of.setdefault(name, _Uses())
+                uses.count += 1
+                uses.last = max(uses.last, when)  # fixed width and UTC: as text they sort as times
+    return uses_of, spent
 
 
-def _lines(journal: Path) -> Iterator[_Line]:
+def _bounded(spent: Spent) -> Spent:
+    """What the database can add up for ever: a line that it refused would be in the way of all others."""
+    cost = spent.cost_usd
+    return replace(
+        spent,
+        owner=_storable(spent.owner)[:_LONGEST_NAME],
+        service=_storable(spent.service)[:_LONGEST_NAME],
+        model=_storable(spent.model)[:_LONGEST_NAME],
+        prompt_tokens=min(max(0, spent.prompt_tokens), _MOST_TOKENS),
+        completion_tokens=min(max(0, spent.completion_tokens), _MOST_TOKENS),
+        cost_usd=None if cost is None or not math.isfinite(cost) else min(max(0.0, cost), _MOST_USD),
+    )
+
+
+def _storable(name: str) -> str:
+    """Names are text from the disk or from upstreams: half characters and NUL, which no database takes, are replaced."""
+    return name.encode("utf-8", "replace").decode().replace("\0", "?")
+
+
+def _lines(journal: Path) -> Iterator[_Use | _Payment]:
     """The complete lines; the end of a line torn by a crash was never counted."""
     for line in journal.read_bytes().splitlines(keepends=True):
         if line.endswith(b"\n"):
             try:
-                yield msgspec.json.decode(line, type=_Line)
+                yield _decode(line)
             except msgspec.DecodeError:
                 _log.warning("usage_line_not_readable", journal=journal.name)
 

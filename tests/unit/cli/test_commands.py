@@ -46,6 +46,7 @@ def test_every_verb_of_the_contract_is_there() -> None:
         "runs list", "runs show", "runs watch", "runs cancel",
         "users add", "users list", "users disable", "users enable", "users passwd",
         "keys create", "keys list", "keys revoke",
+        "providers list", "providers set-key", "providers forget-key",
     }  # fmt: skip
 
 
