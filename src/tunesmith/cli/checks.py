@@ -16,6 +16,7 @@ from tunesmith.cli.screen import language, megabytes, say
 from tunesmith.kernel.problems import Problem
 
 if TYPE_CHECKING:
+    from tunesmith.kernel.db import Database
     from tunesmith.settings import Settings
 
 Level = Literal["ok", "info", "warning", "error"]
@@ -134,6 +135,16 @@ def home_folder(home: Path | None) -> Iterator[Check]:
     yield from _models(settings)
 
 
+def opened(settings: "Settings") -> "Database | None":
+    """The database, where one has been made."""
+    from tunesmith.kernel.db import Database
+
+    file = settings.home / "tunesmith.db"
+    if settings.database_url is None and not file.exists():
+        return None
+    return Database(settings.database_url or f"sqlite:///{file}")
+
+
 def torch_works() -> Check:
     """Imports torch in another process and multiplies a matrix."""
     try:
@@ -216,13 +227,10 @@ def _database(settings: "Settings") -> Check:
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError
 
-    from tunesmith.kernel.db import Database
-
-    file = settings.home / "tunesmith.db"
-    if settings.database_url is None and not file.exists():
-        return Check("database", "ok", say("SQLite（首次使用时创建）", "SQLite (made on first use)"))
     try:
-        database = Database(settings.database_url or f"sqlite:///{file}")
+        database = opened(settings)
+        if database is None:
+            return Check("database", "ok", say("SQLite（首次使用时创建）", "SQLite (made on first use)"))
         with database.read() as connection:
             connection.execute(text("SELECT 1 FROM alembic_version"))
         kind = "SQLite" if database.sqlite else "PostgreSQL"

@@ -30,9 +30,9 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """See HELP."""
-    from tunesmith.cli import checks
+    from tunesmith.cli import checks, service_checks
 
-    found = [*checks.machine(), *checks.software(), *checks.home_folder(home)]
+    found = [*checks.machine(), *checks.software(), *checks.home_folder(home), *service_checks.services(home)]
     if deep:
         found.append(checks.torch_works())
     healthy = not any(check.level == "error" for check in found)
