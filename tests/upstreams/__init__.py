@@ -1,0 +1,1 @@
+"""Upstreams of the chat gateway on real sockets, each a process of its own; ``running`` starts them."""
