@@ -1,0 +1,1 @@
+"""What ``benchmarks/gateway.py`` measures with: subjects, upstream, load."""
