@@ -10,6 +10,7 @@ Importing this imports uvicorn; only who starts a server does.
 import asyncio
 from collections import Counter
 from ipaddress import ip_address
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,7 +18,50 @@ from uvicorn.server import ServerState
 
 from tunesmith.accounts.throttle import network
 
+_MOST_HELD = 64 << 10  # bytes; more leave at once, so that a slow reader is noticed
 _held: WeakKeyDictionary[ServerState, Counter[str]] = WeakKeyDictionary()  # connections by client, of each server
+
+
+class Joined:
+    """A transport whose writes of one turn of the event loop leave together.
+
+    uvicorn writes the head of an answer, each piece and its end by themselves, and each is a system call that wakes the
+    other side: they are a tenth of what a short answer costs.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._pieces: list[bytes] = []
+        self._held = 0
+
+    def write(self, data: bytes) -> None:
+        """Take ``data``; it leaves at the end of this turn, or now where much is waiting already."""
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+        self._held += len(data)
+        if self._held > _MOST_HELD:
+            self._flush()
+
+    def close(self) -> None:
+        """Close once everything has left."""
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close now; what has not left is lost."""
+        self._pieces.clear()
+        self._transport.abort()
+
+    def _flush(self) -> None:
+        if self._pieces:
+            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            self._held = 0
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -41,7 +85,7 @@ class PatientProtocol(HttpToolsProtocol):
     _network: str | None = None  # it is counted under; None: not counted
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
         if self._count_in():
             self._wait(self.first_patience_s)
         else:

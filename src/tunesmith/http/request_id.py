@@ -2,19 +2,18 @@
 
 import re
 import secrets
-from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars
+
+from tunesmith.kernel.logs import request_id
 
 _HEADER = b"x-request-id"
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_current: ContextVar[str] = ContextVar("tunesmith_request_id", default="")
 
 
 def current() -> str:
     """The id of the request being answered; empty outside of one."""
-    return _current.get()
+    return request_id.get()
 
 
 class RequestId:
@@ -35,12 +34,11 @@ class RequestId:
                 message = {**message, "headers": [*message.get("headers", ()), (_HEADER, chosen.encode())]}
             await send(message)
 
-        token = _current.set(chosen)
+        token = request_id.set(chosen)
         try:
-            with bound_contextvars(request_id=chosen):
-                await self._app(scope, receive, named)
+            await self._app(scope, receive, named)
         finally:
-            _current.reset(token)
+            request_id.reset(token)
 
 
 def _of(scope: Scope) -> str:

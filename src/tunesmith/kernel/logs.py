@@ -2,8 +2,19 @@
 
 import logging
 import sys
+from contextvars import ContextVar
 
 import structlog
+from structlog.typing import EventDict
+
+request_id: ContextVar[str] = ContextVar("tunesmith_request_id", default="")  # of the request being answered
+
+
+def with_request_id(_: object, __: str, event: EventDict) -> EventDict:
+    """A structlog processor: the line says which request it belongs to."""
+    if found := request_id.get():
+        event["request_id"] = found
+    return event
 
 
 def log_to_stderr(level: str) -> None:
@@ -19,7 +30,7 @@ def log_to_stderr(level: str) -> None:
     )
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            with_request_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human),
             *last,

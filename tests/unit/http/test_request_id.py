@@ -10,6 +10,7 @@ from structlog.testing import LogCapture
 from tests.unit.http.asking import ask
 from tunesmith.http import errors, request_id
 from tunesmith.http.request_id import RequestId
+from tunesmith.kernel.logs import with_request_id
 from tunesmith.kernel.problems import Problem
 
 
@@ -51,7 +52,6 @@ async def test_two_requests_have_two_ids_and_nothing_is_left_behind() -> None:
     one, other = [await ask(app(), path="/id") for _ in range(2)]
     assert one["x-request-id"] != other["x-request-id"]
     assert request_id.current() == ""
-    assert structlog.contextvars.get_contextvars() == {}
 
 
 async def test_failures_and_bugs_carry_it_in_header_and_body() -> None:
@@ -63,7 +63,7 @@ async def test_failures_and_bugs_carry_it_in_header_and_body() -> None:
 async def test_it_stands_in_every_line_of_the_log_also_a_bugs() -> None:
     lines = LogCapture()
     before = structlog.get_config()
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, lines])
+    structlog.configure(processors=[with_request_id, lines])
     try:
         answer = await ask(app(), path="/bug", headers=[("X-Request-ID", "mine")])
     finally:
