@@ -103,5 +103,7 @@ async def source(given: argparse.Namespace) -> AsyncIterator[Source]:
     if given.llama is None:
         yield Canned(given.pause_ms / 1000)
         return
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+    # llama.cpp closes connections that served many requests, just when the next one is written
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:
         yield Llama(given.llama, session)

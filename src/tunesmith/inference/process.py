@@ -47,7 +47,7 @@ class EngineProcess:
 
     def __init__(self, base: BaseModel, process: asyncio.subprocess.Process, address: Path) -> None:
         self.base, self.pid = base, process.pid
-        self.client = OpenAIEngine(socket=address, builtin=True)
+        self.client = OpenAIEngine.worker(address)
         self.exited = asyncio.create_task(process.wait())
         self.health = Health("starting")
         self._process, self._address = process, address

@@ -1,30 +1,26 @@
 """A client of any engine that speaks the OpenAI wire: the built-in one, vLLM, SGLang, llama.cpp's server, OpenRouter."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar
-
-import aiohttp
-import msgspec
+from typing import Any
 
 from tunesmith.datasets.example import Message
 from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Score
 from tunesmith.inference.engines import openai_wire as wire
-from tunesmith.inference.engines.sse import data_lines
+from tunesmith.inference.engines import refusals
+from tunesmith.inference.engines.lines import data_of
+from tunesmith.inference.engines.rows import ACCEPTED, RowEvent, together
+from tunesmith.inference.engines.upstream import Answer, Label, Shape, Terms, Upstream, broke_off
 from tunesmith.kernel.problems import Invalid, Problem, Unavailable, Unsupported
 from tunesmith.models.model import Model
 
-_IN_FLIGHT = 256
+_AT_ONCE = 256
 _TOKENIZING = 16
 _SCORED_AT_ONCE = 32
-_LONGEST_ERROR = 1 << 16
-_AGAIN_S = 0.2
-
-Shape = TypeVar("Shape")
+_BUILTIN = Label("推理引擎", "the engine")
 
 
 def plain_name(model: Model) -> str:
@@ -36,63 +32,56 @@ class OpenAIEngine:
     """Generates through an OpenAI-wire server.
 
     Args:
-        url: where it listens, without ``/v1``; any host will do when ``socket`` is given.
-        socket: unix socket to reach it by.
-        api_key: sent as a bearer token.
+        upstream: the server.
+        prefix: of the paths the wire names; "" where the upstream's address has it already.
         name: what the server calls a model.
         builtin: it is Tunesmith's own worker, which validates rows beyond the first 256 ahead, takes turns between
             callers and tells its own timings.
-        in_flight: streams open at once; the rest follow as these end.
+        at_once: rows of one call open at once; the rest follow as these end.
     """
 
     def __init__(
         self,
-        url: str = "http://engine",
+        upstream: Upstream,
         *,
-        socket: Path | None = None,
-        api_key: str | None = None,
+        prefix: str = "/v1",
         name: Callable[[Model], str] = plain_name,
         builtin: bool = False,
-        in_flight: int = _IN_FLIGHT,
+        at_once: int = _AT_ONCE,
     ) -> None:
-        self._url, self._socket, self._name = url.rstrip("/"), socket, name
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
-        self._builtin, self._limit = builtin, in_flight
-        self._opened: aiohttp.ClientSession | None = None
-        self._closed = False
+        self._upstream, self._prefix, self._name = upstream, prefix, name
+        self._builtin, self._at_once = builtin, at_once
+
+    @staticmethod
+    def worker(socket: Path) -> "OpenAIEngine":
+        """The built-in engine's process behind that unix socket."""
+
+        def refused(status: int, body: bytes, headers: object) -> Problem:
+            return wire.problem(status, body)
+
+        upstream = Upstream("http://engine", _BUILTIN, refused, terms=Terms(foreign=False), socket=socket)
+        return OpenAIEngine(upstream, builtin=True)
 
     async def close(self) -> None:
         """Close every connection; streams still open break."""
-        self._closed = True
-        if self._opened is not None:
-            await self._opened.close()
+        await self._upstream.close()
 
     async def generate(self, requests: Sequence[Request]) -> AsyncGenerator[Event, None]:
-        """See ``Engine.generate``. Rows beyond ``in_flight`` of a foreign server are refused only when they are sent."""
-        group = uuid.uuid4().hex
+        """See ``Engine.generate``. Rows beyond ``at_once`` of a foreign server are refused only when they are sent."""
+        self._upstream.admit()
+        group = uuid.uuid4().hex if self._builtin else ""
         bodies = []
         for request in requests:
             wire.check_sampling(request.sampling)
             if not request.prompt:
                 raise Invalid("消息不能为空", "the conversation is empty", field="messages")
             bodies.append(wire.completion_body(request, self._name(request.model), group=group, whole=self._builtin))
-        if self._builtin and len(requests) > self._limit:
-            await self._check(requests[self._limit :])
-        feed = _Feed(self._limit, len(requests))
-        tasks = [
-            asyncio.create_task(self._row(feed, row, request, body))
-            for row, (request, body) in enumerate(zip(requests, bodies, strict=True))
-        ]
-        try:
-            async with aclosing(feed.events()) as events:
-                async for event in events:
-                    yield event
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._builtin and len(requests) > self._at_once:
+            await self._check(requests[self._at_once :])
+        rows = [self._row(row, *pair) for row, pair in enumerate(zip(requests, bodies, strict=True))]
+        async with aclosing(together(rows, self._at_once)) as events:
+            async for event in events:
+                yield event
 
     async def score(self, references: Sequence[Reference]) -> list[Score]:
         """See ``Engine.score``. The end token counts when the server tells which tokens end a completion."""
@@ -120,70 +109,31 @@ class OpenAIEngine:
     async def ask(self, method: str, path: str, body: dict[str, Any] | None, shape: type[Shape]) -> Shape:
         """One call that is not streamed.
 
+        Args:
+            path: with its prefix.
+
         Raises:
             Problem: what the server says, or Unavailable when it does not answer.
         """
-        data = wire.encode(body) if body is not None else None
-        try:
-            async with await self._sent(method, path, data) as response:
-                raw = await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _unreachable(error) from error
-        if response.status != 200:
-            raise wire.problem(response.status, raw)
-        try:
-            return msgspec.json.decode(raw, type=shape)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise Unavailable("推理引擎的应答无法解析", "the engine's answer cannot be read") from error
+        return await self._upstream.ask(method, path, None if body is None else wire.encode(body), shape)
 
-    @property
-    def _session(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise Unavailable("推理引擎已关闭", "the engine has been closed")
-        if self._opened is None:  # made on first use: a session belongs to the running loop
-            connector = (
-                aiohttp.UnixConnector(str(self._socket), limit=0) if self._socket else aiohttp.TCPConnector(limit=0)
-            )
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=None if self._builtin else 300)
-            self._opened = aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=1 << 16)
-        return self._opened
-
-    async def _sent(self, method: str, path: str, data: bytes | None) -> aiohttp.ClientResponse:
-        """The answer's beginning.
-
-        A unix socket whose queue is full turns a caller away, and asyncio finds out only when it writes: nothing was
-        answered then, so the request is sent once more.
-        """
-        url = self._url + path
-        try:
-            return await self._session.request(method, url, data=data, headers=self._headers)
-        except aiohttp.ClientConnectorError:
-            raise  # nobody listens
-        except aiohttp.ClientOSError:
-            if self._socket is None:
-                raise
-            await asyncio.sleep(_AGAIN_S)
-        return await self._session.request(method, url, data=data, headers=self._headers)
-
-    async def _row(self, feed: "_Feed", row: int, request: Request, body: bytes) -> None:
-        """Stream one row into ``feed``."""
-        path = "/v1/completions" if isinstance(request.prompt, str) else "/v1/chat/completions"
-        async with feed.turns:
-            started = time.monotonic()
-            try:
-                async with await self._sent("POST", path, body) as response:
-                    try:
-                        if response.status != 200:
-                            raise wire.problem(response.status, await response.content.read(_LONGEST_ERROR))
-                        feed.accepted()
-                        await _read(feed, row, response, started)
-                    except BaseException:
-                        response.close()  # the server must see at once that nobody listens
-                        raise
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                feed.broken(_unreachable(error))
-            except Problem as problem:
-                feed.broken(problem)
+    async def _row(self, row: int, request: Request, body: bytes) -> AsyncGenerator[RowEvent, None]:
+        """One row's events, after word that the server has accepted it."""
+        path = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
+        async with self._upstream.stream(self._prefix + path, body) as answer:
+            yield ACCEPTED
+            reading = _Reading(row, answer, self._upstream.label, builtin=self._builtin)
+            if answer.plain_json:
+                text = reading.data(await answer.whole())
+                if text:
+                    yield Delta(row, text)
+            while not reading.over and (lines := await answer.lines()) is not None:
+                text = reading.text_of(lines)
+                if text:
+                    yield Delta(row, text)
+            done = reading.done()
+            answer.ended = True
+            yield done
 
     async def _check(self, requests: Sequence[Request]) -> None:
         """Refuse now what the worker would refuse of rows that are sent later."""
@@ -223,7 +173,7 @@ class OpenAIEngine:
             "prompt_logprobs": 0,
             "user": group,
         }
-        answer = await self.ask("POST", "/v1/completions", body, wire.Scored)
+        answer = await self.ask("POST", f"{self._prefix}/completions", body, wire.Scored)
         if len(answer.choices) != len(prepared):
             raise Unavailable("推理引擎的应答不完整", "the engine's answer is incomplete")
         scores = []
@@ -239,82 +189,85 @@ class OpenAIEngine:
         return scores
 
 
-class _Feed:
-    """Where the rows of one call meet: events in the order they came, or the first failure.
+class _Reading:
+    """What one stream has said so far. It must say itself that it is over: a clean end of the connection is no end."""
 
-    Nothing is given out before every row that may be open at once has been accepted.
-    """
-
-    def __init__(self, limit: int, rows: int) -> None:
-        self.turns = asyncio.Semaphore(limit)
-        self._queue: asyncio.Queue[Event | Problem] = asyncio.Queue()
-        self._to_accept, self._left = min(limit, rows), rows
-        self._accepted = asyncio.Event()
+    def __init__(self, row: int, answer: Answer, label: Label, *, builtin: bool) -> None:
+        self._row, self._answer, self._label, self._builtin = row, answer, label, builtin
+        self._clock = asyncio.get_running_loop().time
+        self._first, self._pieces = 0.0, 0
+        self._reason: str | None = None
+        self._spoke: str | None = None
+        self._usage: wire.Usage | None = None
+        self._timings: wire.Timings | None = None
         self._problem: Problem | None = None
+        self.over = False
 
-    def accepted(self) -> None:
-        self._to_accept -= 1
-        if self._to_accept == 0:
-            self._accepted.set()
+    def text_of(self, lines: Sequence[bytes]) -> str:
+        """The text in lines that came together; it leaves together too, and before the problem that ends it."""
+        texts = []
+        try:
+            for line in lines:
+                if line and (data := data_of(line)):
+                    texts.append(self.data(data))
+                    if self.over:
+                        break
+        except Problem as problem:
+            self._problem, self.over = problem, True
+        return "".join(texts)
 
-    def put(self, event: Event) -> None:
-        self._queue.put_nowait(event)
+    def data(self, data: bytes) -> str:
+        """The text of one frame.
 
-    def broken(self, problem: Problem) -> None:
-        self._problem = self._problem or problem
-        self._queue.put_nowait(problem)
-        self._accepted.set()
+        Raises:
+            Problem: the frame is an error, or none of this wire's.
+        """
+        if data == wire.DONE:
+            self.over = True
+            return ""
+        chunk = wire.parse_chunk(data, self._label)
+        if chunk.error is not None:
+            raise wire.stated(chunk.error) if self._builtin else refusals.stated(self._label, chunk.error)
+        self._spoke = chunk.model or self._spoke
+        self._usage, self._timings = chunk.usage or self._usage, chunk.timings or self._timings
+        if not chunk.choices:
+            return ""
+        choice = chunk.choices[0]
+        if choice.finish_reason:
+            self._reason = choice.finish_reason
+        said = choice.delta or choice.message
+        text = (said.content if said is not None else choice.text) or ""
+        if text:
+            self._pieces += 1
+        if not self._first and (text or (said is not None and (said.reasoning or said.reasoning_content))):
+            self._first = self._clock()
+            self._answer.heard()
+        return text
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        if not self._left:
-            return
-        await self._accepted.wait()
-        if self._to_accept > 0 and self._problem is not None:
+    def done(self) -> Done:
+        """How it ended.
+
+        Raises:
+            Problem: what it said was one.
+            Unavailable: it said neither why it ended nor that it is over, or ended in an error.
+        """
+        if self._problem is not None:
             raise self._problem
-        while self._left:
-            item = await self._queue.get()
-            if isinstance(item, Problem):
-                raise item
-            if isinstance(item, Done):
-                self._left -= 1
-            yield item
-
-
-async def _read(feed: _Feed, row: int, response: aiohttp.ClientResponse, started: float) -> None:
-    """Turn one stream into events; it must say that it is over."""
-    first, pieces = 0.0, 0
-    reason: str | None = None
-    usage: wire.Usage | None = None
-    timings: wire.Timings | None = None
-    async with aclosing(data_lines(response.content.iter_any())) as lines:
-        async for data in lines:
-            if data == wire.DONE:
-                break
-            chunk = wire.parse_chunk(data)
-            if chunk.error is not None:
-                raise wire.stated(chunk.error)
-            for choice in chunk.choices[:1]:
-                text = choice.text if choice.delta is None else choice.delta.content
-                if text:
-                    first = first or time.monotonic()
-                    pieces += 1
-                    feed.put(Delta(row, text))
-                reason = choice.finish_reason or reason
-            usage, timings = chunk.usage or usage, chunk.timings or timings
-    if reason is None:
-        raise Unavailable("推理引擎的应答中断，请重试", "the engine's answer broke off; ask again")
-    usage = usage or wire.Usage(0, pieces)  # an engine that does not count: pieces are close to tokens
-    timings = timings or wire.Timings(max(0.0, first - started), time.monotonic() - started)
-    feed.put(
-        Done(
-            row,
-            wire.finish(reason),
+        if self._reason == "error" or (self._reason is None and not self.over):
+            raise broke_off(self._label)
+        now, started = self._clock(), self._answer.started
+        usage = self._usage or wire.Usage(0, self._pieces)  # who does not count: pieces are close to tokens
+        timings = self._timings or wire.Timings(max(0.0, self._first - started), now - started)
+        return Done(
+            self._row,
+            wire.finish(self._reason or "stop"),
             usage.prompt_tokens,
             usage.completion_tokens,
             timings.first_token_s,
             timings.seconds,
+            usage.cost,
+            self._spoke,
         )
-    )
 
 
 def _dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -328,10 +281,3 @@ def _require_room(tokens: int, context: int) -> None:
             f"too long: {tokens} tokens, and the model's context is {context}",
             context_length=context,
         )
-
-
-def _unreachable(error: BaseException) -> Unavailable:
-    reason = str(error) or type(error).__name__
-    return Unavailable(
-        f"推理引擎没有应答，请稍后重试（{reason}）", f"the engine is not answering, ask again later ({reason})"
-    )

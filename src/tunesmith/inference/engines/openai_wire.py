@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from tunesmith.inference.engine import FinishReason, Request, Sampling
+from tunesmith.inference.engines.upstream import Label, unreadable
 from tunesmith.kernel.problems import (
     Conflict,
     Invalid,
@@ -33,11 +34,16 @@ _FINISH: dict[str, FinishReason] = {"length": "length", "max_tokens": "length"}
 
 
 class Delta(msgspec.Struct):
+    """``reasoning`` is OpenRouter's name, ``reasoning_content`` that of vLLM and DeepSeek."""
+
     content: str | None = None
+    reasoning: Any = None
+    reasoning_content: Any = None
 
 
 class Choice(msgspec.Struct):
     delta: Delta | None = None
+    message: Delta | None = None  # where the server does not stream
     text: str | None = None
     finish_reason: str | None = None
 
@@ -45,6 +51,7 @@ class Choice(msgspec.Struct):
 class Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float | None = None  # US dollars; OpenRouter says it
 
 
 class Timings(msgspec.Struct):
@@ -61,6 +68,7 @@ class Chunk(msgspec.Struct):
     usage: Usage | None = None
     timings: Timings | None = None
     error: Any = None
+    model: str | None = None
 
 
 class Tokenized(msgspec.Struct):
@@ -181,7 +189,7 @@ def stated(error: Any, otherwise: type[Problem] = Unavailable, fallback: str = "
     return kind(f"推理引擎返回错误：{english}", f"the engine says: {english}", **details)
 
 
-def parse_chunk(data: bytes) -> Chunk:
+def parse_chunk(data: bytes, label: Label) -> Chunk:
     """One frame.
 
     Raises:
@@ -190,7 +198,7 @@ def parse_chunk(data: bytes) -> Chunk:
     try:
         return _chunk.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Unavailable("推理引擎的应答无法解析", "the engine's answer cannot be read") from error
+        raise unreadable(label) from error
 
 
 _chunk = msgspec.json.Decoder(Chunk)

@@ -3,41 +3,56 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from tests.unit.inference.engines.serving import Handler, answers, says, serving
 from tunesmith.datasets.example import Message
 from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Sampling
+from tunesmith.inference.engines import refusals
 from tunesmith.inference.engines.openai import OpenAIEngine
-from tunesmith.inference.engines.sse import data_lines
-from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem, TooMany, Unavailable, Unsupported
+from tunesmith.inference.engines.upstream import Label, Terms, Upstream
+from tunesmith.inference.engines.watch import Patience
+from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem, TimedOut, TooMany, Unavailable, Unsupported
 from tunesmith.models.model import Model
 
 PLAIN = Sampling(max_new_tokens=8, temperature=0.5, top_p=0.9, top_k=0, repetition_penalty=1.0)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+LABEL = Label("引擎", "the server")
+FOREIGN = Terms()
 
 
 @asynccontextmanager
-async def upstream(handler: Handler, **options: Any) -> AsyncIterator[OpenAIEngine]:
+async def upstream(
+    handler: Handler, *, key: str = "", terms: Terms = FOREIGN, **options: Any
+) -> AsyncIterator[OpenAIEngine]:
     """An engine whose server answers everything with ``handler``."""
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", handler)
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    engine = OpenAIEngine(f"http://127.0.0.1:{port}/", **options)
-    try:
-        yield engine
-    finally:
-        await engine.close()
-        await runner.cleanup()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with serving(handler) as url:
+        refused = partial(refusals.refused, LABEL)
+        engine = OpenAIEngine(Upstream(url + "/", LABEL, refused, headers=lambda: headers, terms=terms), **options)
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+
+@asynccontextmanager
+async def worker(handler: Handler, tmp_path: Path) -> AsyncIterator[OpenAIEngine]:
+    """A client of the built-in engine whose process answers everything with ``handler``."""
+    async with serving(handler, socket=tmp_path / "engine.sock"):
+        engine = OpenAIEngine.worker(tmp_path / "engine.sock")
+        try:
+            yield engine
+        finally:
+            await engine.close()
 
 
 def ask(text: str = "hello", sampling: Sampling = PLAIN, model: Model = Model("m")) -> Request:  # noqa: B008
@@ -49,40 +64,21 @@ async def heard(engine: OpenAIEngine, *requests: Request) -> list[Event]:
         return [event async for event in events]
 
 
-def says(*pieces: bytes) -> Handler:
-    """Streams ``pieces`` as they stand, one write each."""
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for piece in pieces:
-            await response.write(piece)
-            await asyncio.sleep(0)
-        return response
-
-    return handler
-
-
-def answers(status: int, body: bytes) -> Handler:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=status, body=body)
-
-    return handler
-
-
 def frame(text: str | None = None, finish: str | None = None, **more: Any) -> bytes:
     delta = {"content": text} if text is not None else {}
     return b"data: " + json.dumps({"choices": [{"delta": delta, "finish_reason": finish}], **more}).encode() + b"\n\n"
 
 
-async def test_pieces_that_break_anywhere_give_the_same_events() -> None:
+async def test_pieces_that_break_anywhere_give_the_same_answer() -> None:
     stream = b": ping\r\n\r\n" + frame("你") + frame("", None) + frame("好\n") + frame(None, "stop")
     stream += b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\ndata: [DONE]\n\n'
     for size in (1, 2, 7, 64, len(stream)):
         pieces = [stream[i : i + size] for i in range(0, len(stream), size)]
         async with upstream(says(*pieces)) as engine:
             *deltas, done = await heard(engine, ask())
-        assert deltas == [Delta(0, "你"), Delta(0, "好\n")]
+        # what comes together leaves together
+        assert "".join(delta.text for delta in deltas if isinstance(delta, Delta)) == "你好\n"
+        assert all(isinstance(delta, Delta) and delta.text for delta in deltas)
         assert isinstance(done, Done)
         assert (done.finish, done.prompt_tokens, done.completion_tokens) == ("stop", 3, 2)
         assert 0 < done.first_token_s <= done.seconds
@@ -96,10 +92,18 @@ async def test_the_engines_own_timings_are_kept() -> None:
 
 
 async def test_a_stream_without_marker_of_its_end_is_cut_and_not_short() -> None:
-    for pieces in ((frame("a"),), (frame("a"), b"data: [DONE]\n\n"), ()):
+    for pieces in ((frame("a"),), (frame("a"), frame("b", "error"), b"data: [DONE]\n\n"), ()):
         async with upstream(says(*pieces)) as engine:
             with pytest.raises(Unavailable):
                 await heard(engine, ask())
+
+
+async def test_a_stream_may_say_only_that_it_is_over_or_only_why() -> None:
+    for pieces, finish in (((b"data: [DONE]\n\n",), "stop"), ((frame(None, "length"),), "length")):
+        async with upstream(says(frame("a"), *pieces)) as engine:
+            delta, done = await heard(engine, ask())
+        assert isinstance(done, Done)
+        assert (delta, done.finish, done.completion_tokens) == (Delta(0, "a"), finish, 1)
 
 
 async def test_a_connection_cut_midway_is_unavailable() -> None:
@@ -116,11 +120,12 @@ async def test_a_connection_cut_midway_is_unavailable() -> None:
             await heard(engine, ask())
 
 
-async def test_a_port_nobody_listens_on_is_unavailable() -> None:
-    engine = OpenAIEngine("http://127.0.0.1:9")
+async def test_a_socket_nobody_listens_on_is_unavailable(tmp_path: Path) -> None:
+    engine = OpenAIEngine.worker(tmp_path / "none.sock")
     with pytest.raises(Unavailable) as refused:
         await heard(engine, ask())
-    assert "没有应答" in refused.value.zh
+    assert refused.value.zh.startswith("推理引擎没有应答，请稍后重试（Cannot connect to unix socket")
+    assert refused.value.en.startswith("the engine is not answering, ask again later (Cannot connect to unix socket")
     await engine.close()
     with pytest.raises(Unavailable):  # and after closing, too
         await heard(engine, ask())
@@ -151,8 +156,10 @@ async def test_a_port_nobody_listens_on_is_unavailable() -> None:
         b"what went wrong",
     ],
 )
-async def test_an_error_answer_becomes_the_problem_it_means(status: int, kind: type[Problem], body: bytes) -> None:
-    async with upstream(answers(status, body)) as engine:
+async def test_an_error_answer_becomes_the_problem_it_means(
+    status: int, kind: type[Problem], body: bytes, tmp_path: Path
+) -> None:
+    async with worker(answers(status, body), tmp_path) as engine:
         with pytest.raises(kind) as refused:
             await heard(engine, ask())
     assert type(refused.value) is kind
@@ -169,20 +176,112 @@ async def test_an_error_answer_becomes_the_problem_it_means(status: int, kind: t
         b"data: \xff\xfe\n\n",
     ],
 )
-async def test_an_error_or_nonsense_in_a_stream_ends_it(piece: bytes) -> None:
-    async with upstream(says(frame("a"), piece, frame("b", "stop"), b"data: [DONE]\n\n")) as engine:
-        with pytest.raises(Unavailable):
+@pytest.mark.parametrize("together", [False, True])
+async def test_an_error_or_nonsense_in_a_stream_ends_it_after_what_came_before(
+    piece: bytes, together: bool, tmp_path: Path
+) -> None:
+    pieces = (frame("a"), piece, frame("b", "stop"), b"data: [DONE]\n\n")
+    handler = says(b"".join(pieces)) if together else says(*pieces)
+    async with upstream(handler) as foreign, worker(handler, tmp_path) as builtin:
+        for engine in (foreign, builtin):
+            said = []
+            with pytest.raises(Unavailable):
+                async with aclosing(engine.generate([ask()])) as events:
+                    async for event in events:
+                        said.append(event)
+            assert said == [Delta(0, "a")]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "kind"),
+    [
+        (b'{"error":{"code":502,"message":"lost"},"choices":[{"delta":{"content":""},"finish_reason":"error"}]}', 502, Unavailable),
+        (b'{"error":{"message":"lost","error_type":"rate_limit_exceeded","http_status":429},"choices":[]}', 429, TooMany),
+        (b'{"error":{"object":"error","message":"lost","type":"BadRequestError","param":null,"code":400}}', 400, Invalid),
+    ],
+)  # fmt: skip
+async def test_an_error_in_the_middle_keeps_its_code(error: bytes, code: int, kind: type[Problem]) -> None:
+    async with upstream(says(frame("a"), b"data: " + error + b"\n\n")) as engine:
+        with pytest.raises(kind) as refused:
+            await heard(engine, ask())
+    assert type(refused.value) is kind
+    assert refused.value.details == {"upstream_status": code}
+    assert refused.value.en == f"the server refused the request: {code} lost"
+
+
+async def test_what_the_built_in_engine_states_is_told_as_it_stands(tmp_path: Path) -> None:
+    error = '{"error":{"message":"gone","message_zh":"没了","type":"NotFound","param":"model"}}'
+    async with worker(says(frame("a"), b"data: " + error.encode() + b"\n\n"), tmp_path) as engine:
+        with pytest.raises(NotFound) as refused:
+            await heard(engine, ask())
+    assert (refused.value.zh, refused.value.en, refused.value.details) == ("没了", "gone", {"field": "model"})
+
+
+async def test_an_answer_that_is_no_stream_is_taken_as_it_is() -> None:
+    def whole(body: dict[str, Any]) -> Handler:
+        return answers(200, json.dumps(body).encode(), "application/json")
+
+    choice = {"message": {"role": "assistant", "content": "all of it"}, "finish_reason": "stop"}
+    async with upstream(whole({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})) as engine:
+        delta, done = await heard(engine, ask())
+    assert delta == Delta(0, "all of it")
+    assert isinstance(done, Done)
+    assert (done.finish, done.prompt_tokens, done.completion_tokens) == ("stop", 3, 4)
+    async with upstream(whole({"error": {"code": 429, "message": "slow down"}, "choices": []})) as engine:
+        with pytest.raises(TooMany):
             await heard(engine, ask())
 
 
-async def test_a_line_without_end_is_given_up() -> None:
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
-            yield b"data: " + b"x" * (1 << 16)
+@pytest.mark.parametrize("field", ["content", "reasoning", "reasoning_content"])
+async def test_thinking_counts_as_a_first_token(field: str) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: " + json.dumps({"choices": [{"delta": {field: "hm"}}]}).encode() + b"\n\n")
+        await asyncio.sleep(1.5)
+        await response.write(frame("a", "stop"))
+        return response
 
-    with pytest.raises(Unavailable):
-        async for _ in data_lines(endless()):
-            pass
+    async with upstream(handler, terms=Terms(patience=Patience(first_s=1, idle_s=60, total_s=60))) as engine:
+        *said, done = await heard(engine, ask())
+    assert said[-1] == Delta(0, "a")
+    assert isinstance(done, Done)
+    assert done.first_token_s < 1
+
+
+async def test_what_is_no_token_is_no_first_token() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        while True:
+            await response.write(b": PROCESSING\n\n" + frame("") + frame())
+            await asyncio.sleep(0.05)
+
+    async with upstream(handler, terms=Terms(patience=Patience(first_s=0.3, idle_s=60, total_s=60))) as engine:
+        with pytest.raises(TimedOut) as late:
+            await heard(engine, ask())
+    assert late.value.details == {"waited_for": "first token"}
+
+
+async def test_what_was_charged_and_who_spoke_is_told() -> None:
+    last = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"cost":0.25},"model":"big/model"}\n\n'
+    async with upstream(says(frame("a", "stop"), last)) as engine:
+        done = (await heard(engine, ask()))[-1]
+    assert isinstance(done, Done)
+    assert (done.cost_usd, done.spoke) == (0.25, "big/model")
+
+
+async def test_a_line_without_end_is_given_up() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: ")
+        while True:
+            await response.write(b"x" * (1 << 16))
+
+    async with upstream(handler) as engine:
+        with pytest.raises(Unavailable):
+            await heard(engine, ask())
 
 
 async def test_nothing_is_said_before_every_row_is_accepted() -> None:
@@ -213,7 +312,7 @@ async def test_no_more_streams_are_open_than_allowed_and_all_rows_end() -> None:
         open_now -= 1
         return answer
 
-    async with upstream(handler, in_flight=3) as engine:
+    async with upstream(handler, at_once=3) as engine:
         events = await heard(engine, *(ask(str(n)) for n in range(10)))
     assert sorted(event.row for event in events if isinstance(event, Done)) == list(range(10))
     assert most == 3
@@ -252,7 +351,7 @@ async def test_neutral_settings_stay_unsaid_to_foreign_engines_and_the_key_is_se
         return await says(frame("a", "stop"), b"data: [DONE]\n\n")(request)
 
     warm = Sampling(8, 0.5, 0.9, 40, 1.2, seed=3, stop=("END",))
-    async with upstream(handler, api_key="secret") as engine:
+    async with upstream(handler, key="secret") as engine:
         await heard(engine, ask(model=Model("m", "adapters/a")), Request("raw", Model("m"), warm))
     plain, full = sorted(seen, key=lambda one: one[0])
     assert plain[0] == "/v1/chat/completions"
@@ -286,7 +385,7 @@ async def test_an_engine_without_prompt_logprobs_cannot_score() -> None:
             await engine.score([Reference((Message("user", "a"),), "b", Model("m"))])
 
 
-async def test_a_score_covers_the_completion_and_its_end_token_only() -> None:
+async def test_a_score_covers_the_completion_and_its_end_token_only(tmp_path: Path) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         body = await request.json()
         if request.path == "/tokenize":
@@ -297,7 +396,7 @@ async def test_a_score_covers_the_completion_and_its_end_token_only() -> None:
         choices = [{"index": i, "prompt_logprobs": one} for i, one in enumerate(shares)]
         return web.json_response({"choices": choices[::-1]})
 
-    async with upstream(handler, builtin=True) as engine:
+    async with worker(handler, tmp_path) as engine:
         scores = await engine.score([Reference((Message("user", "a"),), "b", Model("m"))] * 40)
     assert len(scores) == 40
     assert {score.tokens for score in scores} == {3}
@@ -312,7 +411,7 @@ async def test_a_socket_whose_queue_was_full_for_a_moment_is_tried_again(tmp_pat
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
         listening.listen(1)
-        engine = OpenAIEngine(socket=tmp_path / "s", builtin=True)
+        engine = OpenAIEngine.worker(tmp_path / "s")
         rows = asyncio.create_task(heard(engine, *(ask(str(n)) for n in range(40))))
         await asyncio.sleep(0.05)  # nobody accepts yet: all but two were turned away
         listening.listen(128)

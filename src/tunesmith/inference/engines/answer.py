@@ -1,0 +1,148 @@
+"""An answer as it comes from an upstream: its lines, how long it is waited for, and how its connection ends."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunesmith.inference.engines.lines import LONGEST_LINE, Lines
+from tunesmith.inference.engines.watch import NEVER, Patience, Watch
+from tunesmith.kernel.problems import Problem, TimedOut, Unavailable
+
+if TYPE_CHECKING:
+    import aiohttp
+
+LONGEST_ANSWER = 64 << 20  # bytes on the wire; no answer for people is that long
+_END_S = 0.1  # seconds for an answer that is over to end as HTTP has it
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What people call an upstream, and what to look at when it does not answer."""
+
+    zh: str
+    en: str
+    hint_zh: str = "请稍后重试"
+    hint_en: str = "ask again later"
+
+
+class Answer:
+    """A streamed answer, as its lines come.
+
+    Attributes:
+        started: when it was asked for, by the running loop's clock.
+        plain_json: the server answers with one JSON value though a stream was asked for.
+        ended: it was read to its end, so that its connection may serve another request.
+    """
+
+    def __init__(self, response: "aiohttp.ClientResponse", label: Label) -> None:
+        self._response, self._content, self._label = response, response.content, label
+        self._lines = Lines()
+        self._size, self._most = 0, float(LONGEST_ANSWER)
+        self._watch: Watch | None = None
+        self.started = 0.0
+        self.plain_json = response.content_type == "application/json"
+        self.ended = False
+
+    def watch(self, patience: Patience, started: float) -> None:
+        """From now on it is waited for no longer than that. What may take any time may have any length."""
+        self.started = started
+        self._most = NEVER if patience.total_s == NEVER else LONGEST_ANSWER
+        if patience != Patience():
+            self._watch = Watch(patience, lambda which: self.fail(late(self._label, which)), started)
+
+    async def lines(self) -> list[bytes] | None:
+        """The lines that one or more reads completed; None once the server has ended the answer.
+
+        Raises:
+            Unavailable: the answer cannot be read, or never ends.
+            TimedOut: it was waited for as long as it may be.
+        """
+        while True:
+            piece = await self._piece()
+            if not piece:
+                rest = self._lines.end()
+                self.ended = True
+                return rest or None
+            self._size += len(piece)
+            if self._size > self._most:
+                raise unreadable(self._label)
+            found = self._lines.feed(piece)
+            if found:
+                return found
+
+    async def whole(self) -> bytes:
+        """The body that is no stream."""
+        return await read_whole(self._response, self._label, LONGEST_LINE)
+
+    def heard(self) -> None:
+        """A token came, or the model is known to be thinking: from here on only silence is too long."""
+        if self._watch is not None:
+            self._watch.heard()
+
+    def fail(self, problem: Problem) -> None:
+        """Raise that where it is read, now or when it is read next."""
+        self._content.set_exception(problem)
+
+    async def close(self) -> None:
+        """Let go of its connection: kept where the answer has ended, else closed, so that the server sees it."""
+        if self._watch is not None:
+            self._watch.stop()
+        try:
+            if self.ended and not self._content.at_eof():
+                await self._rest()
+        finally:
+            self._response.close()  # at the end of its body it had given the connection back by itself
+
+    async def _rest(self) -> None:
+        """What follows the end of the answer: as a rule, the end of its body."""
+        import aiohttp
+
+        with suppress(TimeoutError, aiohttp.ClientError, Problem):
+            async with asyncio.timeout(_END_S):
+                while await self._content.readany():
+                    pass
+
+    async def _piece(self) -> bytes:
+        if self._watch is None:
+            return await self._content.readany()
+        self._watch.waiting()
+        piece = await self._content.readany()
+        self._watch.came()
+        return piece
+
+
+async def read_whole(response: "aiohttp.ClientResponse", label: Label, most: int = LONGEST_ANSWER) -> bytes:
+    """A body that is no stream.
+
+    Raises:
+        Unavailable: it has more than ``most`` bytes.
+    """
+    pieces, size = [], 0
+    while piece := await response.content.readany():
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise unreadable(label)
+    return b"".join(pieces)
+
+
+def unreadable(label: Label) -> Unavailable:
+    """The answer is not what the wire promises."""
+    return Unavailable(f"{label.zh}的应答无法解析", f"{label.en}'s answer cannot be read")
+
+
+def broke_off(label: Label, **details: str) -> Unavailable:
+    """The answer ended without saying that it was over."""
+    return Unavailable(f"{label.zh}的应答中断，请重试", f"{label.en}'s answer broke off; ask again", **details)
+
+
+def late(label: Label, which: str) -> TimedOut:
+    """It was waited for too long: "connect", "first token", "idle" or "total"."""
+    said_zh, said_en = {
+        "connect": ("连接超时", "did not let us connect in time"),
+        "first token": ("迟迟没有开始回答", "did not begin its answer in time"),
+        "idle": ("中途没有了声音", "fell silent in the middle of its answer"),
+        "total": ("没有在限定时间内答完", "did not end its answer in time"),
+    }[which]
+    return TimedOut(f"{label.zh}{said_zh}，请稍后重试", f"{label.en} {said_en}; ask again later", waited_for=which)
