@@ -1,4 +1,7 @@
-"""One suite over every engine: the shipped fake, and the real one in a process of its own."""
+"""One suite over every engine: the shipped fake, the real one in a process of its own, and the client of Ollama.
+
+Behind that client is no Ollama, but a fake in its wire over a real llama.cpp server.
+"""
 
 import asyncio
 import math
@@ -11,12 +14,16 @@ import pytest
 import pytest_asyncio
 
 from tests.tiny_model import CONTEXT, make_tiny_adapter, make_tiny_base
+from tests.upstreams import tiny_gguf
+from tests.upstreams.running import llama, ollama_skin
 from tunesmith.datasets.example import Message
-from tunesmith.inference.engine import Delta, Done, Engine, Event, Reference, Request, Sampling
+from tunesmith.inference.engine import Delta, Done, Engine, Event, Reference, Request, Sampling, Score
+from tunesmith.inference.engines.ollama import OllamaEngine
 from tunesmith.inference.engines.scripted import ScriptedEngine
+from tunesmith.inference.engines.upstream import Terms
 from tunesmith.inference.supervisor import Supervisor
 from tunesmith.kernel.home import Home
-from tunesmith.kernel.problems import Invalid, NotFound, Problem
+from tunesmith.kernel.problems import Invalid, NotFound, Problem, Unsupported
 from tunesmith.models.model import Model
 from tunesmith.models.registry import Registry
 from tunesmith.settings import Settings
@@ -35,17 +42,40 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Subject:
-    """An engine under test, and how many rows it says are in flight."""
+    """An engine under test, how many rows it says are in flight, and what it cannot do.
+
+    Attributes:
+        models: a base, and an adapter of it where the engine knows ours.
+        scores: it reports log-probabilities.
+        looks_ahead: it refuses a row that does not fit before anything is said, however many come before.
+    """
 
     engine: Engine
     rows: Rows
+    models: tuple[Model, ...] = (BASE, TUNED)
+    context: int = CONTEXT
+    scores: bool = True
+    looks_ahead: bool = True
 
 
-@pytest_asyncio.fixture(params=["scripted", "supervised"], loop_scope="module", scope="module")
+@pytest_asyncio.fixture(params=["scripted", "supervised", "ollama"], loop_scope="module", scope="module")
 async def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Subject]:
     if request.param == "scripted":
         fake = ScriptedEngine(models=[BASE, TUNED], context=CONTEXT, delay_s=0.001)
         yield Subject(fake, lambda: fake.rows)
+        return
+    if request.param == "ollama":
+        with llama(tmp_path_factory.mktemp("llama")) as model, ollama_skin(llama_url=model.url) as skin:
+            client = OllamaEngine.at(skin.url, Terms())
+            yield Subject(
+                client,
+                lambda: client.totals.in_flight,
+                models=(BASE,),
+                context=tiny_gguf.CONTEXT,
+                scores=False,
+                looks_ahead=False,
+            )
+            await client.close()
         return
     root = tmp_path_factory.mktemp("home")
     base = make_tiny_base(root / "models" / "tiny")
@@ -74,8 +104,16 @@ def done_of(events: list[Event], row: int = 0) -> Done:
     return done
 
 
+async def scored(subject: Subject, references: list[Reference]) -> list[Score]:
+    if not subject.scores:
+        with pytest.raises(Unsupported):
+            await subject.engine.score(references)
+        pytest.skip("reports no log-probabilities, and says so")
+    return await subject.engine.score(references)
+
+
 async def test_every_row_speaks_and_then_ends_exactly_once(subject: Subject) -> None:
-    events = await heard(subject.engine, ask("hello"), ask("hello", TUNED), ask("你好"))
+    events = await heard(subject.engine, ask("hello"), ask("hello", subject.models[-1]), ask("你好"))
     for row in range(3):
         own = [event for event in events if event.row == row]
         assert isinstance(own[-1], Done)
@@ -83,7 +121,7 @@ async def test_every_row_speaks_and_then_ends_exactly_once(subject: Subject) -> 
         assert own[-1].prompt_tokens > 0
         assert 0 < own[-1].completion_tokens <= GREEDY.max_new_tokens
         assert 0 < own[-1].first_token_s <= own[-1].seconds
-    assert text_of(events, 0) != text_of(events, 1)
+    assert (text_of(events, 0) != text_of(events, 1)) == (len(subject.models) > 1)
 
 
 async def test_greedy_answers_repeat(subject: Subject) -> None:
@@ -155,13 +193,13 @@ async def test_an_empty_conversation_is_refused(subject: Subject) -> None:
 async def test_one_row_too_long_refuses_all_before_anything_is_said(subject: Subject) -> None:
     said: list[Event] = []
     with pytest.raises(Invalid) as refused:
-        async with aclosing(subject.engine.generate([ask("hello"), ask("word " * 2 * CONTEXT)])) as events:
+        async with aclosing(subject.engine.generate([ask("hello"), ask("word " * 2 * subject.context)])) as events:
             async for event in events:
                 said.append(event)
     assert said == []
-    assert refused.value.details.get("context_length", CONTEXT) == CONTEXT
-    assert str(CONTEXT) in refused.value.en
-    assert str(CONTEXT) in refused.value.zh
+    assert refused.value.details.get("context_length", subject.context) == subject.context
+    assert str(subject.context) in refused.value.en
+    assert str(subject.context) in refused.value.zh
 
 
 async def test_closing_the_generator_frees_the_rows(subject: Subject) -> None:
@@ -176,17 +214,19 @@ async def test_closing_the_generator_frees_the_rows(subject: Subject) -> None:
 
 async def test_three_hundred_rows_in_one_call_all_end(subject: Subject) -> None:
     few = replace(GREEDY, max_new_tokens=3)
-    events = await heard(subject.engine, *(ask(f"number {n}", (BASE, TUNED)[n % 2], few) for n in range(300)))
+    models = subject.models
+    events = await heard(subject.engine, *(ask(f"number {n}", models[n % len(models)], few) for n in range(300)))
     assert sorted(event.row for event in events if isinstance(event, Done)) == list(range(300))
     assert subject.rows() == 0
 
 
 async def test_a_row_that_does_not_fit_refuses_even_three_hundred(subject: Subject) -> None:
     few = replace(GREEDY, max_new_tokens=3)
-    rows = [*(ask(f"number {n}", sampling=few) for n in range(300)), ask("word " * 2 * CONTEXT, sampling=few)]
+    rows = [*(ask(f"number {n}", sampling=few) for n in range(300)), ask("word " * 2 * subject.context, sampling=few)]
     with pytest.raises(Invalid):
         async with aclosing(subject.engine.generate(rows)) as events:
-            await anext(events)
+            async for _ in events:
+                assert not subject.looks_ahead, "something was said before"
 
 
 async def test_callers_at_the_same_time_do_not_mix(subject: Subject) -> None:
@@ -198,7 +238,7 @@ async def test_callers_at_the_same_time_do_not_mix(subject: Subject) -> None:
 async def test_scores_come_in_order_and_count_the_end_token(subject: Subject) -> None:
     prompt = (Message("user", "who is the mayor?"),)
     references = [Reference(prompt, "Ada", BASE), Reference(prompt, "Ada " * 20, BASE), Reference(prompt, "Ada", TUNED)]
-    scores = await subject.engine.score(references)
+    scores = await scored(subject, references)
     assert all(score.logprob < 0 and score.tokens >= 2 for score in scores)
     assert scores[1].tokens > scores[0].tokens == scores[2].tokens
     assert scores[0].logprob != scores[2].logprob
@@ -209,16 +249,16 @@ async def test_scores_come_in_order_and_count_the_end_token(subject: Subject) ->
 
 async def test_a_reference_too_long_is_refused(subject: Subject) -> None:
     with pytest.raises(Invalid):
-        await subject.engine.score([Reference((Message("user", "hello"),), "word " * 2 * CONTEXT, BASE)])
+        await scored(subject, [Reference((Message("user", "hello"),), "word " * 2 * CONTEXT, BASE)])
 
 
 async def test_a_reference_of_an_unknown_model_is_not_found(subject: Subject) -> None:
     with pytest.raises(NotFound):
-        await subject.engine.score([Reference((Message("user", "hello"),), "word", Model("tiny", "adapters/none"))])
+        await scored(subject, [Reference((Message("user", "hello"),), "word", Model("tiny", "adapters/none"))])
 
 
 async def test_every_refusal_speaks_both_languages(subject: Subject) -> None:
-    for request in (ask("hello", Model("nowhere")), ask("word " * 2 * CONTEXT), Request((), BASE, GREEDY)):
+    for request in (ask("hello", Model("nowhere")), ask("word " * 2 * subject.context), Request((), BASE, GREEDY)):
         with pytest.raises(Problem) as refused:
             await heard(subject.engine, request)
         assert any("\u4e00" <= letter <= "\u9fff" for letter in refused.value.zh)
