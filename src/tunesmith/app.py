@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -16,10 +17,13 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.accounts.service import AccountService
+from tunesmith.accounts.vault import Vault
 from tunesmith.datasets.children import Children
 from tunesmith.datasets.service import DatasetService
 from tunesmith.datasets.uploads import UploadService
+from tunesmith.dialects.chat_gateway import routes as chat_gateway
 from tunesmith.dialects.compare_chat import routes as compare_chat
+from tunesmith.dialects.gpt_service import ollama as gpt_ollama
 from tunesmith.dialects.gpt_service import routes as gpt_service
 from tunesmith.dialects.platform_v1 import routes as platform_v1
 from tunesmith.dialects.platform_v1.catalog import Catalog
@@ -28,12 +32,20 @@ from tunesmith.http.door import Door, KindOf
 from tunesmith.http.rates import Rates
 from tunesmith.http.request_id import RequestId
 from tunesmith.inference.chat import Chat
+from tunesmith.inference.conversations import Conversations
+from tunesmith.inference.engines.ollama import OllamaEngine
+from tunesmith.inference.engines.openrouter import OpenRouter, terms
+from tunesmith.inference.gateway import Builtin, Gateway, Remote
+from tunesmith.inference.live_list import LiveList
+from tunesmith.inference.pulls import Pulls
 from tunesmith.inference.served import ServedModels
 from tunesmith.inference.supervisor import Supervisor
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import Home
+from tunesmith.models.model import Model
 from tunesmith.models.notes import ModelNotes
 from tunesmith.models.registry import Registry
+from tunesmith.models.spending import Spending
 from tunesmith.models.usage import UsageJournal
 from tunesmith.settings import Settings
 from tunesmith.training.executors.local import LocalExecutor
@@ -41,6 +53,8 @@ from tunesmith.training.service import TrainingService
 from tunesmith.training.store import RunStore
 
 _COUNTED_EVERY_S = 60.0
+_OPENROUTER_LIST_S, _OLLAMA_LIST_S = 600.0, 10.0  # a list of models so old is asked for again
+_LIST_WAIT_S = 5.0  # longest wait of an answer for a first list
 _log = structlog.get_logger()
 
 
@@ -52,12 +66,19 @@ class Services:
     home: Home
     database: Database
     accounts: AccountService
+    vault: Vault
     registry: Registry
     notes: ModelNotes
     usage: UsageJournal
+    spending: Spending
     engines: Supervisor
     chat: Chat
     served: ServedModels
+    openrouter: OpenRouter
+    ollama: OllamaEngine | None
+    pulls: Pulls | None
+    conversations: Conversations
+    gateway: Gateway
     datasets: DatasetService
     uploads: UploadService
     training: TrainingService
@@ -66,6 +87,12 @@ class Services:
     async def close(self) -> None:
         """End the engines and the connections; runs in training go on by themselves."""
         await self.evaluation.close()
+        await self.gateway.close()
+        await self.openrouter.close()
+        if self.pulls is not None:
+            await self.pulls.close()
+        if self.ollama is not None:
+            await self.ollama.close()
         await self.engines.close()
         await asyncio.to_thread(self.usage.close)
         self.database.close()
@@ -85,25 +112,69 @@ def compose(settings: Settings) -> Services:
     worker = Children()
     datasets = DatasetService(database, home, worker=worker)
     engines = Supervisor(registry, home, settings)
-    executors = {"local": LocalExecutor(home, registry, settings)}
+    chat = Chat(engines, usage.used)
+    served = ServedModels(database, registry, engines)
+    vault = Vault(database, home.secrets, {"openrouter": settings.openrouter_key})
+    openrouter = OpenRouter(settings, lambda: vault.at_hand("openrouter"))
+    ollama = OllamaEngine.at(settings.ollama_url, terms(settings.upstream)) if settings.ollama_url else None
+    tags = LiveList(ollama.models, fresh_s=_OLLAMA_LIST_S, wait_s=_LIST_WAIT_S) if ollama else None
+    conversations = Conversations(database)
     return Services(
         settings=settings,
         home=home,
         database=database,
         accounts=AccountService(database, home),
+        vault=vault,
         registry=registry,
         notes=ModelNotes(database, usage),
         usage=usage,
+        spending=Spending(database, usage),
         engines=engines,
-        chat=Chat(engines, usage.used),
-        served=ServedModels(database, registry, engines),
+        chat=chat,
+        served=served,
+        openrouter=openrouter,
+        ollama=ollama,
+        pulls=Pulls(database, ollama, on_success=tags.forget) if ollama and tags else None,
+        conversations=conversations,
+        gateway=Gateway(
+            _builtin(chat, served, registry),
+            Remote(Chat(ollama), tags, settings.ollama_model) if ollama and tags else None,
+            Remote(
+                Chat(openrouter.engine),
+                LiveList(openrouter.models, fresh_s=_OPENROUTER_LIST_S, wait_s=_LIST_WAIT_S),
+                settings.openrouter_model,
+            ),
+            conversations,
+            key=lambda: vault.current("openrouter"),
+            spent=usage.spent,
+        ),
         datasets=datasets,
         uploads=UploadService(database, home, settings, worker=worker),
         training=TrainingService(
-            RunStore(database), executors, registry, home, settings, may_read=datasets.check_may_read
+            RunStore(database),
+            {"local": LocalExecutor(home, registry, settings)},
+            registry,
+            home,
+            settings,
+            may_read=datasets.check_may_read,
         ),
         evaluation=EvaluationService(database, home, engines),
     )
+
+
+def _builtin(chat: Chat, served: ServedModels, registry: Registry) -> Builtin:
+    """This machine's models, for the gateway."""
+
+    def find(name: str | None) -> tuple[str, Model]:
+        found = served.resolve(name)
+        return found.name, found.model
+
+    def names() -> list[str]:
+        loaded = [each.name for each in served.list()]
+        on_disk = [*(base.name for base in registry.bases()), *(adapter.name for adapter in registry.adapters())]
+        return list(dict.fromkeys([*loaded, *on_disk]))
+
+    return Builtin(chat, lambda name: asyncio.to_thread(find, name), lambda: asyncio.to_thread(names))
 
 
 def create_app(services: Services, *, wants_token: bool) -> ASGIApp:
@@ -139,6 +210,8 @@ def create_app(services: Services, *, wants_token: bool) -> ASGIApp:
     gpt = gpt_service.build(
         gpt_service.Services(
             chat=services.chat,
+            gateway=services.gateway,
+            ollama=_ollama(services),
             served=services.served,
             training=services.training,
             evaluation=services.evaluation,
@@ -148,9 +221,19 @@ def create_app(services: Services, *, wants_token: bool) -> ASGIApp:
         ),
         door(gpt_service.kind_of),
     )
+    gateway = chat_gateway.build(
+        chat_gateway.Services(
+            gateway=services.gateway,
+            conversations=services.conversations,
+            spending=services.spending,
+            vault=services.vault,
+            development=settings.environment in ("dev", "development"),
+        ),
+        door(chat_gateway.kind_of),
+    )
     platform = _platform(services, rates)
-    app = Starlette(lifespan=_lifespan(services, rates))
-    app.router.default = _Dialects({"/api/v1": platform, "/ai": compare}, gpt)
+    life = Starlette(lifespan=_lifespan(services, rates))
+    app = _Dialects({"/api/v1": platform, "/api/chat": gateway, "/ai": compare}, gpt, life)
     return RequestId(app)
 
 
@@ -159,18 +242,30 @@ class _Dialects:
 
     Starlette's Mount would not: its pattern matches neither the bare prefix nor a path with a line break in it, and
     what it does not match is answered in no dialect's shape.
+
+    Args:
+        life: starts and ends what the dialects stand on.
     """
 
-    def __init__(self, by_prefix: Mapping[str, ASGIApp], rest: ASGIApp) -> None:
-        self._by_prefix, self._rest = by_prefix, rest
+    def __init__(self, by_prefix: Mapping[str, ASGIApp], rest: ASGIApp, life: ASGIApp) -> None:
+        self._by_prefix, self._rest, self._life = by_prefix, rest, life
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._life(scope, receive, send)
+            return
         path = scope["path"]
         for prefix, app in self._by_prefix.items():
             if path == prefix or path.startswith(f"{prefix}/"):
                 await app({**scope, "root_path": prefix}, receive, send)
                 return
         await self._rest(scope, receive, send)
+
+
+def _ollama(services: Services) -> gpt_ollama.Ollama | None:
+    if services.ollama is None or services.pulls is None:
+        return None
+    return gpt_ollama.Ollama(services.ollama, services.pulls)
 
 
 def _platform(services: Services, rates: Rates) -> FastAPI:
@@ -211,9 +306,13 @@ def _lifespan(services: Services, rates: Rates) -> Callable[[Starlette], Abstrac
             asyncio.create_task(services.training.run_forever()),
             asyncio.create_task(_count_usage(services.usage)),
         ]
+        longest = timedelta(seconds=2 * services.settings.upstream.total_s)
+        await asyncio.to_thread(services.conversations.reconcile, longest)
         await asyncio.to_thread(services.uploads.reconcile)
         await asyncio.to_thread(services.datasets.reconcile)
         await services.evaluation.recover()
+        if services.pulls is not None:
+            await services.pulls.reconcile()
         try:
             yield
         finally:

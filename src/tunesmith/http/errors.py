@@ -25,6 +25,7 @@ from tunesmith.kernel import problems
 from tunesmith.kernel.problems import Invalid, Problem
 
 Paint = Callable[[int, str, Problem | None], Any]
+Respond = Callable[[Request, int, str, Problem | None, Mapping[str, str] | None], Response]
 
 STATUS: Mapping[type[Problem], int] = {
     problems.Invalid: 400,
@@ -34,6 +35,7 @@ STATUS: Mapping[type[Problem], int] = {
     problems.Conflict: 409,
     problems.TooMany: 429,
     problems.Unsupported: 400,
+    problems.TimedOut: 504,
     problems.Unavailable: 503,
 }
 
@@ -58,7 +60,18 @@ class PaintedResponse(JSONResponse):
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def answer(request: Request, problem: Problem, paint: Paint) -> Response:
+def in_json(paint: Paint) -> Respond:
+    """How most dialects answer a failure: with what ``paint`` gives, as JSON."""
+
+    def respond(
+        request: Request, status: int, message: str, problem: Problem | None, headers: Mapping[str, str] | None
+    ) -> Response:
+        return PaintedResponse(paint(status, message, problem), status, headers)
+
+    return respond
+
+
+def answer(request: Request, problem: Problem, respond: Respond) -> Response:
     """The dialect's answer to a Problem.
 
     A 401 names the scheme wanted (RFC 9110, 11.6.1); ``retry_after`` in the details, in seconds, is sent as such too.
@@ -68,45 +81,54 @@ def answer(request: Request, problem: Problem, paint: Paint) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if "retry_after" in problem.details:
         headers["Retry-After"] = str(max(1, math.ceil(problem.details["retry_after"])))
-    return PaintedResponse(paint(status, message, problem), status, headers)
+    return respond(request, status, message, problem, headers)
 
 
-def install(app: FastAPI, paint: Paint, *, max_body: MaxBody = MAX_BODY_BYTES, door: Door | None = None) -> None:
+def install(
+    app: FastAPI,
+    paint: Paint,
+    *,
+    max_body: MaxBody = MAX_BODY_BYTES,
+    door: Door | None = None,
+    respond: Respond | None = None,
+) -> None:
     """Make every failure of ``app`` leave in the shape ``paint`` gives.
 
     Args:
+        respond: answers in another way than as JSON with the failure's own status.
         max_body: bytes a body may have, or what gives them for a (method, path inside ``app``).
         door: who is let in, and how often; None lets everybody in and counts nothing.
     """
+    say = respond or in_json(paint)
 
     async def expected(request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
-        return answer(request, error, paint)
+        return answer(request, error, say)
 
     async def malformed(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request, malformed_body(error), paint)
+        return answer(request, malformed_body(error), say)
 
     async def routed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         headers = {"Allow": _allowed(app, request.scope)} if error.status_code == 405 else error.headers
         message = _said(request, *_ROUTING.get(error.status_code, (str(error.detail), str(error.detail))))
-        return PaintedResponse(paint(error.status_code, message, None), error.status_code, headers)
+        return say(request, error.status_code, message, None, headers)
 
     async def bug(request: Request, error: Exception) -> Response:
         _log.error("bug", method=request.method, path=request.scope["path"], exc_info=error)
-        return PaintedResponse(paint(500, _said(request, *_BUG), None), 500)
+        return say(request, 500, _said(request, *_BUG), None, None)
 
     async def too_large(scope: Scope, receive: Receive, send: Send) -> None:
         await (await routed(Request(scope), HTTPException(413)))(scope, receive, send)
 
     async def stalled(scope: Scope, receive: Receive, send: Send) -> None:
-        response = answer(Request(scope), Invalid(*_STALLED, reason="stalled"), paint)
+        response = answer(Request(scope), Invalid(*_STALLED, reason="stalled"), say)
         response.headers["Connection"] = "close"  # what is still to come must not hold it open
         await response(scope, receive, send)
 
     def refuse(scope: Scope, problem: Problem) -> ASGIApp:
-        return answer(Request(scope), problem, paint)
+        return answer(Request(scope), problem, say)
 
     app.router.redirect_slashes = False  # a redirect would quote the Host header, which anybody may write
     # the last one added is the first one asked

@@ -6,8 +6,8 @@ so that an early Problem is still an HTTP error; after it, a failure is an error
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -16,13 +16,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tunesmith.http.errors import Paint, answer
+from tunesmith.http.errors import Paint, Respond, answer, in_json
 from tunesmith.kernel.problems import Problem, Unavailable
 
 T = TypeVar("T")
 E = TypeVar("E")
 E_in = TypeVar("E_in", contravariant=True)
 _HEARTBEAT_S = 12.0
+_STUCK_S = 60.0  # a client that took nothing for so long
+_LAST_WORD_S = 1.0
+_STOPPED = "服务正在停止，请稍后重试", "the server is stopping; ask again later"
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -61,26 +64,53 @@ class EventStream(Response, Generic[E]):
 
     Args:
         paint: the dialect's error body, for a Problem before the first event.
+        respond: answers such a Problem in another way.
+        headers: more headers, asked for when the first event is known.
     """
 
-    def __init__(self, request: Request, events: AsyncGenerator[E, None], encoder: Encoder[E], paint: Paint) -> None:
+    def __init__(
+        self,
+        request: Request,
+        events: AsyncGenerator[E, None],
+        encoder: Encoder[E],
+        paint: Paint,
+        *,
+        respond: Respond | None = None,
+        headers: Callable[[], Sequence[tuple[bytes, bytes]]] = tuple,
+    ) -> None:
         self.status_code = 200
         self.background = None
-        self._request, self._events, self._encoder, self._paint = request, events, encoder, paint
-        self._started = False
-        self._sent_at = 0.0
+        self._request, self._events, self._encoder = request, events, encoder
+        self._respond, self._more_headers = respond or in_json(paint), headers
+        self._clock = asyncio.get_running_loop().time
+        self._started = self._sending = False
+        self._sent_at = self._clock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pump = asyncio.create_task(self._pump(scope, receive, send))
-        others = [asyncio.create_task(_left(receive)), asyncio.create_task(self._tick(send))]
+        left = asyncio.create_task(_left(receive))
+        tick = asyncio.create_task(self._tick(send, pump))
         try:
-            await asyncio.wait([pump, *others[:1]], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((pump, left), return_when=asyncio.FIRST_COMPLETED)
+            if not pump.done():
+                _log.info("client left a stream", path=scope["path"])
+        except asyncio.CancelledError:  # the server stops, and has waited for this answer as long as it does
+            if not pump.done():
+                for task in (pump, tick):
+                    task.cancel()  # nothing of theirs follows the last word
+                await self._say_stopped(scope, receive, send)
         finally:
-            for task in (pump, *others):
+            for task in (pump, left, tick):
                 task.cancel()
-            # the engine's rows are free before this response counts as over
-            await asyncio.gather(pump, *others, return_exceptions=True)
-            await self._events.aclose()
+            # the engine's rows are free before this response counts as over, unless the loop itself is closed meanwhile
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(pump, left, tick, return_exceptions=True)
+                await self._events.aclose()
+
+    async def _say_stopped(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                await self._fail(Unavailable(*_STOPPED), scope, receive, send)
 
     async def _pump(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -93,7 +123,7 @@ class EventStream(Response, Generic[E]):
             return
         except Exception:
             _log.exception("bug in a stream", path=scope["path"])
-            await self._fail(Unavailable("服务器内部错误", "internal error"), scope, receive, send)
+            await self._fail(Unavailable("服务器内部错误", "internal error", bug=True), scope, receive, send)
             return
         await send({"type": "http.response.body", "body": b""})
 
@@ -102,22 +132,39 @@ class EventStream(Response, Generic[E]):
             await self._write(send, self._encoder.error(problem))
             await send({"type": "http.response.body", "body": b""})
         else:
-            await answer(self._request, problem, self._paint)(scope, receive, send)
+            await answer(self._request, problem, self._respond)(scope, receive, send)
 
     async def _write(self, send: Send, frames: bytes) -> None:
         if not self._started:
+            headers = [*_HEADERS, *self._more_headers()]
             self._started = True
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
         if frames:
+            self._sending, self._sent_at = True, self._clock()
             await send({"type": "http.response.body", "body": frames, "more_body": True})
-            self._sent_at = asyncio.get_running_loop().time()
+            self._sending, self._sent_at = False, self._clock()
 
-    async def _tick(self, send: Send) -> None:
-        clock = asyncio.get_running_loop().time
+    async def _tick(self, send: Send, pump: "asyncio.Task[None]") -> None:
+        """A comment in long silences; an end to a client that takes nothing for so long that it may be gone."""
         while True:
             await asyncio.sleep(_HEARTBEAT_S / 4)
-            if self._started and clock() - self._sent_at > _HEARTBEAT_S:
+            silent_s = self._clock() - self._sent_at
+            stuck = self._sending and silent_s > _STUCK_S
+            if self._started and not self._sending and silent_s > _HEARTBEAT_S:
+                stuck = not await self._beat(send)
+            if stuck:
+                _log.info("client stopped reading a stream", path=self._request.scope["path"])
+                pump.cancel()
+                return
+
+    async def _beat(self, send: Send) -> bool:
+        """Whether the client took a comment; it may have stopped reading just when the writer fell silent."""
+        try:
+            async with asyncio.timeout(_STUCK_S):
                 await self._write(send, b": keep-alive\n\n")
+        except TimeoutError:
+            return False
+        return True
 
 
 async def unless_left(request: Request, work: Awaitable[T]) -> T | Response:

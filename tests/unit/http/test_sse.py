@@ -13,9 +13,10 @@ import requests
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import Response
+from starlette.types import Message
 
 from tests.server import free_port, wait_until
-from tunesmith.http import errors
+from tunesmith.http import errors, sse
 from tunesmith.http.sse import DONE, EventStream, frame, unless_left
 from tunesmith.inference.engine import Delta, Event
 from tunesmith.kernel.problems import NotFound, Problem, Unavailable
@@ -186,3 +187,61 @@ def test_unknown_paths_wrong_methods_bad_bodies_and_bugs_leave_in_the_dialects_s
     assert [answer.status_code for answer in answers] == [404, 405, 400, 400, 500]
     assert all(set(answer.json()) == {"status", "message"} for answer in answers)
     assert "Zero" not in answers[-1].text
+
+
+async def test_a_client_that_stops_reading_just_when_the_writer_falls_silent_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sse, "_HEARTBEAT_S", 0.04)
+    monkeypatch.setattr(sse, "_STUCK_S", 0.1)
+    closed, never = asyncio.Event(), asyncio.Event()
+
+    async def once() -> AsyncGenerator[Event, None]:
+        try:
+            yield Delta(0, "begun")
+            await never.wait()
+        finally:
+            closed.set()
+
+    async def receive() -> Message:
+        await never.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message.get("body") == b": keep-alive\n\n":
+            await never.wait()
+
+    scope = {"type": "http", "method": "POST", "path": "/stream", "headers": []}
+    running = asyncio.create_task(EventStream(Request(scope), once(), PlainEncoder(), paint)(scope, receive, send))
+    ended, _ = await asyncio.wait({running}, timeout=20)
+    assert ended and closed.is_set()
+
+
+async def test_a_response_that_is_cancelled_says_so_and_ends_whole() -> None:
+    """As a server does that stops, when it has waited long enough."""
+    began, never, sent = asyncio.Event(), asyncio.Event(), list[Message]()
+
+    async def receive() -> Message:
+        await never.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message.get("body"):
+            began.set()
+
+    async def once() -> AsyncGenerator[Event, None]:
+        yield Delta(0, "begun")
+        await never.wait()
+
+    scope = {"type": "http", "method": "POST", "path": "/stream", "headers": []}
+    running = asyncio.create_task(EventStream(Request(scope), once(), PlainEncoder(), paint)(scope, receive, send))
+    await began.wait()
+    running.cancel()
+    await asyncio.wait_for(running, 20)
+    assert [message.get("body", b"") for message in sent[1:]] == [
+        frame({"text": "begun"}),
+        frame({"error": "the server is stopping; ask again later"}),
+        b"",
+    ]
+    assert not sent[-1].get("more_body")

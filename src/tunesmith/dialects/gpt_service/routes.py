@@ -8,7 +8,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from tunesmith.dialects.gpt_service import jobs, wire
+from tunesmith.dialects.gpt_service import jobs, ollama, wire
 from tunesmith.evaluation.service import EvaluationService
 from tunesmith.http import errors
 from tunesmith.http.door import Door, caller_of
@@ -17,8 +17,10 @@ from tunesmith.http.sse import EventStream, unless_left
 from tunesmith.inference.chat import Chat
 from tunesmith.inference.collect import collect
 from tunesmith.inference.engine import Event
+from tunesmith.inference.gateway import Gateway
 from tunesmith.inference.served import Served, ServedModels
-from tunesmith.kernel.problems import Forbidden, Unavailable
+from tunesmith.kernel.problems import Forbidden
+from tunesmith.models.model import Model
 from tunesmith.models.registry import Registry
 from tunesmith.training.service import TrainingService
 
@@ -31,11 +33,14 @@ class Services:
     """What this dialect calls.
 
     Attributes:
+        ollama: None where none is configured.
         device_of: where a base model's engine runs ("cpu", "cuda:0").
         environment: what ``GET /`` says.
     """
 
     chat: Chat
+    gateway: Gateway
+    ollama: ollama.Ollama | None
     served: ServedModels
     training: TrainingService
     evaluation: EvaluationService
@@ -56,7 +61,7 @@ def build(services: Services, door: Door) -> FastAPI:
     # /docs loads nothing from other hosts: the machine may have no way out
     app: FastAPI = FastAPIOffline(title="GPT Service", version=VERSION, description=DESCRIPTION, redoc_url=None)
     errors.install(app, wire.error, door=door)
-    for routes in (_service(services), _models(services), _generation(services), _ollama()):
+    for routes in (_service(services), _models(services), _generation(services), ollama.build(services.ollama)):
         app.include_router(routes)
     app.include_router(jobs.training(services.training, services.registry))
     app.include_router(jobs.evaluation(services.evaluation, services.served))
@@ -85,7 +90,7 @@ def _service(services: Services) -> APIRouter:
             "status": "healthy",
             "service": "gpt-service",
             "model_manager": True,
-            "ollama_proxy": False,
+            "ollama_proxy": services.ollama is not None,
             "trainer": True,
             "evaluator": True,
         }
@@ -106,6 +111,8 @@ _ENDPOINTS = {
     "evaluate": "/evaluate",
     "evaluate_results": "/evaluate/results/{eval_id}",
     "ollama": "/ollama/models",
+    "ollama_pull": "/ollama/pull",
+    "ollama_stats": "/ollama/stats",
     "docs": "/docs",
 }
 
@@ -177,12 +184,14 @@ def _only_admins(request: Request) -> None:
 
 def _generation(services: Services) -> APIRouter:
     routes = APIRouter(tags=["generation"])
-    chat = services.chat
+    gateway = services.gateway
 
-    async def model_for(body: wire.Generation) -> Served:
+    async def asked_of(body: wire.Generation) -> tuple[Chat, Served]:
+        """Who answers: Ollama where it is asked for, else a model of this machine."""
         if body.use_ollama:
-            raise _no_ollama()
-        return await run_in_threadpool(services.served.resolve, body.model_name)
+            name = await gateway.ollama_model(body.model_name)
+            return gateway.ollama_chat(), Served(name, Model(name), False)
+        return services.chat, await run_in_threadpool(services.served.resolve, body.model_name)
 
     def stream(request: Request, events: AsyncGenerator[Event, None], served: Served) -> Response:
         encoder = wire.StreamEncoder(served.name, errors.language_of(request.headers))
@@ -191,63 +200,52 @@ def _generation(services: Services) -> APIRouter:
     @routes.post("/generate")
     async def generate(request: Request, body: wire.GenerateRequest) -> Response:
         """Answer one prompt."""
-        served = await model_for(body)
-        events = chat.complete(body.prompt, served.model, body.sampling())
-        answers = await unless_left(request, collect(events, rows=1))
-        return answers if isinstance(answers, Response) else JSONResponse(wire.generated(answers[0], served.name))
+
+        async def whole() -> Response:
+            chat, served = await asked_of(body)
+            [answer] = await collect(chat.complete(body.prompt, served.model, body.sampling()), rows=1)
+            return JSONResponse(wire.generated(answer, served.name))
+
+        return await unless_left(request, whole())
 
     @routes.post("/generate/stream")
     async def generate_stream(request: Request, body: wire.GenerateRequest) -> Response:
         """Answer one prompt as it is written."""
-        served = await model_for(body)
+        asked = await unless_left(request, asked_of(body))
+        if isinstance(asked, Response):
+            return asked
+        chat, served = asked
         return stream(request, chat.complete(body.prompt, served.model, body.sampling()), served)
 
     @routes.post("/chat")
     async def converse(request: Request, body: wire.ChatRequest) -> Response:
         """Answer a conversation; ``stream: true`` as ``/generate/stream`` does."""
-        served = await model_for(body)
-        events = chat.answer(body.conversation(), served.model, body.sampling())
-        if body.stream:
-            return stream(request, events, served)
-        answers = await unless_left(request, collect(events, rows=1))
-        return answers if isinstance(answers, Response) else JSONResponse(wire.chatted(answers[0], served.name))
+
+        async def whole() -> Response:
+            chat, served = await asked_of(body)
+            [answer] = await collect(chat.answer(body.conversation(), served.model, body.sampling()), rows=1)
+            return JSONResponse(wire.chatted(answer, served.name))
+
+        if not body.stream:
+            return await unless_left(request, whole())
+        asked = await unless_left(request, asked_of(body))
+        if isinstance(asked, Response):
+            return asked
+        chat, served = asked
+        return stream(request, chat.answer(body.conversation(), served.model, body.sampling()), served)
 
     @routes.post("/batch")
     async def batch(request: Request, body: wire.BatchRequest) -> Response:
         """Answer many prompts together, in their order."""
-        served = await model_for(body)
-        events = chat.batch(body.prompts, served.model, body.sampling())
-        answers = await unless_left(request, collect(events, rows=len(body.prompts)))
-        if isinstance(answers, Response):
-            return answers
-        pairs = zip(body.prompts, answers, strict=True)
-        results = [{"prompt": prompt, **wire.generated(answer, served.name)} for prompt, answer in pairs]
-        return JSONResponse({"results": results, "model_name": served.name, "total_count": len(results)})
+
+        async def whole() -> Response:
+            chat, served = await asked_of(body)
+            rows = chat.batch(body.prompts, served.model, body.sampling())
+            answers = await collect(rows, rows=len(body.prompts))
+            pairs = zip(body.prompts, answers, strict=True)
+            results = [{"prompt": prompt, **wire.generated(answer, served.name)} for prompt, answer in pairs]
+            return JSONResponse({"results": results, "model_name": served.name, "total_count": len(results)})
+
+        return await unless_left(request, whole())
 
     return routes
-
-
-def _ollama() -> APIRouter:
-    routes = APIRouter(prefix="/ollama", tags=["ollama"])
-
-    @routes.get("/models")
-    async def models() -> None:
-        raise _no_ollama()
-
-    @routes.post("/pull")
-    async def pull(model_name: str) -> None:
-        raise _no_ollama()
-
-    @routes.get("/stats")
-    async def stats() -> None:
-        raise _no_ollama()
-
-    return routes
-
-
-def _no_ollama() -> Unavailable:
-    return Unavailable(
-        "此版本尚未接入 Ollama（接入后由 OLLAMA_HOST 指定地址，例如 http://127.0.0.1:11434）；请去掉 use_ollama，使用内置引擎",
-        "this version does not reach Ollama yet (OLLAMA_HOST will name it, e.g. http://127.0.0.1:11434); leave out "
-        "use_ollama and the built-in engine answers",
-    )

@@ -1,5 +1,6 @@
 """Shapes of the gpt-service document, and the defaults that belong to it."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,9 @@ from tunesmith.http.sse import DONE, frame
 from tunesmith.inference.chat import MAX_MESSAGES, MAX_PROMPTS
 from tunesmith.inference.collect import Answer
 from tunesmith.inference.engine import Delta, Event, Sampling
+from tunesmith.inference.model_ids import Listed
+from tunesmith.inference.ollama import OllamaStats
+from tunesmith.inference.pull_store import Pull
 from tunesmith.inference.served import Served
 from tunesmith.kernel.problems import Problem
 from tunesmith.training.run import Recipe, Run
@@ -207,6 +211,77 @@ class StreamEncoder:
 
     def error(self, problem: Problem) -> bytes:
         return frame({"error": problem.message(self._language), "done": True}) + DONE
+
+
+def ollama_models(found: Sequence[Listed]) -> dict[str, Any]:
+    models = [
+        {"name": each.id, "size": each.size_bytes, "modified_at": each.modified, "loaded": each.loaded}
+        for each in found
+    ]
+    return {"models": models, "total_count": len(models)}
+
+
+def ollama_stats(found: OllamaStats) -> dict[str, Any]:
+    totals = found.totals
+    running = [
+        {
+            "name": each.name,
+            "size": each.size_bytes,
+            "size_vram": each.vram_bytes,
+            "expires_at": each.expires_at,
+            "context_length": each.context_length,
+        }
+        for each in found.running
+    ]
+    return {
+        "status": "running",
+        "version": found.version,
+        "model_count": len(found.models),
+        "total_size": sum(each.size_bytes or 0 for each in found.models),
+        "running_models": running,
+        "requests": {
+            "total": totals.requests,
+            "failed": totals.failures,
+            "canceled": totals.canceled,
+            "in_flight": totals.in_flight,
+        },
+        "tokens": {"prompt": totals.prompt_tokens, "generated": totals.completion_tokens},
+        "tokens_per_second": totals.tokens_per_second and round(totals.tokens_per_second, 2),
+    }
+
+
+def pull(found: Pull, language: str) -> dict[str, Any]:
+    """A pull; ``status`` is "success" only when Ollama said so, ``progress`` in percent."""
+    return {
+        "pull_id": found.id,
+        "model_name": found.model,
+        "status": _PULL[found.state],
+        "detail": found.failure.message(language) if found.failure else found.status,
+        "completed": found.completed_bytes,
+        "total": found.total_bytes,
+        "progress": round(100 * found.fraction, 1),
+        "created_at": _time(found.created_at),
+        "completed_at": _time(found.ended_at),
+    }
+
+
+_PULL = {"running": "pulling", "completed": "success", "failed": "failed", "canceled": "canceled"}
+
+
+class PullEncoder:
+    """A frame at each change of a pull, then ``[DONE]``."""
+
+    def __init__(self, language: str) -> None:
+        self._language = language
+
+    def event(self, event: Pull) -> bytes:
+        return frame({**pull(event, self._language), "done": event.state.final})
+
+    def end(self) -> bytes:
+        return DONE
+
+    def error(self, problem: Problem) -> bytes:
+        return frame({"error": problem.message(self._language), "status": "failed", "done": True}) + DONE
 
 
 def task(run: Run, language: str) -> dict[str, Any]:
