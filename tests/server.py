@@ -28,6 +28,9 @@ class Server:
     def post(self, path: str, body: object = None, **options: object) -> requests.Response:
         return requests.post(self.url + path, json=body, timeout=60, **options)  # type: ignore[arg-type]
 
+    def delete(self, path: str, **options: object) -> requests.Response:
+        return requests.delete(self.url + path, timeout=60, **options)  # type: ignore[arg-type]
+
     def log(self) -> str:
         return (self.home / "server.log").read_text()
 
@@ -78,7 +81,7 @@ def _answers(server: Server) -> bool:
     assert server.process.poll() is None, f"the server ended: {server.log()}"
     try:
         return requests.get(server.url + "/health", timeout=5).status_code == 200
-    except requests.ConnectionError:
+    except (requests.ConnectionError, requests.Timeout):
         return False
 
 

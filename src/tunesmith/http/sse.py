@@ -85,26 +85,32 @@ class EventStream(Response, Generic[E]):
         self._clock = asyncio.get_running_loop().time
         self._started = self._sending = False
         self._sent_at = self._clock()
+        self._ticking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pump = asyncio.create_task(self._pump(scope, receive, send))
         left = asyncio.create_task(_left(receive))
-        tick = asyncio.create_task(self._tick(send, pump))
+        # most answers are over before the first look at the clock, and a timer costs less than a task
+        timer = asyncio.get_running_loop().call_later(_HEARTBEAT_S / 4, self._begin_to_tick, send, pump)
         try:
             await asyncio.wait((pump, left), return_when=asyncio.FIRST_COMPLETED)
             if not pump.done():
                 _log.info("client left a stream", path=scope["path"])
         except asyncio.CancelledError:  # the server stops, and has waited for this answer as long as it does
             if not pump.done():
-                for task in (pump, tick):
-                    task.cancel()  # nothing of theirs follows the last word
+                pump.cancel()  # nothing of its follows the last word
+                timer.cancel()
+                if self._ticking is not None:
+                    self._ticking.cancel()
                 await self._say_stopped(scope, receive, send)
         finally:
-            for task in (pump, left, tick):
+            timer.cancel()
+            tasks = (pump, left) if self._ticking is None else (pump, left, self._ticking)
+            for task in tasks:
                 task.cancel()
             # the engine's rows are free before this response counts as over, unless the loop itself is closed meanwhile
             with suppress(asyncio.CancelledError):
-                await asyncio.gather(pump, left, tick, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
                 await self._events.aclose()
 
     async def _say_stopped(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,37 +123,35 @@ class EventStream(Response, Generic[E]):
             async with aclosing(self._events) as events:
                 async for event in events:
                     await self._write(send, self._encoder.event(event))
-            await self._write(send, self._encoder.end())
+            await self._write(send, self._encoder.end(), last=True)
         except Problem as problem:
             await self._fail(problem, scope, receive, send)
-            return
         except Exception:
             _log.exception("bug in a stream", path=scope["path"])
             await self._fail(Unavailable("服务器内部错误", "internal error", bug=True), scope, receive, send)
-            return
-        await send({"type": "http.response.body", "body": b""})
 
     async def _fail(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         if self._started:
-            await self._write(send, self._encoder.error(problem))
-            await send({"type": "http.response.body", "body": b""})
+            await self._write(send, self._encoder.error(problem), last=True)
         else:
             await answer(self._request, problem, self._respond)(scope, receive, send)
 
-    async def _write(self, send: Send, frames: bytes) -> None:
+    async def _write(self, send: Send, frames: bytes, *, last: bool = False) -> None:
         if not self._started:
             headers = [*_HEADERS, *self._more_headers()]
             self._started = True
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-        if frames:
+        if frames or last:
             self._sending, self._sent_at = True, self._clock()
-            await send({"type": "http.response.body", "body": frames, "more_body": True})
+            await send({"type": "http.response.body", "body": frames, "more_body": not last})
             self._sending, self._sent_at = False, self._clock()
+
+    def _begin_to_tick(self, send: Send, pump: "asyncio.Task[None]") -> None:
+        self._ticking = asyncio.create_task(self._tick(send, pump))
 
     async def _tick(self, send: Send, pump: "asyncio.Task[None]") -> None:
         """A comment in long silences; an end to a client that takes nothing for so long that it may be gone."""
         while True:
-            await asyncio.sleep(_HEARTBEAT_S / 4)
             silent_s = self._clock() - self._sent_at
             stuck = self._sending and silent_s > _STUCK_S
             if self._started and not self._sending and silent_s > _HEARTBEAT_S:
@@ -156,6 +160,7 @@ class EventStream(Response, Generic[E]):
                 _log.info("client stopped reading a stream", path=self._request.scope["path"])
                 pump.cancel()
                 return
+            await asyncio.sleep(_HEARTBEAT_S / 4)
 
     async def _beat(self, send: Send) -> bool:
         """Whether the client took a comment; it may have stopped reading just when the writer fell silent."""

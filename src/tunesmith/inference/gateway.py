@@ -10,7 +10,7 @@ A name nobody knows is answered by the service's default model, and the first ev
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunesmith.datasets.example import Message
@@ -171,16 +171,19 @@ class Gateway:
         return self._ollama.chat
 
     async def offers(self) -> list[Offer]:
-        """What can be asked of each answerer now; what does not answer is listed with its problem."""
-        _, current = await self._builtin.find(None)
-        names = await self._builtin.names()
-        offers = [Offer("local", "builtin", [Listed(name) for name in names], current.name)]
+        """What can be asked of each answerer now; what does not answer is listed with its problem.
+
+        Without a key OpenRouter is not asked even for its list: nothing leaves this machine.
+        """
+        remotes = [self._offer("openrouter", "openrouter", self._openrouter)]
         if self._ollama is not None:
-            offers.append(await self._offer("local", "ollama", self._ollama))
-        offer = await self._offer("openrouter", "openrouter", self._openrouter)
-        if offer.problem is None and not await self._key():
-            offer = Offer("openrouter", "openrouter", offer.models, offer.default, no_key())
-        return [*offers, offer]
+            remotes.insert(0, self._offer("local", "ollama", self._ollama))
+        *others, hosted = await asyncio.gather(*remotes)
+        if hosted.problem is None and not await self._key():
+            hosted = replace(hosted, problem=no_key())
+        current, _ = await self._builtin.find(None)
+        names = await self._builtin.names()
+        return [Offer("local", "builtin", [Listed(name) for name in names], current), *others, hosted]
 
     async def close(self) -> None:
         """Stop asking for lists."""

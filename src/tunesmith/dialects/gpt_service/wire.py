@@ -251,7 +251,7 @@ def ollama_stats(found: OllamaStats) -> dict[str, Any]:
 
 
 def pull(found: Pull, language: str) -> dict[str, Any]:
-    """A pull; ``status`` is "success" only when Ollama said so, ``progress`` in percent."""
+    """A pull; ``status`` is "success" only when Ollama said so, ``progress`` in percent, 100 no sooner."""
     return {
         "pull_id": found.id,
         "model_name": found.model,
@@ -259,7 +259,7 @@ def pull(found: Pull, language: str) -> dict[str, Any]:
         "detail": found.failure.message(language) if found.failure else found.status,
         "completed": found.completed_bytes,
         "total": found.total_bytes,
-        "progress": round(100 * found.fraction, 1),
+        "progress": 100.0 if found.state == "completed" else min(99.9, round(100 * found.fraction, 1)),
         "created_at": _time(found.created_at),
         "completed_at": _time(found.ended_at),
     }

@@ -15,7 +15,7 @@ from tunesmith.inference.engines.upstream import Answer, Label, Terms, Upstream,
 from tunesmith.inference.engines.watch import Patience
 from tunesmith.inference.model_ids import Listed
 from tunesmith.inference.ollama import OllamaStats, OllamaTotals, PullProgress, RunningModel
-from tunesmith.kernel.problems import Invalid, NotFound, Unsupported
+from tunesmith.kernel.problems import Invalid, NotFound, Problem, Unsupported
 
 LABEL = Label(
     "Ollama ",
@@ -137,9 +137,9 @@ class OllamaEngine:
                     text = reading.text_of(lines)
                     if text:
                         yield Delta(row, text)
+                done = reading.done()
                 answer.ended = True
-            done = reading.done()
-            self._counts.ended(done, reading.eval_s)
+                self._counts.ended(done, reading.eval_s)
         yield done
 
 
@@ -182,37 +182,40 @@ class _Reading:
         self._first, self._pieces = 0.0, 0
         self._spoke: str | None = None
         self._last: wire.Chunk | None = None
+        self._problem: Problem | None = None
         self.eval_s = 0.0
 
     @property
     def over(self) -> bool:
-        return self._last is not None
+        return self._last is not None or self._problem is not None
 
     def text_of(self, lines: Sequence[bytes]) -> str:
-        """The text in lines that came together; it leaves together too.
-
-        Raises:
-            Problem: a line is an error, or none of this wire's.
-        """
+        """The text in lines that came together; it leaves together too, and before the problem that ends it."""
         texts = []
-        for data in lines:
-            chunk = wire.line(data, wire.CHUNK, self._label)
-            if chunk is None:
-                continue
-            if chunk.error is not None:
-                raise wire.stated(self._label, chunk.error)
-            texts.append(self._text(chunk))
-            if chunk.done:
-                self._last = chunk
-                break
+        try:
+            for data in lines:
+                chunk = wire.line(data, wire.CHUNK, self._label)
+                if chunk is None:
+                    continue
+                if chunk.error is not None:
+                    raise wire.stated(self._label, chunk.error)
+                texts.append(self._text(chunk))
+                if chunk.done:
+                    self._last = chunk
+                    break
+        except Problem as problem:
+            self._problem = problem
         return "".join(texts)
 
     def done(self) -> Done:
         """How it ended.
 
         Raises:
+            Problem: a line was an error, or none of this wire's.
             Unavailable: it did not say that it was over.
         """
+        if self._problem is not None:
+            raise self._problem
         if self._last is None:
             raise broke_off(self._label)
         seconds = self._clock() - self._answer.started

@@ -24,7 +24,7 @@ _LABEL = Label(
     "check the network, and OPENROUTER_BASE_URL where it is set",
 )
 _TITLE = "Tunesmith"
-_LIST_S = 15.0
+_LIST_S = 8.0
 
 
 class _Price(msgspec.Struct):

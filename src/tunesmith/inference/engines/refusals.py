@@ -11,12 +11,14 @@ from string import ascii_letters, digits
 from typing import Any
 
 import msgspec
+import structlog
 
 from tunesmith.inference.engines.upstream import Label
 from tunesmith.kernel.clock import utc_now
 from tunesmith.kernel.home import UNPRINTABLE
 from tunesmith.kernel.problems import Forbidden, Invalid, NotFound, Problem, TimedOut, TooMany, Unavailable
 
+_log = structlog.get_logger(__name__)
 _LONGEST = 500  # characters of the upstream's own words
 # A token (RFC 9110, 11.2) is quoted whole or not at all: half of a key would not be known as one.
 _OF_TOKENS = f"{ascii_letters}{digits}-._~+/="
@@ -64,6 +66,7 @@ def stated(label: Label, error: Any) -> Problem:
 def _problem(label: Label, status: int, words: str, retry_after: float | None) -> Problem:
     if status in _OPERATORS:
         # what they say may quote the key, and the caller can do nothing about it
+        _log.warning("an upstream refuses our key or credit", upstream=label.en, status=status)
         return Unavailable(
             f"{label.zh}不接受配置的密钥或余额不足，请检查服务配置",
             f"{label.en} does not accept the configured key, or its credit is used up: check the configuration",
