@@ -29,11 +29,13 @@ check: $(VENV)/.tested
 	$(BIN)/lint-imports
 
 # without a Redis on the machine its tests are left out, loudly; continuous integration installs one
+# a real Ollama is asked only where OLLAMA_HOST names one
+WITH_OLLAMA := $(if $(OLLAMA_HOST),,and not ollama)
 WITH_REDIS := $(if $(CI)$(shell command -v redis-server),,and not redis)
 
 unit: $(VENV)/.tested
 	$(if $(WITH_REDIS),@echo "!! no redis-server here: the tests of rate limits shared through Redis are NOT run")
-	$(BIN)/pytest -n 2 --dist loadfile -m "not crash $(WITH_REDIS)" $(PYTEST_OPTIONS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not crash $(WITH_REDIS) $(WITH_OLLAMA)" $(PYTEST_OPTIONS)
 	$(BIN)/pytest -m crash $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.tested

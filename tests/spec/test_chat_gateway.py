@@ -5,6 +5,7 @@ the second an upstream that misbehaves, e.g. sends every byte by itself.
 """
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -290,3 +291,27 @@ console.log(JSON.stringify(states));
 def test_the_text_is_the_upstreams_own(trouble: Server) -> None:
     frames = send(trouble, {"message": "你好", "service": "openrouter", "model": "x/text-3-400"})
     assert whole(frames) == text(3, 400)
+
+
+def test_a_client_that_buffers_loses_nothing_at_full_speed(trouble: Server, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "chat_gateway.mjs"
+    script = tmp_path / "page.mjs"
+    script.write_text(f"""
+import {{ sendMessage }} from {example.as_uri()!r};
+const texts = [];
+const body = {{ message: '你好', service: 'openrouter', model: 'x/text-5-20000' }};
+const last = await sendMessage(body, (text) => texts.push(text));
+console.log(JSON.stringify([texts.join(''), last.fullResponse]));
+""")
+    environ = {**os.environ, "TUNESMITH_URL": trouble.url}
+    done = subprocess.run(["node", str(script)], capture_output=True, text=True, timeout=60, env=environ)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert json.loads(done.stdout) == [text(5, 20000)] * 2
+
+
+def test_the_example_speaks_to_this_machine(gateway: Server) -> None:
+    example = Path(__file__).parents[2] / "examples" / "chat_gateway.mjs"
+    environ = {**os.environ, "TUNESMITH_URL": gateway.url}
+    done = subprocess.run(["node", str(example)], capture_output=True, text=True, timeout=60, env=environ)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "-- tiny:latest, 16 tokens" in done.stdout

@@ -29,6 +29,7 @@ def test_addresses_are_read_as_ollama_reads_them(monkeypatch: pytest.MonkeyPatch
             assert (found.url, ":" in found.model) == (skin.url, True)
 
 
+@pytest.mark.ollama
 def test_a_real_ollama_speaks_as_the_fake_does() -> None:
     real = real_ollama()
     body = {
