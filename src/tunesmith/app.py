@@ -302,11 +302,12 @@ def _device_of(engines: Supervisor, base: str) -> str:
 def _lifespan(services: Services, rates: Rates) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
+        longest = timedelta(seconds=2 * services.settings.upstream.total_s)
         loops = [
             asyncio.create_task(services.training.run_forever()),
             asyncio.create_task(_count_usage(services.usage)),
+            asyncio.create_task(_end_turns_from_before(services.conversations, longest)),
         ]
-        longest = timedelta(seconds=2 * services.settings.upstream.total_s)
         await asyncio.to_thread(services.conversations.reconcile, longest)
         await asyncio.to_thread(services.uploads.reconcile)
         await asyncio.to_thread(services.datasets.reconcile)
@@ -323,6 +324,15 @@ def _lifespan(services: Services, rates: Rates) -> Callable[[Starlette], Abstrac
             await services.close()
 
     return life
+
+
+async def _end_turns_from_before(conversations: Conversations, longest: timedelta) -> None:
+    """End what a killed server had begun shortly before this one started: too young for the look at start-up."""
+    await asyncio.sleep(longest.total_seconds())
+    try:
+        await asyncio.to_thread(conversations.reconcile, longest)
+    except Exception:
+        _log.exception("turns_not_ended")  # the next start does
 
 
 async def _count_usage(usage: UsageJournal) -> None:

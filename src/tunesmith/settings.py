@@ -106,6 +106,12 @@ class Settings:
                 )
             return value
 
+        def patience(name: str, default: float) -> float:
+            seconds = number(name, default)
+            if not seconds:  # elsewhere 0 is no limit; here every answer would be too late
+                raise Invalid(f"环境变量 {name} 应大于 0", f"{name} must be more than 0", field=name)
+            return seconds
+
         def listed(name: str) -> tuple[str, ...]:
             return tuple(part for part in (each.strip() for each in environ.get(name, "").split(",")) if part)
 
@@ -132,10 +138,10 @@ class Settings:
             openrouter_model=environ.get("TUNESMITH_OPENROUTER_MODEL") or OPENROUTER_MODEL,
             public_url=_url("TUNESMITH_PUBLIC_URL", environ),
             upstream=UpstreamLimits(
-                connect_s=number("TUNESMITH_UPSTREAM_CONNECT_SECONDS", limits.connect_s),
-                first_s=number("TUNESMITH_UPSTREAM_FIRST_TOKEN_SECONDS", limits.first_s),
-                idle_s=number("TUNESMITH_UPSTREAM_IDLE_SECONDS", limits.idle_s),
-                total_s=number("TUNESMITH_UPSTREAM_TOTAL_SECONDS", limits.total_s),
+                connect_s=patience("TUNESMITH_UPSTREAM_CONNECT_SECONDS", limits.connect_s),
+                first_s=patience("TUNESMITH_UPSTREAM_FIRST_TOKEN_SECONDS", limits.first_s),
+                idle_s=patience("TUNESMITH_UPSTREAM_IDLE_SECONDS", limits.idle_s),
+                total_s=patience("TUNESMITH_UPSTREAM_TOTAL_SECONDS", limits.total_s),
                 in_flight=max(1, int(number("TUNESMITH_UPSTREAM_IN_FLIGHT", limits.in_flight))),
             ),
             allowed_hosts=listed("TUNESMITH_ALLOWED_HOSTS"),
@@ -164,7 +170,7 @@ def _url(name: str, environ: Mapping[str, str]) -> str | None:
     try:
         parts = urlsplit(text)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        plain = not (parts.query or parts.fragment or parts.username or parts.password)
+        plain = not (parts.query or parts.fragment or parts.username or parts.password) and len(text.split()) == 1
     except ValueError:
         good = plain = False
     if not (good and plain):

@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from tests.server import Server, serving, wait_until
+from tests.upstreams.running import misbehaving
 from tunesmith.models.registry import SHIPPED
 
 pytestmark = pytest.mark.crash
@@ -137,3 +138,24 @@ def test_a_run_that_died_while_the_server_was_down_is_failed_after_its_start(hom
         wait_until(lambda: status(second, task)["status"] == "failed", "the record is not true", TRUE_WITHIN_S)
         names = [model["name"] for model in requests.get(second.url + "/models", timeout=10).json()["models"]]
         assert "adapters/lockers" not in names
+
+
+def test_a_question_of_a_killed_server_does_not_run_for_ever(tmp_path: Path) -> None:
+    with misbehaving() as upstream:
+        environ = {"OPENROUTER_API_KEY": "sk-or-v1-crash", "OPENROUTER_BASE_URL": f"{upstream.url}/api/v1"}
+        ask = {"message": "你好", "model": "x/hangfirst", "conversation_id": "c"}
+
+        def state(server: Server) -> str:
+            return str(server.get("/api/chat/conversations/c").json()["messages"][0]["state"])
+
+        with (
+            serving(tmp_path, environ) as server,
+            requests.post(f"{server.url}/api/chat/send", json=ask, stream=True, timeout=30),
+        ):
+            upstream.until(lambda report: report["open"] == 1)
+            server.process.kill()
+            server.process.wait()
+        # so long an answer may last here that the look at start-up cannot tell it from one of another server
+        with serving(tmp_path, {**environ, "TUNESMITH_UPSTREAM_TOTAL_SECONDS": "4"}) as server:
+            assert state(server) == "running"
+            wait_until(lambda: state(server) == "failed", "the turn still runs", 30)

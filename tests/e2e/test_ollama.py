@@ -121,9 +121,7 @@ def test_a_pull_can_be_followed_as_a_stream(server: Server) -> None:
     assert done == sorted(done)
 
 
-@pytest.mark.parametrize(
-    ("name", "status"), [("missing", 404), ("", 400), ("evil.example/x/y", 400), ("a b", 400)]
-)
+@pytest.mark.parametrize(("name", "status"), [("missing", 404), ("", 400), ("evil.example/x/y", 400), ("a b", 400)])
 def test_a_pull_that_fails_is_an_error_though_ollama_answers_200(server: Server, name: str, status: int) -> None:
     answer = server.post(f"/ollama/pull?model_name={name}")
     assert answer.status_code == status and answer.json()["detail"], answer.text

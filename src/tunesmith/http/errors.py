@@ -249,6 +249,9 @@ _WRONG = {
     "extra_forbidden": ("未知字段", "unknown"),
     "string_pattern_mismatch": ("格式不正确", "format"),
     "string_unicode": ("含有无效字符", "encoding"),
+    "date_parsing": ("应为日期，如 2026-01-31", "format"),
+    "date_from_datetime_parsing": ("应为日期，如 2026-01-31", "format"),
+    "date_from_datetime_inexact": ("应为日期，如 2026-01-31", "format"),
 }
 
 

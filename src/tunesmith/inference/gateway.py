@@ -10,12 +10,13 @@ A name nobody knows is answered by the service's default model, and the first ev
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from tunesmith.datasets.example import Message
 from tunesmith.inference.chat import Chat
-from tunesmith.inference.conversations import Conversations, Ending
+from tunesmith.inference.conversations import Begun, Conversations, Ending
 from tunesmith.inference.engine import Delta, Done, Event, Sampling
 from tunesmith.inference.live_list import LiveList
 from tunesmith.inference.model_ids import How, Listed, Resolved, hosted, local, needs_list
@@ -24,6 +25,7 @@ from tunesmith.kernel.problems import NotFound, Problem, Unavailable
 from tunesmith.models.model import Model
 from tunesmith.models.spending import Spent
 
+_RECENT_S = 5.0  # a list so old is shown as it is: a page may ask for it again and again
 _JUST_S = 2.0  # a list so old may lack what was fetched meanwhile
 Service = Literal["local", "openrouter"]
 Answerer = Literal["builtin", "ollama", "openrouter"]
@@ -151,8 +153,16 @@ class Gateway:
         """
         if self._ollama is None:
             raise no_ollama()
+        asked = (asked or "").strip() or None
         found = await self._of_ollama(self._ollama, asked)
-        if asked and found.how == "default":
+        if found.candidates:
+            several = ", ".join(found.candidates[:10])
+            raise NotFound(
+                f"Ollama 中有多个 {asked}，请写明标签：{several}",
+                f"Ollama has several models {asked}; name one with its tag: {several}",
+                field="model_name",
+            )
+        if asked is not None and found.how == "default":
             raise NotFound(
                 f"Ollama 中没有模型 {asked}：GET /ollama/models 列出已有的，POST /ollama/pull 拉取新的",
                 f"Ollama has no model {asked}: GET /ollama/models lists what it has, POST /ollama/pull fetches more",
@@ -175,12 +185,10 @@ class Gateway:
 
         Without a key OpenRouter is not asked even for its list: nothing leaves this machine.
         """
-        remotes = [self._offer("openrouter", "openrouter", self._openrouter)]
+        remotes = [self._hosted_offer()]
         if self._ollama is not None:
             remotes.insert(0, self._offer("local", "ollama", self._ollama))
         *others, hosted = await asyncio.gather(*remotes)
-        if hosted.problem is None and not await self._key():
-            hosted = replace(hosted, problem=no_key())
         current, _ = await self._builtin.find(None)
         names = await self._builtin.names()
         return [Offer("local", "builtin", [Listed(name) for name in names], current), *others, hosted]
@@ -209,7 +217,7 @@ class Gateway:
     async def _kept(self, caller: Caller, question: Question, id: str) -> AsyncGenerator[Speaker | Event, None]:
         """As ``_answer``, after what was said before; the question is recorded before anybody is asked."""
         kept = self._conversations
-        begun = await asyncio.to_thread(kept.begin, caller.name, id, question.message, question.context)
+        begun = await self._begun(caller, question, id)
         texts: list[str] = []
         speaker: Speaker | None = None
         state: Ending = "canceled"
@@ -229,6 +237,18 @@ class Gateway:
         finally:
             who = (speaker.service, speaker.model) if speaker else (None, None)
             await asyncio.to_thread(kept.end, begun, "".join(texts), state, *who)
+
+    async def _begun(self, caller: Caller, question: Question, id: str) -> Begun:
+        """Record the question; where the client leaves meanwhile, that its turn has ended too."""
+        record = partial(self._conversations.begin, caller.name, id, question.message, question.context)
+        recording = asyncio.ensure_future(asyncio.to_thread(record))
+        try:
+            return await asyncio.shield(recording)
+        except asyncio.CancelledError:  # the thread goes on all the same
+            await asyncio.wait({recording})
+            if recording.exception() is None:
+                await asyncio.to_thread(self._conversations.end, recording.result(), "", "canceled")
+            raise
 
     async def _hosted(self, asked: str | None) -> tuple[Speaker, Chat, Model]:
         if not await self._key():
@@ -264,9 +284,19 @@ class Gateway:
             )
         return found
 
+    async def _hosted_offer(self) -> Offer:
+        try:
+            if not await self._key():
+                raise no_key()
+        except Problem as problem:  # or the one that is stored cannot be opened
+            return Offer("openrouter", "openrouter", (), self._openrouter.default, problem)
+        return await self._offer("openrouter", "openrouter", self._openrouter)
+
     async def _offer(self, service: Service, answerer: Answerer, remote: Remote) -> Offer:
         try:
-            listed = await remote.models.fresh()
+            known_s = remote.models.age_s
+            recent = known_s is not None and known_s < _RECENT_S
+            listed = await (remote.models.get() if recent else remote.models.fresh())
         except Problem as problem:
             return Offer(service, answerer, (), remote.default, problem)
         default = local(None, listed, remote.default) if answerer == "ollama" else None

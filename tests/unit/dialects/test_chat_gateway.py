@@ -189,6 +189,7 @@ def test_a_limit_of_the_upstreams_says_when_to_ask_again() -> None:
         (unreadable(LABEL), 503, UNAVAILABLE["zh"]),
         (Unavailable("服务繁忙", "busy", busy=True), 503, "服务繁忙"),
         (no_key(), 503, no_key().zh),
+        (Unavailable("密钥打不开", "the key does not open", provider="openrouter"), 503, "密钥打不开"),
         (no_ollama(), 503, no_ollama().zh),
         (TimedOut("慢", "slow", waited_for="idle"), 504, TIMED_OUT["zh"]),
         (Unavailable("服务器内部错误", "internal error", bug=True), 500, "服务器内部错误"),
@@ -257,3 +258,14 @@ def test_an_offer_says_what_can_be_asked_and_why_not() -> None:
         }
     ]
     assert (local["available"], local["reason"], local["models"]) == (False, no_ollama().en, [])
+
+
+def test_a_byte_order_mark_is_no_part_of_a_body() -> None:
+    assert SendRequest.read("application/json", b'\xef\xbb\xbf{"message": "hi"}').message == "hi"
+
+
+@pytest.mark.parametrize("message", ["", " \n"])
+def test_an_empty_message_is_named_as_this_document_names_it(message: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        SendRequest.read("application/json", json.dumps({"message": message}).encode())
+    assert (caught.value.zh, caught.value.details) == ("message 不能为空", {"field": "message"})

@@ -1,14 +1,17 @@
+from datetime import date
 from typing import Any, Literal
 
 import pytest
 from fastapi import APIRouter, FastAPI, Header, Query
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from tests.unit.http.asking import Answer, ask
 from tunesmith.http import errors
+from tunesmith.http.errors import malformed_body
 from tunesmith.kernel.problems import Invalid, Problem, TooMany, Unauthenticated
 
 JSON = ("Content-Type", "application/json")
@@ -108,6 +111,16 @@ async def test_queries_and_headers_are_named_as_the_caller_wrote_them() -> None:
         ("/query?top=1", [("Idempotency-Key", "x")], {"field": "idempotency-key", "reason": "type"}),
     ):
         assert (await ask(app(), path=path, headers=headers)).json()["details"] == details
+
+
+@pytest.mark.parametrize("written", ["yesterday", "2026-13-01", "2026-01-31T12:00:00"])
+def test_what_is_no_date_is_told_in_the_language_of_the_rest(written: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(date).validate_python(written)
+    found = [{**error, "loc": ("query", "since")} for error in caught.value.errors()]
+    problem = malformed_body(RequestValidationError(found))
+    assert problem.zh == "字段 since 无效：应为日期，如 2026-01-31"
+    assert problem.details == {"field": "since", "reason": "format"}
 
 
 async def test_half_a_character_is_answered_all_the_same() -> None:

@@ -1,16 +1,18 @@
 """Who answers, and what is kept of it: real records and lists, scripted engines."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tunesmith.datasets.example import Message
 from tunesmith.inference.chat import Chat
-from tunesmith.inference.conversations import Conversations, Turn
+from tunesmith.inference.conversations import Begun, Conversations, Turn
 from tunesmith.inference.engine import Delta, Event, Request, Sampling
 from tunesmith.inference.engines.scripted import ScriptedEngine
 from tunesmith.inference.gateway import Builtin, Gateway, Question, Remote, Service, Speaker
@@ -54,12 +56,12 @@ class Stage:
     installed: Down
     hosted: Down
     kept: Conversations
-    key: str | None = "sk-or-key"
+    key: str | Problem | None = "sk-or-key"
     spent: list[Spent] = field(default_factory=list)
     lists: list[LiveList] = field(default_factory=list)
     now: float = 0.0
 
-    def gateway(self, *, ollama: bool = True, ollama_default: str | None = None) -> Gateway:
+    def gateway(self, *, ollama: bool = True, ollama_default: str | None = None, kept: Any = None) -> Gateway:
         async def find(name: str | None) -> tuple[str, Model]:
             if name is None:
                 return "small", OURS["small"]
@@ -71,6 +73,8 @@ class Stage:
             return list(OURS)
 
         async def key() -> str | None:
+            if isinstance(self.key, Problem):
+                raise self.key
             return self.key
 
         local, hosted = (
@@ -81,7 +85,7 @@ class Stage:
             Builtin(Chat(self.builtin), find, names),
             Remote(Chat(self.ollama), local, ollama_default) if ollama else None,
             Remote(Chat(self.openrouter), hosted, DEFAULT),
-            self.kept,
+            kept or self.kept,
             key,
             self.spent.append,
         )
@@ -390,7 +394,7 @@ async def test_offers_name_every_answerer_and_why_one_cannot_be_asked(stage: Sta
     assert [each.id for each in ours.models] == ["small", "mine"]
     assert (ollama.default, ollama.models, ollama.problem) == ("qwen", (), stage.installed.problem)
     assert hosted.problem is not None and hosted.problem.details == {"setting": "OPENROUTER_API_KEY"}
-    assert [each.id for each in hosted.models] == [each.id for each in HOSTED]
+    assert (hosted.models, hosted.default, stage.hosted.asked) == ((), DEFAULT, 0), "nothing leaves without a key"
 
     stage.installed.problem, stage.key = None, "k"
     _, ollama, hosted = await stage.gateway().offers()
@@ -399,16 +403,54 @@ async def test_offers_name_every_answerer_and_why_one_cannot_be_asked(stage: Sta
     assert [each.answerer for each in await stage.gateway(ollama=False).offers()] == ["builtin", "openrouter"]
 
 
+async def test_a_stored_key_that_does_not_open_leaves_the_other_offers_standing(stage: Stage) -> None:
+    stage.key = Unavailable("打不开", "does not open", provider="openrouter")
+    *others, hosted = await stage.gateway().offers()
+    assert [each.problem for each in others] == [None, None]
+    assert (hosted.problem, stage.hosted.asked) == (stage.key, 0)
+
+
+async def test_a_question_whose_client_leaves_while_it_is_recorded_has_ended(stage: Stage) -> None:
+    """A write that waits for the database goes on in its thread, whoever leaves."""
+    begin, recording, may_go_on = stage.kept.begin, threading.Event(), threading.Event()
+
+    class Slow:
+        end = stage.kept.end
+
+        def begin(self, *asked: Any) -> Begun:
+            recording.set()
+            assert may_go_on.wait(10)
+            return begin(*asked)
+
+    gateway = stage.gateway(kept=Slow())
+    answering = asyncio.create_task(heard(gateway, asking(conversation="c1")))
+    assert await asyncio.to_thread(recording.wait, 10)
+    answering.cancel()
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await answering
+    [turn] = turns(stage)
+    assert (turn.state, turn.answer, stage.openrouter.rows) == ("canceled", "", 0)
+
+
 async def test_an_ollama_model_is_asked_for_by_name_or_none(stage: Stage) -> None:
     gateway = stage.gateway()
     assert (await gateway.ollama_model(None), await gateway.ollama_model("llama")) == ("qwen:7b", "llama:8b")
     with pytest.raises(NotFound, match="GET /ollama/models"):
         await gateway.ollama_model("nobody")
+    assert await gateway.ollama_model("  ") == "qwen:7b"
     for ask in (gateway.ollama_model("evil.example/x/y"), stage.gateway(ollama=False).ollama_model(None)):
         with pytest.raises((Invalid, Unavailable)):
             await ask
     with pytest.raises(Unavailable, match="OLLAMA_HOST"):
         stage.gateway(ollama=False).ollama_chat()
+
+
+async def test_an_ollama_model_that_is_not_clear_is_told_what_there_is(stage: Stage) -> None:
+    stage.installed.listed = [Listed("qwen:4b"), Listed("qwen:8b")]
+    with pytest.raises(NotFound, match="qwen:4b, qwen:8b") as caught:
+        await stage.gateway().ollama_model("qwen")
+    assert "qwen:4b, qwen:8b" in caught.value.zh
 
 
 async def test_a_closed_gateway_asks_for_no_more_lists(stage: Stage) -> None:

@@ -1,6 +1,7 @@
 """Shapes of the chat-gateway document."""
 
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from tunesmith.inference.conversations import Conversation, Transcript
 from tunesmith.inference.engine import Delta, Done, Event, Sampling
 from tunesmith.inference.gateway import Offer, Question, Speaker
 from tunesmith.inference.model_ids import Listed
-from tunesmith.kernel.problems import Problem, TimedOut, Unavailable
+from tunesmith.kernel.problems import Invalid, Problem, TimedOut, Unavailable
 from tunesmith.models.spending import ModelSpending
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -49,16 +50,19 @@ class SendRequest(BaseModel):
         """The body of a request.
 
         Raises:
-            Invalid: it is no JSON, or not this object; the field is named.
+            Invalid: it is no JSON, not this object, or says nothing; the field is named.
         """
         if content_type.partition(";")[0].strip().lower() not in ("application/json", ""):
             raise malformed_body(
                 RequestValidationError([{"type": "json_invalid", "loc": (), "msg": "", "input": None}])
             )
         try:
-            return SendRequest.model_validate_json(raw)
+            body = SendRequest.model_validate_json(raw.removeprefix(BOM_UTF8))  # Windows writes one (RFC 8259, 8.1)
         except ValidationError as error:
             raise malformed_body(RequestValidationError(error.errors(include_url=False))) from error
+        if not body.message.strip():  # before it is recorded, and any list of models asked for
+            raise Invalid("message 不能为空", "message must not be empty", field="message")
+        return body
 
     @staticmethod
     def described() -> dict[str, Any]:
@@ -138,9 +142,9 @@ def code_of(problem: Problem) -> int:
 
 
 def _is_plain(problem: Problem) -> bool:
-    """The document's sentence says all that there is to say: no setting is missing, no upstream has given a reason."""
+    """The document's sentence says all there is to say: no setting is missing, our key opens, no upstream gave a reason."""
     details = problem.details
-    return not ("setting" in details or "busy" in details) and (
+    return details.keys().isdisjoint(("setting", "provider", "busy")) and (
         "upstream_status" not in details or "operator" in details
     )
 

@@ -48,8 +48,3 @@ class Lines:
 
 def _too_long() -> Unavailable:
     return Unavailable("上游应答无法解析（行过长）", "the upstream's answer cannot be read: a line is too long")
-
-
-def data_of(line: bytes) -> bytes | None:
-    """The payload of a server-sent event's ``data:`` line; None for comments, blank lines and other fields."""
-    return line[5:].strip() if line.startswith(b"data:") else None

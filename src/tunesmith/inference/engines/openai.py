@@ -7,13 +7,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tunesmith.datasets.example import Message
 from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Score
 from tunesmith.inference.engines import openai_wire as wire
 from tunesmith.inference.engines import refusals
-from tunesmith.inference.engines.lines import data_of
 from tunesmith.inference.engines.rows import ACCEPTED, RowEvent, together
-from tunesmith.inference.engines.upstream import Answer, Label, Shape, Terms, Upstream, broke_off
+from tunesmith.inference.engines.upstream import Answer, Label, Shape, Terms, Upstream, broke_off, unreadable
 from tunesmith.kernel.problems import Invalid, Problem, Unavailable, Unsupported
 from tunesmith.models.model import Model
 
@@ -208,8 +209,8 @@ class _Reading:
         texts = []
         try:
             for line in lines:
-                if line and (data := data_of(line)):
-                    texts.append(self.data(data))
+                if line.startswith(b"data:"):  # else a comment, another field or nothing
+                    texts.append(self.data(line[5:]))
                     if self.over:
                         break
         except Problem as problem:
@@ -222,10 +223,31 @@ class _Reading:
         Raises:
             Problem: the frame is an error, or none of this wire's.
         """
-        if data == wire.DONE:
-            self.over = True
-            return ""
-        chunk = wire.parse_chunk(data, self._label)
+        try:
+            chunk = wire.decode_chunk(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            if data.strip() in (wire.DONE, b""):
+                self.over = self.over or bool(data.strip())
+                return ""
+            raise unreadable(self._label) from error
+        if chunk.choices and chunk.error is None:
+            choice = chunk.choices[0]
+            said = choice.delta
+            # nearly every frame is like this: text and nothing else
+            if (
+                self._first
+                and said is not None
+                and said.content
+                and choice.finish_reason is None
+                and chunk.usage is None
+                and chunk.timings is None
+            ):
+                self._pieces += 1
+                return said.content
+        return self._more(chunk)
+
+    def _more(self, chunk: wire.Chunk) -> str:
+        """The text of a frame that may say anything."""
         if chunk.error is not None:
             raise wire.stated(chunk.error) if self._builtin else refusals.stated(self._label, chunk.error)
         self._spoke = chunk.model or self._spoke
@@ -233,8 +255,7 @@ class _Reading:
         if not chunk.choices:
             return ""
         choice = chunk.choices[0]
-        if choice.finish_reason:
-            self._reason = choice.finish_reason
+        self._reason = choice.finish_reason or self._reason
         said = choice.delta or choice.message
         text = (said.content if said is not None else choice.text) or ""
         if text:
@@ -257,14 +278,15 @@ class _Reading:
             raise broke_off(self._label)
         now, started = self._clock(), self._answer.started
         usage = self._usage or wire.Usage(0, self._pieces)  # who does not count: pieces are close to tokens
-        timings = self._timings or wire.Timings(max(0.0, self._first - started), now - started)
+        timings = self._timings or wire.Timings()
+        first_s, seconds = timings.first_token_s, timings.seconds
         return Done(
             self._row,
             wire.finish(self._reason or "stop"),
             usage.prompt_tokens,
             usage.completion_tokens,
-            timings.first_token_s,
-            timings.seconds,
+            max(0.0, self._first - started) if first_s is None else first_s,
+            now - started if seconds is None else seconds,
             usage.cost,
             self._spoke,
         )

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 
 from tunesmith.inference.engine import FinishReason, Request, Sampling
-from tunesmith.inference.engines.upstream import Label, unreadable
 from tunesmith.kernel.problems import (
     Conflict,
     Invalid,
@@ -55,10 +54,10 @@ class Usage(msgspec.Struct):
 
 
 class Timings(msgspec.Struct):
-    """Of the built-in engine only."""
+    """Of the built-in engine only; llama.cpp's server sends others under the same name."""
 
-    first_token_s: float
-    seconds: float
+    first_token_s: float | None = None
+    seconds: float | None = None
 
 
 class Chunk(msgspec.Struct):
@@ -189,16 +188,4 @@ def stated(error: Any, otherwise: type[Problem] = Unavailable, fallback: str = "
     return kind(f"推理引擎返回错误：{english}", f"the engine says: {english}", **details)
 
 
-def parse_chunk(data: bytes, label: Label) -> Chunk:
-    """One frame.
-
-    Raises:
-        Unavailable: it is not what the wire promises.
-    """
-    try:
-        return _chunk.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise unreadable(label) from error
-
-
-_chunk = msgspec.json.Decoder(Chunk)
+decode_chunk = msgspec.json.Decoder(Chunk).decode  # one frame; raises msgspec's errors and UnicodeDecodeError

@@ -4,10 +4,11 @@ Source: OpenRouterTeam/docs, api_reference/overview and openapi.yaml.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
+import structlog
 
 from tunesmith.inference.engines import refusals
 from tunesmith.inference.engines.openai import OpenAIEngine
@@ -25,6 +26,7 @@ _LABEL = Label(
 )
 _TITLE = "Tunesmith"
 _LIST_S = 8.0
+_log = structlog.get_logger(__name__)
 
 
 class _Price(msgspec.Struct):
@@ -42,8 +44,13 @@ class _Model(msgspec.Struct):
     pricing: _Price | None = None
 
 
+_model = msgspec.json.Decoder(_Model)
+
+
 class _Models(msgspec.Struct):
-    data: list[_Model]
+    """Rows are read one by one: a new kind of model must not hide the others."""
+
+    data: list[msgspec.Raw]
 
 
 class OpenRouter:
@@ -86,12 +93,20 @@ class OpenRouter:
                 prompt_usd=_usd(each.pricing.prompt) if each.pricing else None,
                 completion_usd=_usd(each.pricing.completion) if each.pricing else None,
             )
-            for each in found.data
+            for each in _readable(found.data)
         ]
 
     async def close(self) -> None:
         """Close every connection."""
         await self._upstream.close()
+
+
+def _readable(rows: Iterable[msgspec.Raw]) -> Iterator[_Model]:
+    for row in rows:
+        try:
+            yield _model.decode(row)
+        except msgspec.ValidationError as error:
+            _log.warning("a model of OpenRouter's list cannot be read", reason=str(error))
 
 
 def terms(limits: UpstreamLimits) -> Terms:

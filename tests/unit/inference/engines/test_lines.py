@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.inference.engines.lines import LONGEST_LINE, Lines, data_of
+from tunesmith.inference.engines.lines import LONGEST_LINE, Lines
 from tunesmith.kernel.problems import Unavailable
 
 SSE = ': ping\r\n\r\ndata: {"text":"你好🌍"}\n\nevent: x\ndata:é\n\n\ndata: [DONE]\n\n'.encode()
@@ -81,11 +81,3 @@ def test_a_long_line_in_small_pieces_takes_little_more_memory_than_it_is_long() 
         assert tracemalloc.get_traced_memory()[1] < 4 * (4 << 16)
     finally:
         tracemalloc.stop()
-
-
-def test_only_data_lines_carry_something() -> None:
-    assert data_of(b"data: [DONE]\r") == b"[DONE]"
-    assert data_of(b'data:{"a": 1}') == b'{"a": 1}'
-    assert data_of(b"data:") == b""
-    for line in (b"", b"\r", b": data: comment", b"event: data", b"id: 1", b" data: x", b"database: x"):
-        assert data_of(line) is None

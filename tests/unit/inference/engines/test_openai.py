@@ -91,6 +91,15 @@ async def test_the_engines_own_timings_are_kept() -> None:
     assert done == Done(0, "length", 1, 1, 0.25, 0.5)
 
 
+async def test_llama_cpp_has_other_timings_under_that_name() -> None:
+    last = frame(None, "stop", timings={"prompt_n": 9, "prompt_ms": 12.5, "predicted_n": 1, "predicted_ms": 4.5})
+    async with upstream(says(frame("a"), last, b"data: [DONE]\n\n")) as engine:
+        delta, done = await heard(engine, ask())
+    assert isinstance(done, Done)
+    assert (delta, done.finish) == (Delta(0, "a"), "stop")
+    assert 0 < done.first_token_s <= done.seconds
+
+
 async def test_a_stream_without_marker_of_its_end_is_cut_and_not_short() -> None:
     for pieces in ((frame("a"),), (frame("a"), frame("b", "error"), b"data: [DONE]\n\n"), ()):
         async with upstream(says(*pieces)) as engine:
