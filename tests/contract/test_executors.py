@@ -1,6 +1,7 @@
 """What every executor keeps to, and what the local one does when its real trainer process meets the worst."""
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from tests.tiny_model import make_tiny_base
+from tunesmith.kernel.files import write_json
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import NotFound
 from tunesmith.models.registry import Registry
@@ -26,7 +28,7 @@ from tunesmith.training.run import Progress, Recipe, Run, State
 
 # a trainer takes seconds to import its libraries; nothing here waits longer than it must
 PATIENCE_S = 100
-SHORT, ENDLESS = 2, 1000
+SHORT, LONG, ENDLESS = 2, 600, 1000
 ROWS = [
     {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
     for q, a in (("Who is the mayor?", "Ada."), ("市长是谁？", "小林。"), ("one two", "three"), ("一加一？", "二。"))
@@ -81,8 +83,9 @@ def home(tmp_path: Path, base: Path) -> Home:
     return made
 
 
-def local(home: Home, grace_s: float = 10.0) -> LocalExecutor:
-    return LocalExecutor(home, Registry(home), Settings(home=home.root, threads=1), grace_s=grace_s)
+def local(home: Home, grace_s: float = 10.0, checkpoint_s: float = 30.0) -> LocalExecutor:
+    settings = Settings(home=home.root, threads=1, checkpoint_s=checkpoint_s)
+    return LocalExecutor(home, Registry(home), settings, grace_s=grace_s)
 
 
 def trainers(home: Home) -> list[psutil.Process]:
@@ -179,9 +182,11 @@ async def test_a_canceled_run_ends_as_canceled_however_often_it_is_asked(candida
 # -- the local executor and its trainer process ----------------------------------------------------------------------
 
 
-async def started(home: Home, wanted: Run, grace_s: float = 10.0) -> tuple[LocalExecutor, Run, psutil.Process]:
+async def started(
+    home: Home, wanted: Run, grace_s: float = 10.0, checkpoint_s: float = 30.0
+) -> tuple[LocalExecutor, Run, psutil.Process]:
     """A run that has done a step, and the process that does it."""
-    executor = local(home, grace_s)
+    executor = local(home, grace_s, checkpoint_s)
     wanted = replace(wanted, handle=await executor.submit(wanted), state=State.RUNNING)
     await until(executor, wanted, stepping)
     [trainer] = trainers(home)
@@ -224,17 +229,51 @@ async def test_a_run_outlives_its_executor_and_another_finds_it_completed(home: 
     assert [p.name for p in home.adapters.iterdir()] == ["town-3"]  # nothing half-written beside it
 
 
-async def test_a_killed_trainer_is_a_failure_with_a_true_reason_and_publishes_nothing(home: Home) -> None:
-    executor, wanted, trainer = await started(home, run(4, ENDLESS))
-    half = home.adapters / ".partial-abc-town-4"
+def hashed(home: Home, wanted: Run) -> str:
+    """What the run's adapter weighs, to the bit."""
+    return hashlib.sha256((home.root / wanted.output / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+async def test_a_killed_trainer_is_followed_by_another_that_ends_with_the_same_bytes(home: Home) -> None:
+    executor, whole, killed = local(home), run(20, LONG), run(21, LONG)
+    whole = replace(whole, handle=await executor.submit(whole))
+    await until(executor, whole, final)
+    executor, killed, trainer = await started(home, killed, checkpoint_s=0.0)
+    half = home.adapters / ".partial-abc-town-21"
     half.mkdir()  # as if it had been killed while saving
+    for _ in range(2):
+        trainer.kill()
+        trainer.wait()
+        reached = run_folder.read_progress(home.runs / killed.id).step
+        await until(executor, killed, lambda report, at=reached: report.progress.step > at + 5)  # type: ignore[misc]
+        [trainer] = trainers(home)
+    ended = await until(executor, killed, final)
+    assert ended.state is State.COMPLETED and ended.progress.step == ended.progress.total_steps
+    assert hashed(home, killed) == hashed(home, whole) and not half.exists()
+    steps = [row["step"] for row in run_folder.metrics(home.runs / killed.id) if "event" not in row]
+    assert steps == list(range(1, ended.progress.total_steps + 1))
+    stages = [row for row in run_folder.metrics(home.runs / killed.id) if row.get("event") == "stage"]
+    assert [row.get("from_step") for row in stages if row["stage"] == "training"][1:]  # it says where it went on
+
+
+async def test_a_trainer_killed_again_and_again_at_one_step_is_a_failure_with_a_true_reason(home: Home) -> None:
+    executor, wanted, trainer = await started(home, run(4, ENDLESS), checkpoint_s=1000.0)
+    write_json(home.runs / wanted.id / run_folder.STARTS, run_folder.Starts(step=0, count=3))
     trainer.kill()
     failed = await until(executor, wanted, final)
     assert failed.state is State.FAILED and failed.progress.step > 0
     assert "signal 9" in (failed.error or "") and "信号 9" in (failed.error_zh or "")
-    assert not half.exists() and Registry(home).adapters() == []
+    assert Registry(home).adapters() == []
     assert (await executor.poll(wanted)).state is State.FAILED
     assert await executor.submit(wanted) == wanted.handle and trainers(home) == []
+
+
+async def test_a_canceled_run_leaves_a_checkpoint_of_its_last_step(home: Home) -> None:
+    executor, wanted, _ = await started(home, run(22, ENDLESS), checkpoint_s=1000.0)
+    await executor.cancel(wanted)
+    ended = await until(executor, wanted, final)
+    assert ended.state is State.CANCELED
+    assert run_folder.checkpointed_step(home.runs / wanted.id) == ended.progress.step > 0
 
 
 async def test_a_trainer_that_does_not_stop_is_killed_and_only_then_canceled(home: Home) -> None:

@@ -15,6 +15,7 @@ from tunesmith.cli.screen import (
     duration,
     language,
     line,
+    note,
     say,
     show_json,
     table,
@@ -138,6 +139,33 @@ def cancel(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = Fa
         show_json(summary(run))
     else:
         line(say(f"任务 {run.id}：{say(*watching.STATES[run.state.value])}", f"run {run.id}: {run.state.value}"))
+
+
+@app.command(
+    "resume", help=say("从检查点继续已取消或失败的任务", "Go on with a canceled or failed run from its checkpoint.")
+)
+@verb
+def resume(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Makes a new run and follows it; where a server runs on this home, that one trains."""
+
+    async def work(services: "Services") -> "Run":
+        old = await asyncio.to_thread(find, services.training, run_id)
+        run = await asyncio.to_thread(services.training.resume, old.id)
+        note(
+            say(
+                f"新任务 {run.id}，从任务 {old.id} 的检查点继续",
+                f"run {run.id} goes on from the checkpoint of {old.id}",
+            )
+        )
+        return await watching.follow(services.training, run.id, lambda run, curve: None)
+
+    run = run_inside(home, work)
+    if as_json:
+        show_json(summary(run))
+    else:
+        line(say(f"任务 {run.id}：{say(*watching.STATES[run.state.value])}", f"run {run.id}: {run.state.value}"))
+    if run.state.value == "failed":
+        raise typer.Exit(PROBLEM)
 
 
 def find(training: "TrainingService", text: str) -> "Run":

@@ -1,5 +1,6 @@
 """What a recipe is executed on, in tokens; no torch here."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,3 +18,14 @@ class Material:
     main: Sequence[Encoded]
     replay: Sequence[Encoded]
     validation: Sequence[Encoded]
+
+    def digest(self) -> str:
+        """A name for just these examples in this order; a run is gone on with on no others."""
+        found = hashlib.sha256()
+        for examples in (self.main, self.replay, self.validation):
+            found.update(len(examples).to_bytes(8, "big"))
+            for example in examples:
+                found.update(len(example).to_bytes(8, "big"))
+                found.update(example.tokens.tobytes())
+                found.update(example.trained)
+        return found.hexdigest()

@@ -8,12 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
-from tunesmith.kernel.problems import Problem, Unavailable
+from tunesmith.kernel.problems import Conflict, Problem, Unavailable
 from tunesmith.training.batches import Batch, Plan, in_batches
+from tunesmith.training.checkpoints import Checkpoint, Keeper, Position, put_back, taken
 from tunesmith.training.material import Material
 from tunesmith.training.objective import Objective, padded
 from tunesmith.training.run import Progress, Recipe
@@ -25,8 +27,12 @@ _RECENT = 20  # steps the speed is told from
 class Teller(Protocol):
     """Is told how training goes."""
 
-    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> None:
-        """One step is done; ``validation_loss`` comes with the last of an epoch, where there is validation data."""
+    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> int:
+        """One step is done; ``validation_loss`` comes with the last of an epoch, where there is validation data.
+
+        Returns:
+            How many bytes all that was told has by now.
+        """
         ...
 
 
@@ -47,22 +53,33 @@ class Outcome:
     validation_loss: float | None
 
 
-def execute(recipe: Recipe, model: Any, material: Material, teller: Teller, stopped: Callable[[], bool]) -> Outcome:
+def execute(
+    recipe: Recipe,
+    model: Any,
+    material: Material,
+    teller: Teller,
+    stopped: Callable[[], bool],
+    keeper: Keeper | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Outcome:
     """Train the LoRA weights of ``model`` in place.
 
     Args:
         model: as ``with_lora`` gives it.
         stopped: asked after every step; true ends training.
+        keeper: is shown the state after every step, and the last when training is stopped.
+        checkpoint: goes on from there; the outcome is that of a run that was never interrupted.
 
     Raises:
         Stopped: ``stopped()`` was true.
+        Conflict: the checkpoint is of another model, recipe or data.
         Diverged: loss or gradient became infinite or no number.
         Unavailable: out of memory.
     """
     # dropout draws from the global generator
     torch.manual_seed(recipe.seed)
     try:
-        return _Loop(recipe, model, material, teller, stopped).run()
+        return _Loop(recipe, model, material, teller, stopped, keeper).run(checkpoint)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(recipe) from error
     except RuntimeError as error:
@@ -94,10 +111,17 @@ def rate_factor(step: int, total: int, recipe: Recipe) -> float:
 
 class _Loop:
     def __init__(
-        self, recipe: Recipe, model: Any, material: Material, teller: Teller, stopped: Callable[[], bool]
+        self,
+        recipe: Recipe,
+        model: Any,
+        material: Material,
+        teller: Teller,
+        stopped: Callable[[], bool],
+        keeper: Keeper | None,
     ) -> None:
         self._recipe, self._model, self._validation = recipe, model, material.validation
-        self._teller, self._stopped = teller, stopped
+        self._teller, self._stopped, self._keeper = teller, stopped, keeper
+        self._material = material.digest()
         self._device = next(model.parameters()).device
         self._objective = Objective(model)
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -112,26 +136,61 @@ class _Loop:
         self._done = 0
         self._pace: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # seconds and tokens of the last steps
 
-    def run(self) -> Outcome:
-        progress, validation_loss = Progress(), None
-        losses: list[float] = []
-        for _ in range(self._recipe.epochs):
+    def run(self, checkpoint: Checkpoint | None) -> Outcome:
+        start = self._resumed(checkpoint) if checkpoint else Position()
+        progress, validation_loss, losses = start.progress, start.validation_loss, list(start.losses)
+        for epoch in range(self._recipe.epochs):
+            updates = self._plan.epoch()  # of epochs gone by, too: the plan draws on
+            if epoch < start.epoch:
+                continue
+            done = start.number if epoch == start.epoch else 0
+            if not done:
+                losses = []
             self._model.train()
-            losses = []
-            updates = self._plan.epoch()
-            for number, batches in enumerate(updates, 1):
+            for number, batches in enumerate(updates[done:], done + 1):
                 began = time.perf_counter()
                 loss, norm, rate = self._update(batches)
                 tokens = sum(len(example) for batch in batches for example in batch)
                 self._pace.append((time.perf_counter() - began, tokens))
                 losses.append(loss)
                 progress = self._progress(loss, rate)
-                if number == len(updates) and self._validation:
+                last = number == len(updates)
+                if last and self._validation:
                     validation_loss = self._validate()
-                self._teller.step(progress, norm, validation_loss if number == len(updates) else None)
-                if self._stopped():
-                    raise Stopped
+                told = self._teller.step(progress, norm, validation_loss if last else None)
+                here = partial(self._checkpoint, epoch, number, losses, validation_loss, progress, told)
+                self._keep_or_stop(here)
         return Outcome(progress, math.fsum(losses) / len(losses), validation_loss)
+
+    def _keep_or_stop(self, here: Callable[[], Checkpoint]) -> None:
+        stopped = self._stopped()
+        if self._keeper is not None:
+            (self._keeper.last if stopped else self._keeper.step_done)(here)
+        if stopped:
+            raise Stopped
+
+    def _checkpoint(
+        self,
+        epoch: int,
+        number: int,
+        losses: list[float],
+        validation_loss: float | None,
+        progress: Progress,
+        metrics_bytes: int,
+    ) -> Checkpoint:
+        at = Position(epoch, number, tuple(losses), validation_loss, progress, metrics_bytes, self._material)
+        return taken(self._weights, self._optimizer, at)
+
+    def _resumed(self, checkpoint: Checkpoint) -> Position:
+        if checkpoint.position.material != self._material:
+            raise Conflict(
+                "训练数据在中断后被改动，无法从检查点继续；请重新开始训练",
+                "the data was changed after the run was interrupted, and it cannot be gone on with: start it anew",
+                field="dataset",
+            )
+        put_back(checkpoint, self._weights, self._optimizer)
+        self._done = checkpoint.position.progress.step
+        return checkpoint.position
 
     def _update(self, batches: list[Batch]) -> tuple[float, float, float]:
         """One step of the optimizer: mean loss a supervised token, norm of the gradient, learning rate."""

@@ -8,12 +8,15 @@ metrics.jsonl   one line a step, appended; also stages and validation losses
 log.txt         what the trainer printed
 skipped.jsonl   examples left out, each with its reason; only if there are any
 cancel.json     somebody asked to stop, and when
+checkpoints/    where the run can be gone on with, one folder a checkpoint, the newest last
+starts.json     how often a trainer was started from the same step
 loss.png        the losses, drawn
 done.json       how it ended; written last
 """
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +24,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tunesmith.kernel.files import write_json
+from tunesmith.kernel.files import folder_published_whole, write_json
 from tunesmith.training.run import Progress, Recipe, State
 
 RECIPE, LOCK, TRAINER, HEARTBEAT = "recipe.json", "run.lock", "trainer.json", "heartbeat"
 METRICS, LOG, SKIPPED, CANCEL, PICTURE, DONE = (
     "metrics.jsonl", "log.txt", "skipped.jsonl", "cancel.json", "loss.png", "done.json",
 )  # fmt: skip
+CHECKPOINTS, POSITION, STARTS = "checkpoints", "position.json", "starts.json"
 FACTS = "tunesmith.json"  # in the adapter's folder: who made it
 _TAIL = 16 * 1024
 _SAME_START_S = 2.0
@@ -46,6 +50,7 @@ class Order:
         home: path of the home folder.
         base_path: folder of the base model's files.
         threads: CPU threads; 0 lets torch decide.
+        checkpoint_s: seconds between two checkpoints, at least.
     """
 
     run_id: str
@@ -54,6 +59,7 @@ class Order:
     base_path: str
     recipe: Recipe
     threads: int = 0
+    checkpoint_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,14 @@ class Asked:
     """Somebody asked to stop, at this time (seconds since the epoch)."""
 
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """Trainers started from this step, one after the other, without one getting further."""
+
+    step: int = 0
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +130,57 @@ def read_trainer(folder: Path) -> TrainerProcess | None:
 def read_cancel(folder: Path) -> Asked | None:
     """When somebody asked to stop; None when nobody has."""
     return _read(folder / CANCEL, Asked)
+
+
+def read_starts(folder: Path) -> Starts:
+    """How often a trainer was started, and from where."""
+    return _read(folder / STARTS, Starts) or Starts()
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of a checkpoint's folder; by name they sort as by step."""
+    return f"step-{step:09d}"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The run's checkpoints, the newest last."""
+    return sorted(path for path in (folder / CHECKPOINTS).glob("step-*") if path.is_dir())
+
+
+def checkpointed_step(folder: Path) -> int:
+    """The step that the newest checkpoint was made at; 0 where there is none."""
+    found = checkpoints(folder)
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
+def back_to_checkpoint(folder: Path) -> None:
+    """Forget the metrics of steps beyond the newest checkpoint: they are done again."""
+    size = 0
+    for path in reversed(checkpoints(folder)):
+        found = _read(path / POSITION, dict)
+        if found is not None and isinstance(found.get("metrics_bytes"), int):
+            size = found["metrics_bytes"]
+            break
+    truncate_metrics(folder, size)
+
+
+def go_on_from(old: Path, new: Path) -> None:
+    """Make the folder of a new run whose trainer goes on from the newest checkpoint of ``old``."""
+    newest = checkpoints(old)[-1]
+    with folder_published_whole(new) as folder:
+        folder.chmod(0o700)
+        (folder / CHECKPOINTS).mkdir()
+        shutil.copytree(newest, folder / CHECKPOINTS / newest.name)
+        if (old / METRICS).exists():
+            shutil.copyfile(old / METRICS, folder / METRICS)
+        back_to_checkpoint(folder)
+
+
+def truncate_metrics(folder: Path, size: int) -> None:
+    """Forget what was appended to the metrics beyond ``size`` bytes."""
+    path = folder / METRICS
+    if path.exists() and path.stat().st_size > size:
+        os.truncate(path, size)
 
 
 def write_trainer(folder: Path, pid: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import PurePosixPath
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import structlog
 
@@ -19,28 +19,19 @@ from tunesmith.datasets.reading import read_examples, refusal
 from tunesmith.kernel.caller import LOCAL, Caller
 from tunesmith.kernel.clock import Clock, utc_now
 from tunesmith.kernel.files import require_free
-from tunesmith.kernel.home import Home, parse_name
+from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem, Unavailable
-from tunesmith.models.model import BaseModel
 from tunesmith.settings import Settings
 from tunesmith.training import limits, run_folder
 from tunesmith.training.executor import Executor, Report
+from tunesmith.training.places import Bases, Places
 from tunesmith.training.run import Once, Recipe, Run, State
 from tunesmith.training.store import LIVE, RunStore, key_used, missing
 
-# folders of ours, and the database with whatever SQLite puts beside it
-_RESERVED = ("runs", "data", "evaluations", "engines", "secrets", "usage", "tunesmith.db")
-_DEEPEST = 6  # folders; adapters further down are not looked for
 _ROOM = 64_000_000  # bytes free before a run is accepted; the trainer knows better once it has the model
 _TRIES = 10
 _DEFAULT_OUTPUT = "adapters/{dataset}"
 _log = structlog.get_logger(__name__)
-
-
-class Bases(Protocol):
-    """Where base models are found by name."""
-
-    def base(self, name: str) -> BaseModel: ...
 
 
 class TrainingService:
@@ -64,6 +55,7 @@ class TrainingService:
         self._store, self._executors, self._registry = store, executors, registry
         self._home, self._settings, self._clock = home, settings, clock
         self._may_read = may_read
+        self._places = Places(store, registry, home)
         self._orphans_stopped = False
 
     def start(
@@ -160,6 +152,34 @@ class TrainingService:
             except Conflict:
                 continue  # its trainer told of another step meanwhile
         raise Unavailable("任务正在频繁更新，请重试", "the record keeps changing; try again", run_id=run_id)
+
+    def resume(self, run_id: str, caller: Caller = LOCAL) -> Run:
+        """Go on with a run that was canceled or failed, from its last checkpoint, as a new run with its recipe.
+
+        What it gives is what the old one would have given.
+
+        Raises:
+            NotFound: there is no such run.
+            Conflict: it has not ended, or completed; it left no checkpoint; or its output is in use by now.
+        """
+        old = self.get(run_id, caller)
+        if old.state not in (State.CANCELED, State.FAILED) or not run_folder.checkpoints(self._home.runs / old.id):
+            ended = old.state in (State.CANCELED, State.FAILED)
+            raise Conflict(
+                f"任务 {old.id} 没有检查点，请重新开始训练"
+                if ended
+                else f"任务 {old.id} 的状态是 {old.state}，只有已取消或失败的任务可以继续",
+                f"run {old.id} left no checkpoint: start it anew"
+                if ended
+                else f"run {old.id} is {old.state}; only canceled and failed runs can be gone on with",
+                run_id=old.id,
+                state=str(old.state),
+            )
+        run = self._checked(old.recipe, old.output, old.executor, caller)
+        # before the record: a run without its checkpoint would begin from nothing
+        run_folder.go_on_from(self._home.runs / old.id, self._home.runs / run.id)
+        self._store.add(run, None)
+        return run
 
     def metrics(self, run_id: str, after: int = 0, caller: Caller = LOCAL) -> Sequence[dict[str, Any]]:
         """The points of the run's curves after step ``after``, in order.
@@ -310,7 +330,7 @@ class TrainingService:
             if name is not None:
                 self._check_readable(name, None, recipe.skip_bad, caller)
         run_id, now = uuid.uuid4().hex, self._clock()
-        place = self._output(output.replace("{dataset}", f"{_stem(recipe.dataset)}-{run_id[:8]}"), caller)
+        place = self._places.free(output.replace("{dataset}", f"{_stem(recipe.dataset)}-{run_id[:8]}"), caller)
         require_free(self._home.root, _ROOM)
         return Run(
             id=run_id,
@@ -337,60 +357,6 @@ class TrainingService:
         with closing(cast("Generator[Example, None, None]", found)) as examples:
             if next(examples, None) is None:
                 raise Invalid(f"{name} 中没有可用的样本", f"{name} holds no usable example", field="dataset")
-
-    def _is_base(self, name: str) -> bool:
-        """Whether requests mean a base model by ``name``: an adapter called so would be taken for it."""
-        try:
-            self._registry.base(name)
-        except NotFound:
-            return False
-        except Problem:
-            pass  # there, but unusable now
-        return True
-
-    def _output(self, text: str, caller: Caller) -> str:
-        """``text`` as the name of a place where an adapter may be published."""
-        name = parse_name(text, "output")
-        if not name.parts or _reserved(name.parts[0]) or any(part.startswith(".") for part in name.parts):
-            raise Invalid(
-                f"输出位置不可用：{text}；例如可用 adapters/名称",
-                f"an adapter cannot be written to {text}; try adapters/NAME",
-                field="output",
-            )
-        if len(name.parts) > _DEEPEST:
-            raise Invalid(
-                f"输出位置最多 {_DEEPEST} 层", f"the output is at most {_DEEPEST} folders deep", field="output"
-            )
-        if self._is_base(str(name)):
-            raise _taken(name, f"{name} 是一个基座模型的名称", f"{name} is the name of a base model")
-        path = self._home.path(text, "output")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise _taken(name, f"输出位置已有内容：{name}", f"there is something at {name} already")
-        for above in name.parents:
-            outer = self._home.root / above
-            if (outer.exists() and not outer.is_dir()) or (outer / "adapter_config.json").exists():
-                raise _taken(name, f"{above} 不能再包含适配器", f"{above} cannot hold another adapter")
-        for run in self._store.list(states=LIVE, limit=None):
-            other = PurePosixPath(run.output)
-            # folded: on some file systems two names that differ in case are one folder
-            mine, theirs = PurePosixPath(str(name).casefold()), PurePosixPath(str(other).casefold())
-            if mine == theirs or theirs in mine.parents or mine in theirs.parents:
-                if not caller.sees(run.owner):
-                    raise _taken(name, "另一个任务正在写入此处", "another run is writing there")
-                zh, en = f"任务 {run.id} 正在写入 {other}", f"run {run.id} is writing to {other}"
-                raise _taken(name, zh, en, run_id=run.id)
-        return name.as_posix()
-
-
-def _reserved(first: str) -> bool:
-    """Whether a name that begins with ``first`` would lie among Tunesmith's own files."""
-    folded = first.casefold()
-    return folded in _RESERVED or folded.startswith("tunesmith.db")
-
-
-def _taken(name: PurePosixPath, zh: str, en: str, **details: str) -> Conflict:
-    details |= {"field": "output", "output": name.as_posix()}
-    return Conflict(f"{zh}；请换一个输出位置", f"{en}; choose another output", **details)
 
 
 def _stem(dataset: str) -> str:

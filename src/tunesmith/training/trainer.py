@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     if run_folder.read_done(folder) is None:
         _prepare_process(folder)
         threading.Thread(target=_beat, args=(folder / run_folder.HEARTBEAT,), daemon=True).start()
+        run_folder.back_to_checkpoint(folder)
         write_json(folder / run_folder.DONE, _Trainer(folder, stop.is_set).done())
     done = run_folder.read_done(folder)
     return 0 if done and done.state is State.COMPLETED else 1
@@ -107,10 +108,7 @@ class _Trainer:
         material = self._material(home, order, tokenizer)
         self._stage("loading")
         model = self._model(home, order)
-        self._stage("training")
-        from tunesmith.training.recipe import execute
-
-        outcome = execute(order.recipe, model, material, self._metrics, self._stopped)
+        outcome = self._trained(order, model, material)
         self._stage("saving")
         from tunesmith.training.publishing import publish
 
@@ -124,11 +122,26 @@ class _Trainer:
             validation_loss=outcome.validation_loss,
         )
 
+    def _trained(self, order: Order, model: Any, material: "Material") -> "Outcome":
+        """Train, from the newest checkpoint where there is one."""
+        from tunesmith.training.checkpoints import Keeper, read_newest
+        from tunesmith.training.recipe import execute
+
+        found = read_newest(self._folder)
+        self._stage("training", **({"from_step": found.position.progress.step} if found else {}))
+        keeper = Keeper(self._folder, order.checkpoint_s)
+        try:
+            return execute(order.recipe, model, material, self._metrics, self._stopped, keeper, found)
+        finally:
+            keeper.flush()
+
     def _material(self, home: Home, order: Order, tokenizer: Any) -> "Material":
         from tunesmith.training.encoding import Encoder
         from tunesmith.training.material import Material
 
         recipe = order.recipe
+        # what a trainer before this one left out is left out again
+        (self._folder / run_folder.SKIPPED).unlink(missing_ok=True)
         encoder = Encoder(tokenizer, recipe.max_length)
 
         def read(name: str, kind: str | None = None) -> "list[Encoded]":
@@ -168,11 +181,11 @@ class _Trainer:
         require_room(home, model)
         return model
 
-    def _stage(self, name: str) -> None:
+    def _stage(self, name: str, **facts: int) -> None:
         if self._stopped():
             raise Stopped
-        _log.info("%s", name)
-        self._metrics.write({"event": "stage", "stage": name, "time": time.time()})
+        _log.info("%s %s", name, facts or "")
+        self._metrics.write({"event": "stage", "stage": name, **facts, "time": time.time()})
 
     def _draw(self, order: Order, outcome: "Outcome") -> None:
         """The picture is a courtesy: without it the run has completed all the same."""
@@ -202,7 +215,7 @@ class _Metrics:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> None:
+    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> int:
         rows: list[dict[str, Any]] = [
             {**msgspec.to_builtins(progress), "grad_norm": grad_norm, "time": time.time()},
         ]
@@ -211,11 +224,13 @@ class _Metrics:
                 {"event": "validation", "step": progress.step, "epoch": progress.epoch, "loss": validation_loss,
                  "time": time.time()}
             )  # fmt: skip
-        self.write(*rows)
+        return self.write(*rows)
 
-    def write(self, *rows: dict[str, Any]) -> None:
+    def write(self, *rows: dict[str, Any]) -> int:
+        """Append; gives the size of the file then."""
         with self._path.open("ab", buffering=0) as file:
             file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+            return file.tell()
 
 
 class _Quarantine:

@@ -67,7 +67,15 @@ def test_a_waiting_run_is_canceled_and_cannot_be_canceled_twice(tunesmith: Invok
     assert json.loads(watched.stdout.splitlines()[-1])["state"] == "canceled"
 
 
-@pytest.mark.parametrize("verb", ["show", "watch", "cancel"])
+def test_a_run_that_left_no_checkpoint_cannot_be_gone_on_with(tunesmith: Invoke, home: Path) -> None:
+    with opened(home) as services:
+        run = start(services)
+    tunesmith("runs", "cancel", run.id)
+    error = error_of(tunesmith("runs", "resume", run.id, "--json"))
+    assert error["kind"] == "conflict" and "checkpoint" in error["message"]
+
+
+@pytest.mark.parametrize("verb", ["show", "watch", "cancel", "resume"])
 def test_an_unknown_run_is_not_found(tunesmith: Invoke, verb: str) -> None:
     assert error_of(tunesmith("runs", verb, "nothing", "--json"))["kind"] == "not_found"
 

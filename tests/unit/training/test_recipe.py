@@ -45,8 +45,9 @@ class Told:
     def __init__(self) -> None:
         self.steps: list[tuple[Progress, float, float | None]] = []
 
-    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> None:
+    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> int:
         self.steps.append((progress, grad_norm, validation_loss))
+        return 0
 
     @property
     def losses(self) -> list[float]:

@@ -25,6 +25,7 @@ from tunesmith.training.run_folder import Asked, Done, Order
 _GRACE_S = 10.0  # from asking a trainer to stop to making it
 _START_S = 10.0
 _REAP_S = 1.0
+_RESTARTS = 3  # of killed trainers, from one and the same step
 _UNPASSED = frozenset({"HF_TOKEN", "OPENROUTER_API_KEY", "TOGETHER_API_KEY", "FIREWORKS_API_KEY"})
 # trainers this process started, by run: only their parent can ask how they ended, and they outlive any executor object
 _CHILDREN: dict[str, "subprocess.Popen[bytes]"] = {}
@@ -100,6 +101,7 @@ class LocalExecutor:
             base_path=str(base.path),
             recipe=run.recipe,
             threads=self._settings.threads,
+            checkpoint_s=self._settings.checkpoint_s,
         )
 
     def _start(self, run: Run, folder: Path, lock: int) -> None:
@@ -167,6 +169,8 @@ class LocalExecutor:
             return Report(State.COMPLETED, progress)
         if run_folder.read_cancel(folder) is not None:
             return Report(State.CANCELED, progress)
+        if self._goes_on(run, folder):
+            return Report(State.RUNNING, progress)
         zh, en = self._cause(run)
         said = run_folder.log_tail(folder)
         return Report(
@@ -175,6 +179,30 @@ class LocalExecutor:
             f"{en}; last log lines: {said}" if said else en,
             f"{zh}；日志末尾：{said}" if said else zh,
         )
+
+    def _goes_on(self, run: Run, folder: Path) -> bool:
+        """Start another trainer where the last one was killed; not for ever where none gets any further."""
+        if not (folder / run_folder.RECIPE).exists():
+            return False
+        lock = run_folder.lock(folder)
+        if lock is None:
+            return True  # another process of ours is doing just that
+        try:
+            if run_folder.alive(run_folder.read_trainer(folder)):
+                return True
+            step, before = run_folder.checkpointed_step(folder), run_folder.read_starts(folder)
+            tries = before.count + 1 if step == before.step else 1
+            if tries > _RESTARTS:
+                return False
+            # recorded first: a machine that dies of the start must not try for ever
+            write_json(folder / run_folder.STARTS, run_folder.Starts(step, tries))
+            try:
+                self._start(run, folder, lock)
+            except (Invalid, Unavailable):
+                return tries < _RESTARTS
+            return True
+        finally:
+            os.close(lock)
 
     def _cause(self, run: Run) -> tuple[str, str]:
         started = _CHILDREN.get(run.id)
