@@ -28,7 +28,7 @@ from tunesmith.training.run import Progress, Recipe, Run, State
 
 # a trainer takes seconds to import its libraries; nothing here waits longer than it must
 PATIENCE_S = 100
-SHORT, LONG, ENDLESS = 2, 600, 1000
+SHORT, LONG, ENDLESS = 2, 250, 1000
 ROWS = [
     {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
     for q, a in (("Who is the mayor?", "Ada."), ("市长是谁？", "小林。"), ("one two", "three"), ("一加一？", "二。"))

@@ -43,7 +43,7 @@ def test_every_verb_of_the_contract_is_there() -> None:
         "serve", "demo", "train", "evaluate", "chat", "compare", "doctor", "bench",
         "datasets add", "datasets list", "datasets show", "datasets split", "datasets remove",
         "models list", "models add", "models export",
-        "runs list", "runs show", "runs watch", "runs cancel",
+        "runs list", "runs show", "runs watch", "runs cancel", "runs resume",
         "users add", "users list", "users disable", "users enable", "users passwd",
         "keys create", "keys list", "keys revoke",
         "providers list", "providers set-key", "providers forget-key",

@@ -26,7 +26,6 @@ _encode = msgspec.json.Encoder().encode
 
 UNAVAILABLE = "AI服务不可用，请检查服务配置", "the AI service is unavailable; check its configuration"
 TIMED_OUT = "AI服务连接超时，请稍后重试", "the AI service did not answer in time; ask again later"
-CANCELED = "请求被用户取消", "the request was cancelled"
 
 
 class SendRequest(BaseModel):
