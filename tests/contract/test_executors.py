@@ -250,6 +250,7 @@ async def test_a_killed_trainer_is_followed_by_another_that_ends_with_the_same_b
     ended = await until(executor, killed, final)
     assert ended.state is State.COMPLETED and ended.progress.step == ended.progress.total_steps
     assert hashed(home, killed) == hashed(home, whole) and not half.exists()
+    assert run_folder.checkpoints(home.runs / killed.id) == []  # nobody goes on with what is done
     steps = [row["step"] for row in run_folder.metrics(home.runs / killed.id) if "event" not in row]
     assert steps == list(range(1, ended.progress.total_steps + 1))
     stages = [row for row in run_folder.metrics(home.runs / killed.id) if row.get("event") == "stage"]

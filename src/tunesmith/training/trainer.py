@@ -8,6 +8,7 @@ import argparse
 import errno
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -62,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         run_folder.back_to_checkpoint(folder)
         write_json(folder / run_folder.DONE, _Trainer(folder, stop.is_set).done())
     done = run_folder.read_done(folder)
+    if done and done.state is State.COMPLETED:
+        shutil.rmtree(folder / run_folder.CHECKPOINTS, ignore_errors=True)  # nobody goes on with what is done
     return 0 if done and done.state is State.COMPLETED else 1
 
 
