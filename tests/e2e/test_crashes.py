@@ -76,6 +76,11 @@ def trainer_of(home: Path, task: str) -> psutil.Process:
     return trainer
 
 
+def another_than(gone: psutil.Process, home: Path, task: str) -> list[psutil.Process]:
+    """Trainers of the run but the one that was killed, which may be seen for a moment yet."""
+    return [process for process in processes(str(home / "runs" / task)) if process.pid != gone.pid]
+
+
 def adapter(home: Path) -> str:
     """What the adapter weighs, to the bit."""
     return hashlib.sha256((home / "adapters" / "lockers" / "adapter_model.safetensors").read_bytes()).hexdigest()
@@ -96,11 +101,14 @@ def test_trainer_and_server_killed_again_and_again_give_the_undisturbed_adapter(
     with serving(home, environ) as server:
         task = train(server, num_epochs=10)
         wait_until(lambda: training_steps(server, task) > 5, "no step", 60)
-        trainer_of(home, task).kill()
-        wait_until(lambda: processes(str(home / "runs" / task)), "no other trainer was started", 20)
-        trainer_of(home, task).kill()  # before its first step
+        first = trainer_of(home, task)
+        first.kill()
+        wait_until(lambda: another_than(first, home, task), "no other trainer was started", 20)
+        second = another_than(first, home, task)[0]
+        second.kill()  # before its first step
+        wait_until(lambda: another_than(second, home, task), "no third trainer was started", 20)
         wait_until(lambda: training_steps(server, task) > 10, "it did not go on", 60)
-        trainer = trainer_of(home, task)
+        trainer = another_than(second, home, task)[0]
         server.process.kill()
         trainer.kill()  # everything at once, as when the machine loses power
         server.process.wait()
