@@ -57,7 +57,7 @@ def application() -> ASGIApp:
     rates = Rates.of(settings)
     app = FastAPI()
     door = Door.of(settings, identify=identify, open_routes=open_routes, rates=rates, kind_of=kind_of)
-    errors.install(app, paint, door=door)
+    errors.install(app, errors.in_json(paint), door=door)
 
     async def who(request: Request) -> str:
         return caller_of(request).name

@@ -84,51 +84,42 @@ def answer(request: Request, problem: Problem, respond: Respond) -> Response:
     return respond(request, status, message, problem, headers)
 
 
-def install(
-    app: FastAPI,
-    paint: Paint,
-    *,
-    max_body: MaxBody = MAX_BODY_BYTES,
-    door: Door | None = None,
-    respond: Respond | None = None,
-) -> None:
-    """Make every failure of ``app`` leave in the shape ``paint`` gives.
+def install(app: FastAPI, respond: Respond, *, max_body: MaxBody = MAX_BODY_BYTES, door: Door | None = None) -> None:
+    """Make every failure of ``app`` leave as ``respond`` says it.
 
     Args:
-        respond: answers in another way than as JSON with the failure's own status.
         max_body: bytes a body may have, or what gives them for a (method, path inside ``app``).
         door: who is let in, and how often; None lets everybody in and counts nothing.
     """
-    say = respond or in_json(paint)
 
     async def expected(request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
-        return answer(request, error, say)
+        return answer(request, error, respond)
 
     async def malformed(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request, malformed_body(error), say)
+        return answer(request, malformed_body(error), respond)
 
     async def routed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         headers = {"Allow": _allowed(app, request.scope)} if error.status_code == 405 else error.headers
         message = _said(request, *_ROUTING.get(error.status_code, (str(error.detail), str(error.detail))))
-        return say(request, error.status_code, message, None, headers)
+        return respond(request, error.status_code, message, None, headers)
 
     async def bug(request: Request, error: Exception) -> Response:
         _log.error("bug", method=request.method, path=request.scope["path"], exc_info=error)
-        return say(request, 500, _said(request, *_BUG), None, None)
+        return respond(request, 500, _said(request, *_BUG), None, None)
 
     async def too_large(scope: Scope, receive: Receive, send: Send) -> None:
         await (await routed(Request(scope), HTTPException(413)))(scope, receive, send)
 
     async def stalled(scope: Scope, receive: Receive, send: Send) -> None:
-        response = answer(Request(scope), Invalid(*_STALLED, reason="stalled"), say)
+        response = answer(Request(scope), Invalid(*_STALLED, reason="stalled"), respond)
         response.headers["Connection"] = "close"  # what is still to come must not hold it open
         await response(scope, receive, send)
 
     def refuse(scope: Scope, problem: Problem) -> ASGIApp:
-        return answer(Request(scope), problem, say)
+        return answer(Request(scope), problem, respond)
 
     app.router.redirect_slashes = False  # a redirect would quote the Host header, which anybody may write
     # the last one added is the first one asked

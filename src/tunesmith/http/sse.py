@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tunesmith.http.errors import Paint, Respond, answer, in_json
+from tunesmith.http.errors import Respond, answer
 from tunesmith.kernel.problems import Problem, Unavailable
 
 T = TypeVar("T")
@@ -63,8 +63,7 @@ class EventStream(Response, Generic[E]):
     """Streams ``events`` as the encoder writes them; closing the connection closes ``events`` at once.
 
     Args:
-        paint: the dialect's error body, for a Problem before the first event.
-        respond: answers such a Problem in another way.
+        respond: the dialect's answer to a Problem before the first event.
         headers: more headers, asked for when the first event is known.
     """
 
@@ -73,15 +72,14 @@ class EventStream(Response, Generic[E]):
         request: Request,
         events: AsyncGenerator[E, None],
         encoder: Encoder[E],
-        paint: Paint,
+        respond: Respond,
         *,
-        respond: Respond | None = None,
         headers: Callable[[], Sequence[tuple[bytes, bytes]]] = tuple,
     ) -> None:
         self.status_code = 200
         self.background = None
         self._request, self._events, self._encoder = request, events, encoder
-        self._respond, self._more_headers = respond or in_json(paint), headers
+        self._respond, self._more_headers = respond, headers
         self._clock = asyncio.get_running_loop().time
         self._started = self._sending = False
         self._sent_at = self._clock()

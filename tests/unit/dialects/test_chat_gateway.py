@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from tunesmith.dialects.chat_gateway.wire import KeyRequest, Painter, SendEncoder, SendRequest, code_of, offers
 from tunesmith.inference.engine import Delta, Done
+from tunesmith.inference.engines.answer import Label, broke_off, unreadable
 from tunesmith.inference.engines.refusals import refused, stated
-from tunesmith.inference.engines.upstream import Label, broke_off, unreadable
 from tunesmith.inference.gateway import Offer, Speaker, no_key, no_ollama
 from tunesmith.inference.model_ids import Listed
 from tunesmith.kernel.problems import (

@@ -58,7 +58,7 @@ def closed(**changes: Any) -> Door:
 def behind(door: Door | None) -> ASGIApp:
     """A dialect with one path of each kind, mounted as the server does it."""
     app = FastAPI()
-    errors.install(app, paint, door=door)
+    errors.install(app, errors.in_json(paint), door=door)
 
     async def who(request: Request) -> str:
         return caller_of(request).name
@@ -243,7 +243,7 @@ async def test_a_websocket_does_not_get_past() -> None:
 
     scope = {"type": "websocket", "path": "/api/v1/who", "root_path": "", "headers": [], "query_string": b""}
     app = FastAPI()
-    errors.install(app, paint, door=closed())
+    errors.install(app, errors.in_json(paint), door=closed())
 
     @app.websocket("/api/v1/who")
     async def chats(socket: WebSocket) -> None:

@@ -38,7 +38,7 @@ def paint(status: int, message: str, problem: Problem | None) -> dict[str, Any]:
 
 def app(problem: Problem | None = None) -> FastAPI:
     app, included, nested = FastAPI(), APIRouter(prefix="/things"), APIRouter(prefix="/deep")
-    errors.install(app, paint)
+    errors.install(app, errors.in_json(paint))
 
     @app.post("/body")
     async def body(body: Body) -> str:
@@ -179,7 +179,7 @@ async def test_a_bug_after_the_first_bytes_leaves_the_answer_unfinished() -> Non
         raise ZeroDivisionError
 
     inner = FastAPI()
-    errors.install(inner, paint)
+    errors.install(inner, errors.in_json(paint))
     inner.mount("/x", breaks)
     sent: list[Message] = []
 
@@ -198,7 +198,7 @@ async def test_a_bug_after_the_first_bytes_leaves_the_answer_unfinished() -> Non
 
 async def test_a_bug_is_logged_by_its_route_never_by_the_host_header() -> None:
     inner = FastAPI()
-    errors.install(inner, paint)
+    errors.install(inner, errors.in_json(paint))
 
     @inner.get("/bug")
     async def bug() -> None:

@@ -69,7 +69,7 @@ async def test_each_path_may_have_a_limit_of_its_own() -> None:
         return 1000 if (method, path) == ("POST", "/upload") else 10
 
     dialect = FastAPI()
-    errors.install(dialect, paint, max_body=max_body)
+    errors.install(dialect, errors.in_json(paint), max_body=max_body)
 
     async def length(request: Request) -> int:
         return len(await request.body())
@@ -86,7 +86,7 @@ async def test_each_path_may_have_a_limit_of_its_own() -> None:
 
 async def test_a_limit_of_sixteen_mebibytes_holds_when_none_is_given() -> None:
     dialect = FastAPI()
-    errors.install(dialect, paint)
+    errors.install(dialect, errors.in_json(paint))
     answer = await ask(dialect, "POST", "/", [("content-length", str((16 << 20) + 1))])
     assert (answer.status, answer.json()) == (413, {"status": 413})
 

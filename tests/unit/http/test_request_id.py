@@ -20,7 +20,7 @@ def paint(status: int, message: str, problem: Problem | None) -> dict[str, objec
 
 def app() -> RequestId:
     inner = FastAPI()
-    errors.install(inner, paint)
+    errors.install(inner, errors.in_json(paint))
 
     @inner.get("/id")
     def on_a_thread() -> str:

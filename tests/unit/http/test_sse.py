@@ -50,7 +50,7 @@ class Stage:
 def stage() -> Iterator[Stage]:
     stage = Stage()
     app = FastAPI()
-    errors.install(app, paint)
+    errors.install(app, errors.in_json(paint))
 
     async def watched() -> AsyncGenerator[Event, None]:
         assert stage.play is not None
@@ -62,7 +62,7 @@ def stage() -> Iterator[Stage]:
 
     @app.post("/stream")
     async def stream(request: Request, body: dict[str, int]) -> Response:
-        return EventStream(request, watched(), PlainEncoder(), paint)
+        return EventStream(request, watched(), PlainEncoder(), errors.in_json(paint))
 
     @app.post("/whole")
     async def whole(request: Request, body: dict[str, int]) -> object:
@@ -212,7 +212,9 @@ async def test_a_client_that_stops_reading_just_when_the_writer_falls_silent_is_
             await never.wait()
 
     scope = {"type": "http", "method": "POST", "path": "/stream", "headers": []}
-    running = asyncio.create_task(EventStream(Request(scope), once(), PlainEncoder(), paint)(scope, receive, send))
+    running = asyncio.create_task(
+        EventStream(Request(scope), once(), PlainEncoder(), errors.in_json(paint))(scope, receive, send)
+    )
     ended, _ = await asyncio.wait({running}, timeout=20)
     assert ended and closed.is_set()
 
@@ -240,7 +242,9 @@ async def test_a_response_that_is_cancelled_says_so_and_ends_whole() -> None:
             await never.wait()
 
     scope = {"type": "http", "method": "POST", "path": "/stream", "headers": []}
-    running = asyncio.create_task(EventStream(Request(scope), once(), PlainEncoder(), paint)(scope, receive, send))
+    running = asyncio.create_task(
+        EventStream(Request(scope), once(), PlainEncoder(), errors.in_json(paint))(scope, receive, send)
+    )
     await began.wait()
     running.cancel()
     await cleaning.wait()

@@ -268,9 +268,7 @@ def test_lists_are_decent_until_they_are_told_to_behave_otherwise(upstream: Upst
 
 def test_a_thousand_streams_at_once_are_answered_and_a_thousand_hang_ups_counted(upstream: Upstream) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < 4096:
-        pytest.skip(f"this machine allows only {hard} open files")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 8192)), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
     address = upstream.url.removeprefix("http://").split(":")
     peers = [socket.create_connection((address[0], int(address[1])), timeout=60) for _ in range(1000)]
     body = b'{"model": "slow-100000-100", "messages": []}'

@@ -32,7 +32,7 @@ def build(chat: Chat, tuned: ModelOf, current: ModelOf, door: Door) -> FastAPI:
         door: decides who may enter.
     """
     app = FastAPI(title="Tunesmith: compare chat", docs_url=None, redoc_url=None)
-    errors.install(app, wire.error, door=door)
+    errors.install(app, errors.in_json(wire.error), door=door)
     app.include_router(_routes(chat, tuned, current))
     return app
 
@@ -59,8 +59,10 @@ async def _talk(chat: Chat, model: Model, request: Request, body: wire.ChatReque
         language = errors.language_of(request.headers)
         if body.compare:
             events = chat.compare(asked, model, sampling)
-            return EventStream(request, events, wire.CompareEncoder(language), wire.error)
-        return EventStream(request, chat.answer(asked, model, sampling), wire.AnswerEncoder(language), wire.error)
+            return EventStream(request, events, wire.CompareEncoder(language), errors.in_json(wire.error))
+        return EventStream(
+            request, chat.answer(asked, model, sampling), wire.AnswerEncoder(language), errors.in_json(wire.error)
+        )
     # a non-streaming answer always carries both sides; a model without an adapter has only one
     both = model.adapter is not None
     events = chat.compare(asked, model, sampling) if both else chat.answer(asked, model, sampling)

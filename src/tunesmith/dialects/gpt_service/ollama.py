@@ -58,7 +58,7 @@ def build(ollama: Ollama | None) -> APIRouter:
         begun = await pulls.begin(model_name, _admin(request).name)
         language = errors.language_of(request.headers)
         if "text/event-stream" in request.headers.get("accept", ""):
-            return EventStream(request, _followed(pulls, begun), wire.PullEncoder(language), wire.error)
+            return EventStream(request, _followed(pulls, begun), wire.PullEncoder(language), errors.in_json(wire.error))
         settled = await unless_left(request, pulls.settled(begun.id, _SETTLED_S))
         if isinstance(settled, Response):
             return settled

@@ -60,7 +60,7 @@ def build(services: Services, door: Door) -> FastAPI:
     """The dialect as an application to mount at the root; ``door`` decides who may enter."""
     # /docs loads nothing from other hosts: the machine may have no way out
     app: FastAPI = FastAPIOffline(title="GPT Service", version=VERSION, description=DESCRIPTION, redoc_url=None)
-    errors.install(app, wire.error, door=door)
+    errors.install(app, errors.in_json(wire.error), door=door)
     for routes in (_service(services), _models(services), _generation(services), ollama.build(services.ollama)):
         app.include_router(routes)
     app.include_router(jobs.training(services.training, services.registry))
@@ -195,7 +195,7 @@ def _generation(services: Services) -> APIRouter:
 
     def stream(request: Request, events: AsyncGenerator[Event, None], served: Served) -> Response:
         encoder = wire.StreamEncoder(served.name, errors.language_of(request.headers))
-        return EventStream(request, events, encoder, wire.error)
+        return EventStream(request, events, encoder, errors.in_json(wire.error))
 
     @routes.post("/generate")
     async def generate(request: Request, body: wire.GenerateRequest) -> Response:

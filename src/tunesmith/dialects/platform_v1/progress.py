@@ -17,7 +17,7 @@ from starlette.responses import Response
 from tunesmith.datasets.children import OnProgress
 from tunesmith.datasets.worker.tasks import Progress
 from tunesmith.dialects.platform_v1 import wire
-from tunesmith.http.errors import language_of, status_of
+from tunesmith.http.errors import in_json, language_of, status_of
 from tunesmith.http.sse import EventStream, frame, unless_left
 from tunesmith.kernel.problems import Problem
 
@@ -30,7 +30,7 @@ async def answered(request: Request, work: Callable[[OnProgress | None], Awaitab
     A client that leaves stops the work.
     """
     if "text/event-stream" in request.headers.get("accept", ""):
-        return EventStream(request, _events(work), _Encoder(language_of(request.headers)), wire.error)
+        return EventStream(request, _events(work), _Encoder(language_of(request.headers)), in_json(wire.error))
     return await unless_left(request, work(None))
 
 

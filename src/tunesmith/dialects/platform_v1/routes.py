@@ -49,7 +49,12 @@ def build(services: Services, door: Door) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
-    errors.install(app, wire.error, max_body=lambda method, path: _max_body(path, services.max_upload_bytes), door=door)
+    errors.install(
+        app,
+        errors.in_json(wire.error),
+        max_body=lambda method, path: _max_body(path, services.max_upload_bytes),
+        door=door,
+    )
     app.include_router(login.routes(services.accounts))
     app.include_router(training.routes(services.training, services.datasets, services.catalog))
     app.include_router(generation.routes(services.chat, services.catalog))

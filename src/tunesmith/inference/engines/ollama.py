@@ -9,9 +9,10 @@ from functools import partial
 from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Score
 from tunesmith.inference.engines import ollama_wire as wire
 from tunesmith.inference.engines import refusals
+from tunesmith.inference.engines.answer import Answer, Label, broke_off
 from tunesmith.inference.engines.openai_wire import check_sampling
 from tunesmith.inference.engines.rows import ACCEPTED, RowEvent, together
-from tunesmith.inference.engines.upstream import Answer, Label, Terms, Upstream, broke_off
+from tunesmith.inference.engines.upstream import Terms, Upstream
 from tunesmith.inference.engines.watch import Patience
 from tunesmith.inference.model_ids import Listed
 from tunesmith.inference.ollama import OllamaStats, OllamaTotals, PullProgress, RunningModel

@@ -12,8 +12,9 @@ import msgspec
 
 from tunesmith.inference.engine import FinishReason, Request
 from tunesmith.inference.engines import refusals
+from tunesmith.inference.engines.answer import Label, unreadable
 from tunesmith.inference.engines.openai_wire import encode
-from tunesmith.inference.engines.upstream import Label, Shape, unreadable
+from tunesmith.inference.engines.upstream import Shape
 from tunesmith.inference.model_ids import Listed
 from tunesmith.inference.ollama import PullProgress, RunningModel
 from tunesmith.kernel.home import UNPRINTABLE

@@ -13,8 +13,9 @@ from tunesmith.datasets.example import Message
 from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Score
 from tunesmith.inference.engines import openai_wire as wire
 from tunesmith.inference.engines import refusals
+from tunesmith.inference.engines.answer import Answer, Label, broke_off, unreadable
 from tunesmith.inference.engines.rows import ACCEPTED, RowEvent, together
-from tunesmith.inference.engines.upstream import Answer, Label, Shape, Terms, Upstream, broke_off, unreadable
+from tunesmith.inference.engines.upstream import Shape, Terms, Upstream
 from tunesmith.kernel.problems import Invalid, Problem, Unavailable, Unsupported
 from tunesmith.models.model import Model
 

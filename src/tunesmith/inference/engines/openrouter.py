@@ -11,8 +11,9 @@ import msgspec
 import structlog
 
 from tunesmith.inference.engines import refusals
+from tunesmith.inference.engines.answer import Label
 from tunesmith.inference.engines.openai import OpenAIEngine
-from tunesmith.inference.engines.upstream import Label, Terms, Upstream
+from tunesmith.inference.engines.upstream import Terms, Upstream
 from tunesmith.inference.engines.watch import Patience
 from tunesmith.inference.model_ids import Listed
 from tunesmith.kernel.problems import Problem

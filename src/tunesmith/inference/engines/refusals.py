@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from tunesmith.inference.engines.upstream import Label
+from tunesmith.inference.engines.answer import Label
 from tunesmith.kernel.clock import utc_now
 from tunesmith.kernel.home import UNPRINTABLE
 from tunesmith.kernel.problems import Forbidden, Invalid, NotFound, Problem, TimedOut, TooMany, Unavailable

@@ -27,8 +27,6 @@ from tunesmith.kernel.problems import Problem, Unavailable
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["Answer", "Label", "Refused", "Shape", "Terms", "Upstream", "broke_off", "unreadable"]
-
 _LONGEST_ERROR = 1 << 16
 _AGAIN_S = 0.2
 _ERROR_S = 2.0  # seconds for the body of an error: its status says the most

@@ -25,11 +25,11 @@ async def serving(handler: Handler, socket: Path | None = None) -> AsyncIterator
         await runner.cleanup()
 
 
-def says(*pieces: bytes) -> Handler:
+def says(*pieces: bytes, content_type: str = "text/event-stream") -> Handler:
     """Streams ``pieces`` as they stand, one write each."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers={"Content-Type": content_type})
         await response.prepare(request)
         for piece in pieces:
             await response.write(piece)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.unit.inference.engines import serving
+from tests.unit.inference.engines.serving import Handler
 from tests.upstreams.modes import spoken
 from tests.upstreams.running import Upstream, misbehaving
 from tunesmith.datasets.example import Message
@@ -32,28 +34,13 @@ from tunesmith.models.model import Model
 
 PLAIN = Sampling(max_new_tokens=8, temperature=0.5, top_p=0.9, top_k=0, repetition_penalty=1.0)
 QWEN = Model("qwen3:8b")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[str]:
-    """The address of a server that answers everything with ``handler``."""
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", handler)
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager
 async def ollama(handler: Handler, terms: Terms = Terms(), **options: Any) -> AsyncIterator[OllamaEngine]:  # noqa: B008
     """An engine whose server answers everything with ``handler``."""
-    async with serving(handler) as url:
-        engine = OllamaEngine.at(url, terms, **options)
+    async with serving.serving(handler) as url:
+        engine = OllamaEngine.at(f"{url}/", terms, **options)
         try:
             yield engine
         finally:
@@ -62,23 +49,11 @@ async def ollama(handler: Handler, terms: Terms = Terms(), **options: Any) -> As
 
 def says(*pieces: bytes) -> Handler:
     """Streams ``pieces`` as they stand, one write each."""
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
-        for piece in pieces:
-            await response.write(piece)
-            await asyncio.sleep(0)
-        return response
-
-    return handler
+    return serving.says(*pieces, content_type="application/x-ndjson")
 
 
 def answers(status: int, body: bytes) -> Handler:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=status, body=body, content_type="application/json")
-
-    return handler
+    return serving.answers(status, body, "application/json")
 
 
 def line(text: str = "", **more: Any) -> bytes:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.unit.inference.engines.test_ollama import Handler, answers, ask, end, heard, line, ollama, says, serving
+from tests.unit.inference.engines.serving import Handler, serving
+from tests.unit.inference.engines.test_ollama import answers, ask, end, heard, line, ollama, says
 from tunesmith.inference.engines.ollama import LABEL, OllamaEngine
 from tunesmith.inference.engines.refusals import refused
 from tunesmith.inference.engines.upstream import Terms, Upstream

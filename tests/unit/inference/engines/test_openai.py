@@ -16,8 +16,9 @@ from tests.unit.inference.engines.serving import Handler, answers, says, serving
 from tunesmith.datasets.example import Message
 from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Sampling
 from tunesmith.inference.engines import refusals
+from tunesmith.inference.engines.answer import Label
 from tunesmith.inference.engines.openai import OpenAIEngine
-from tunesmith.inference.engines.upstream import Label, Terms, Upstream
+from tunesmith.inference.engines.upstream import Terms, Upstream
 from tunesmith.inference.engines.watch import Patience
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem, TimedOut, TooMany, Unavailable, Unsupported
 from tunesmith.models.model import Model

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunesmith.inference.engines.answer import Label
 from tunesmith.inference.engines.refusals import refused, stated
-from tunesmith.inference.engines.upstream import Label
 from tunesmith.kernel.clock import utc_now
 from tunesmith.kernel.problems import Forbidden, Invalid, NotFound, Problem, TimedOut, TooMany, Unavailable
 

@@ -17,7 +17,8 @@ from aiohttp import web
 from tests.unit.inference.engines.serving import Handler, answers, says, serving
 from tests.upstreams import running
 from tunesmith.inference.engines import refusals
-from tunesmith.inference.engines.upstream import Label, Terms, Upstream
+from tunesmith.inference.engines.answer import Label
+from tunesmith.inference.engines.upstream import Terms, Upstream
 from tunesmith.inference.engines.watch import Patience
 from tunesmith.kernel.problems import Invalid, NotFound, Problem, TimedOut, TooMany, Unavailable
 
