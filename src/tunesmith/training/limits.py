@@ -9,6 +9,7 @@ from tunesmith.models.model import MAX_RANK
 from tunesmith.training.executor import Parameter
 from tunesmith.training.run import Recipe
 
+OBJECTIVES = ("sft", "dpo")
 SCHEDULERS = ("cosine", "linear", "constant")
 QUANTIZATIONS = ("int8", "int4")
 _MODULE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -53,6 +54,11 @@ _RANGES: dict[str, _Range] = {
     "dropout": _Range(float, 0, 1, "LoRA dropout", "LoRA dropout", open_high=True),
     # a share of nearly 1 would make an epoch endless: 0.99 is already a hundred replayed examples to one
     "replay_share": _Range(float, 0, 0.99, "混入的通用样本占比", "share of replayed general examples"),
+    "dpo_beta": _Range(float, 0, 10, "DPO 的 beta", "DPO's beta", open_low=True),
+    "evaluate_every": _Range(int, 0, 1 << 20, "每多少步评估一次，0 为每轮", "steps between scorings; 0: each epoch"),
+    "early_stopping": _Range(
+        int, 0, 1000, "多少次评估无改进后停止，0 为不停", "scorings without gain to stop at; 0: never"
+    ),
     "seed": _Range(int, 0, (1 << 63) - 1, "随机种子", "random seed"),
 }
 
@@ -74,6 +80,10 @@ def parameters() -> tuple[Parameter, ...]:
         Parameter(
             "target_modules", "list[str]", [], "modules LoRA is put on; empty: all linear", description_zh="LoRA 模块"
         ),
+        Parameter("objective", "str", usual.objective, "what is learned", None, None, OBJECTIVES, "训练目标"),
+        Parameter("use_rslora", "bool", False, "rank-stabilized LoRA", description_zh="秩稳定 LoRA（rsLoRA）"),
+        Parameter("use_dora", "bool", False, "weight-decomposed LoRA", description_zh="权重分解 LoRA（DoRA）"),
+        Parameter("keep_best", "bool", False, "publish the best scored weights", description_zh="发布评估最好的权重"),
         Parameter("skip_bad", "bool", False, "leave bad rows out instead of refusing", description_zh="跳过坏行"),
     ]
     return (*numbers, *chosen)
@@ -99,6 +109,13 @@ def check(recipe: Recipe, context_length: int) -> None:
     if recipe.scheduler not in SCHEDULERS:
         known = ", ".join(SCHEDULERS)
         raise _refused("scheduler", recipe.scheduler, f"可用：{known}", f"known are {known}")
+    if recipe.objective not in OBJECTIVES:
+        known = ", ".join(OBJECTIVES)
+        raise _refused("objective", recipe.objective, f"可用：{known}", f"known are {known}")
+    for name in ("keep_best", "early_stopping", "evaluate_every"):
+        if getattr(recipe, name) and not recipe.validation:
+            zh, en = "需要同时给出 validation 数据", "a validation dataset must be named with it"
+            raise _refused(name, getattr(recipe, name), zh, en)
     if recipe.quantization is not None and recipe.quantization not in QUANTIZATIONS:
         known = ", ".join(QUANTIZATIONS)
         raise _refused("quantization", recipe.quantization, f"可用：{known}", f"known are {known}")

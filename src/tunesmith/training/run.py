@@ -45,8 +45,16 @@ class Recipe:
         validation: file scored during training, or None.
         replay: file of general examples mixed in against forgetting, or None.
         replay_share: fraction in [0, 1) of each epoch's examples drawn from ``replay``.
+        control: file scored before and after training, to see what was forgotten, or None.
+        objective: "sft" learns the assistant's answers; "dpo" learns to prefer ``chosen`` to ``rejected`` answers.
+        dpo_beta: how strongly DPO holds on to the base; larger stays closer.
+        evaluate_every: steps between two scorings of ``validation``; 0 scores at the end of each epoch.
+        keep_best: publish the weights that scored best on ``validation`` instead of the last.
+        early_stopping: scorings in a row without a better one that end training; 0 never does.
         batch_size: examples a step; times ``gradient_accumulation`` for one optimizer step.
         max_length: tokens; an example longer than this is cut at the end (refused if nothing trained remains).
+        use_rslora: scale by alpha / sqrt(rank) instead of alpha / rank.
+        use_dora: learn the magnitude of each output apart from its direction.
         target_modules: module names LoRA is put on; empty means every linear layer but the output head.
         quantization: None, "int8" or "int4" for the frozen base.
         scheduler: "cosine", "linear" or "constant", after ``warmup_ratio`` of the steps.
@@ -74,6 +82,14 @@ class Recipe:
     quantization: str | None = None
     seed: int = 42
     skip_bad: bool = False
+    use_rslora: bool = False
+    use_dora: bool = False
+    objective: str = "sft"
+    dpo_beta: float = 0.1
+    control: str | None = None
+    evaluate_every: int = 0
+    keep_best: bool = False
+    early_stopping: int = 0
 
 
 @dataclass(frozen=True, slots=True)

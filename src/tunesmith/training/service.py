@@ -326,7 +326,7 @@ class TrainingService:
         recipe = replace(recipe, base_model=base.name)
         limits.check(recipe, base.context_length)
         self._check_readable(recipe.dataset, recipe.dataset_format, recipe.skip_bad, caller)
-        for name in (recipe.validation, recipe.replay):
+        for name in (recipe.validation, recipe.replay, recipe.control):
             if name is not None:
                 self._check_readable(name, None, recipe.skip_bad, caller)
         run_id, now = uuid.uuid4().hex, self._clock()

@@ -38,6 +38,8 @@ _table = sa.Table(
     sa.Column("updated_at", sa.String),
     sa.Column("idempotency_key", sa.String),
     sa.Column("request_digest", sa.String),
+    sa.Column("lease_holder", sa.String),
+    sa.Column("lease_until", sa.String),
 )
 
 
