@@ -65,6 +65,34 @@ class Plan:
         return self._deck.pop()
 
 
+def packs(examples: Sequence[Encoded], most: int) -> list[Batch]:
+    """``examples`` dealt into as few packs of at most ``most`` tokens as come easily; a longer one has its own.
+
+    Best fit, the longest first; in a pack the longest come first, so that neighbours are of about equal length.
+    """
+    dealt: list[tuple[int, Batch]] = []  # free tokens, examples
+    for example in sorted(examples, key=len, reverse=True):
+        fitting = [at for at, (free, _) in enumerate(dealt) if free >= len(example)]
+        if not fitting:
+            dealt.append((most - len(example), [example]))
+            continue
+        best = min(fitting, key=lambda at: dealt[at][0])
+        free, pack = dealt[best]
+        dealt[best] = (free - len(example), [*pack, example])
+    return [pack for _, pack in dealt]
+
+
+def rectangles(examples: Sequence[Encoded], most: int) -> list[Batch]:
+    """``examples`` dealt into batches of about equal length, of at most ``most`` tokens with what pads them."""
+    batches: list[Batch] = []
+    for example in sorted(examples, key=len, reverse=True):
+        if batches and len(batches[-1][0]) * (len(batches[-1]) + 1) <= most:
+            batches[-1].append(example)
+        else:
+            batches.append([example])
+    return batches
+
+
 def in_batches(examples: Sequence[Encoded], batch_size: int) -> list[Batch]:
     """``examples`` in order, ``batch_size`` at a time."""
     rest = iter(examples)

@@ -35,6 +35,9 @@ class Position:
         epoch: from 0. number: updates done of that epoch.
         losses: of those updates.
         validation_loss: the last.
+        best_loss, best_step: the best so far, and after which step. worse: scorings since then.
+        over: training has stopped early.
+        control_before: of the control set, before the first step.
         metrics_bytes: size of metrics.jsonl; what was appended later belongs to steps that will be done again.
         material: digest of the examples, in their order.
     """
@@ -46,6 +49,11 @@ class Position:
     progress: Progress = field(default_factory=Progress)
     metrics_bytes: int = 0
     material: str = ""
+    best_loss: float | None = None
+    best_step: int | None = None
+    worse: int = 0
+    over: bool = False
+    control_before: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +64,16 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
 
 
-def taken(weights: Sequence[Tensor], optimizer: torch.optim.Optimizer, position: Position) -> Checkpoint:
-    """A copy of the state as it is now."""
+def taken(
+    weights: Sequence[Tensor], optimizer: torch.optim.Optimizer, position: Position, best: Sequence[Tensor] = ()
+) -> Checkpoint:
+    """A copy of the state as it is now.
+
+    Args:
+        best: the weights that scored best, where they are kept.
+    """
     tensors = {f"weight.{i}": weight.detach().to("cpu", copy=True) for i, weight in enumerate(weights)}
+    tensors |= {f"best.{i}": weight.to("cpu", copy=True) for i, weight in enumerate(best)}
     for i, moments in optimizer.state_dict()["state"].items():
         for name, moment in moments.items():
             tensors[f"optimizer.{i}.{name}"] = moment.detach().to("cpu", copy=True)
@@ -68,8 +83,8 @@ def taken(weights: Sequence[Tensor], optimizer: torch.optim.Optimizer, position:
     return Checkpoint(position, tensors)
 
 
-def put_back(checkpoint: Checkpoint, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Make the state what it was.
+def put_back(checkpoint: Checkpoint, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Make the state what it was; gives the weights that scored best, where they are kept.
 
     Raises:
         Conflict: it is of another model or recipe.
@@ -94,6 +109,8 @@ def put_back(checkpoint: Checkpoint, weights: Sequence[Tensor], optimizer: torch
     torch.set_rng_state(tensors["generator"])
     if "generator.cuda" in tensors and weights and weights[0].is_cuda:
         torch.cuda.set_rng_state(tensors["generator.cuda"], weights[0].device)
+    best = [tensors[f"best.{i}"] for i in range(len(weights)) if f"best.{i}" in tensors]
+    return [found.to(weight.device) for found, weight in zip(best, weights, strict=False)]
 
 
 def write(run: Path, checkpoint: Checkpoint) -> None:

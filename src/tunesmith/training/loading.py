@@ -40,21 +40,27 @@ def load_base(folder: Path, quantization: str | None) -> Any:
     return model if quantization is not None else model.to(device)
 
 
-def _number_format(weights: int, device: torch.device) -> torch.dtype:
-    """float32 or bfloat16 for the frozen weights; the adapter's own are always float32.
+def computed_in(model: Any) -> torch.dtype:
+    """float32 or bfloat16: what a loaded model is to compute in, whatever its weights lie in memory as."""
+    kept: torch.dtype = model.dtype
+    if kept is torch.float32 or model.device.type == "cuda":
+        return kept
+    return torch.bfloat16 if kept is torch.bfloat16 and _native_bfloat16() else torch.float32
+
+
+def _number_format(weights: int, device: torch.device) -> torch.dtype | str:
+    """What the frozen weights lie in memory as; the adapter's own are always float32.
 
     A GPU computes bfloat16 several times faster. On a CPU a small model stays float32: exact, and it fits anyway. A
-    larger one takes bfloat16 where the CPU multiplies it natively (measured 6 times faster with AMX); without that
-    bfloat16 is slower, so it is used only if float32 would not fit into half of the free memory.
+    larger one takes bfloat16 where the CPU multiplies it natively (measured 6 times faster with AMX), and elsewhere
+    what its files hold: there bfloat16 products are 8 times slower than float32's, so ``computed_in`` says float32,
+    and a layer is widened while it is used.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if weights <= _SMALL:
         return torch.float32
-    import psutil
-
-    fits = 4 * weights < psutil.virtual_memory().available / 2
-    return torch.float32 if fits and not _native_bfloat16() else torch.bfloat16
+    return torch.bfloat16 if _native_bfloat16() else "auto"
 
 
 def _native_bfloat16() -> bool:

@@ -13,16 +13,18 @@ class Material:
 
     Attributes:
         replay: empty when nothing is replayed. validation: empty when nothing is scored during training.
+        control: scored before and after training, to see what was forgotten; may be empty.
     """
 
     main: Sequence[Encoded]
     replay: Sequence[Encoded]
     validation: Sequence[Encoded]
+    control: Sequence[Encoded] = ()
 
     def digest(self) -> str:
         """A name for just these examples in this order; a run is gone on with on no others."""
         found = hashlib.sha256()
-        for examples in (self.main, self.replay, self.validation):
+        for examples in (self.main, self.replay, self.validation, self.control):
             found.update(len(examples).to_bytes(8, "big"))
             for example in examples:
                 found.update(len(example).to_bytes(8, "big"))

@@ -1,104 +1,104 @@
-"""The loss: how surprising the supervised tokens are, computed at no other position (torch)."""
+"""What a model makes of supervised tokens: how surprising each is, computed at no other position (torch)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
+from tunesmith.training import attention
+from tunesmith.training.batches import Batch, packs, rectangles
 from tunesmith.training.encoding import Encoded
+from tunesmith.training.layout import Laid, packed, padded
+from tunesmith.training.surprise import surprise
 
-# logits held at once: 2 ** 27 of them are half a gigabyte in float32, and the backward pass needs as much again
-_MOST_LOGITS = 1 << 27
-
-
-@dataclass(frozen=True, slots=True)
-class Padded:
-    """A batch as tensors.
-
-    Attributes:
-        tokens_BT: ids, padded on the right with 0.
-        from_N: index into the flattened (B * T) positions from which each supervised token is predicted.
-        labels_N: the supervised tokens.
-        length: tokens without padding.
-    """
-
-    tokens_BT: Tensor
-    from_N: Tensor
-    labels_N: Tensor
-    length: int
+# Tokens that go through the model at once. Enough for full speed of the matrix units; what is kept for the gradient
+# grows with it. A constant: were it chosen by the free memory, the bytes of an adapter would depend on the weather.
+_TOKENS = {"cpu": 1024, "cuda": 8192}
+_PROBE = (5, 3)  # lengths of the examples that show whether a model can be packed
 
 
-def padded(batch: list[Encoded], device: torch.device) -> Padded:
-    """``batch`` as tensors on ``device``."""
-    width = max(len(example) for example in batch)
-    tokens_BT = torch.zeros((len(batch), width), dtype=torch.int64)
-    trained_BT = torch.zeros((len(batch), width), dtype=torch.uint8)
-    for row, example in enumerate(batch):
-        tokens_BT[row, : len(example)] = torch.frombuffer(example.tokens, dtype=torch.int32)
-        trained_BT[row, : len(example)] = torch.frombuffer(bytearray(example.trained), dtype=torch.uint8)
-    at_N = trained_BT.flatten().nonzero()[:, 0]
-    labels_N = tokens_BT.flatten()[at_N]
-    # the position before predicts; the first of a row is never supervised, so this never leaves the row
-    return Padded(tokens_BT.to(device), (at_N - 1).to(device), labels_N.to(device), sum(map(len, batch)))
+class Surprise:
+    """Scores supervised tokens of a causal language model.
 
-
-class Objective:
-    """Sums the loss of a causal language model over supervised tokens.
-
-    The body runs over all positions, the output head over those that predict a supervised token: on short answers
-    that saves most of the head, which in a small model is much of the work. No attention mask is passed: padding is
-    on the right, so with causal attention no real token ever sees it.
+    Examples are packed, with nothing between them to pay for, where the model's attention can keep them apart; else
+    they are padded. The body runs over all positions, the output head over those that predict a supervised token: on
+    short answers that saves most of the head, which in a small model is much of the work.
     """
 
     def __init__(self, model: Any) -> None:
-        core = model.get_base_model()
-        self._vocabulary = int(core.get_output_embeddings().weight.shape[0])
-        self._core = core
-        body, head = core.base_model, core.get_output_embeddings()
+        attention.register()
+        self._core, self._body, head = model, model.base_model, model.get_output_embeddings()
+        frozen = getattr(head, "base_layer", head)
+        self._weight_VD, self._bias_V = frozen.weight, getattr(frozen, "bias", None)
+        self._device = self._weight_VD.device
+        was_training, self._usual = model.training, model.config._attn_implementation
+        model.eval()
         # some models scale or cap their logits after the head: then only their own forward is right
-        self._logits_NV = self._by_parts(body, head) if _same(core, body, head) else self._whole
+        self._by_parts = _same(model, self._body, self._weight_VD, self._bias_V)
+        self.packs = self._can_pack()
+        if self.packs:
+            model.config._attn_implementation = attention.IMPLEMENTATION
+        model.train(was_training)
 
-    def __call__(self, batch: Padded) -> Tensor:
-        """The summed loss of the batch's supervised tokens, float32, in nats."""
-        return self._logits_NV(batch)
+    def parts(self, examples: Sequence[Encoded]) -> list[Batch]:
+        """``examples`` as they go through the model together; each part needs about as much memory as the others."""
+        most = _TOKENS.get(self._device.type, _TOKENS["cuda"])
+        return packs(examples, most) if self.packs else rectangles(examples, most)
 
-    def _by_parts(self, body: Any, head: Any) -> Callable[[Padded], Tensor]:
-        rows = max(1, _MOST_LOGITS // self._vocabulary)
+    def laid(self, examples: Sequence[Encoded]) -> Laid:
+        """One of the parts as tensors."""
+        return (packed if self.packs else padded)(examples, self._device)
 
-        def surprise(hidden_ND: Tensor, labels_N: Tensor) -> Tensor:
-            return functional.cross_entropy(head(hidden_ND).float(), labels_N, reduction="sum")
+    def __call__(self, laid: Laid) -> Tensor:
+        """Minus the log-probability of each supervised token, (N,), float32, in nats."""
+        options: dict[str, Any] = {"input_ids": laid.tokens_BT, "use_cache": False}
+        if laid.groups is not None:
+            options |= {"position_ids": laid.positions_BT, "groups": laid.groups}
+        if self._by_parts:
+            hidden_BTD = self._body(**options).last_hidden_state
+            hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, laid.from_N)
+            return surprise(hidden_ND, self._weight_VD, self._bias_V, laid.labels_N)
+        logits_NV = self._core(**options).logits.flatten(0, 1).index_select(0, laid.from_N)
+        return functional.cross_entropy(logits_NV.float(), laid.labels_N, reduction="none")
 
-        def loss(batch: Padded) -> Tensor:
-            hidden_BTD = body(input_ids=batch.tokens_BT, use_cache=False).last_hidden_state
-            # two-dimensional and contiguous: a frozen head meets torch's slow path with anything else
-            hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.from_N)
-            if len(hidden_ND) <= rows:
-                return surprise(hidden_ND, batch.labels_N)
-            total = hidden_ND.new_zeros((), dtype=torch.float32)
-            for hidden, labels in zip(hidden_ND.split(rows), batch.labels_N.split(rows), strict=True):
-                total = total + checkpoint(surprise, hidden, labels, use_reentrant=False)
-            return total
+    def release(self) -> None:
+        """Give the model back the attention it came with."""
+        self._core.config._attn_implementation = self._usual
 
-        return loss
+    def _can_pack(self) -> bool:
+        """Whether packed examples come out as they do alone."""
+        tokens = torch.arange(1, 1 + sum(_PROBE), device=self._device).remainder(len(self._weight_VD))
+        groups = attention.grouped(_PROBE, self._device)
+        positions = torch.cat([torch.arange(length, device=self._device) for length in _PROBE])
+        try:
+            with torch.no_grad():
+                alone = [self._body(input_ids=part[None], use_cache=False).last_hidden_state
+                         for part in tokens.split(_PROBE)]  # fmt: skip
+                self._core.config._attn_implementation = attention.IMPLEMENTATION
+                together = self._body(
+                    input_ids=tokens[None], position_ids=positions[None], groups=groups, use_cache=False
+                ).last_hidden_state
+        except (NotImplementedError, TypeError, ValueError, KeyError, RuntimeError):
+            return False  # attention of its own, or one that does not take our word for what belongs together
+        finally:
+            self._core.config._attn_implementation = self._usual
+        return _close(together, torch.cat(alone, dim=1))
 
-    def _whole(self, batch: Padded) -> Tensor:
-        logits_BTV = self._core(input_ids=batch.tokens_BT, use_cache=False).logits
-        logits_NV = logits_BTV.flatten(0, 1).index_select(0, batch.from_N)
-        return functional.cross_entropy(logits_NV.float(), batch.labels_N, reduction="sum")
 
-
-def _same(core: Any, body: Any, head: Any) -> bool:
+def _same(core: Any, body: Any, weight_VD: Tensor, bias_V: Tensor | None) -> bool:
     """Whether the head on the body's last hidden state gives the model's own logits."""
-    was_training = core.training
-    core.eval()
-    tokens_BT = torch.arange(4, device=core.device).remainder(head.weight.shape[0])[None]
+    tokens_BT = torch.arange(4, device=weight_VD.device).remainder(len(weight_VD))[None]
     with torch.no_grad():
         hidden_BTD = body(input_ids=tokens_BT, use_cache=False).last_hidden_state
-        parts_BTV = head(hidden_BTD.contiguous())
-        whole_BTV = core(input_ids=tokens_BT, use_cache=False).logits
-    core.train(was_training)
-    return bool(torch.allclose(parts_BTV.float(), whole_BTV.float(), rtol=1e-2, atol=1e-3))
+        bias = None if bias_V is None else bias_V.to(hidden_BTD.dtype)
+        parts_BTV = functional.linear(hidden_BTD, weight_VD.to(hidden_BTD.dtype), bias)
+        return _close(parts_BTV, core(input_ids=tokens_BT, use_cache=False).logits)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Whether two ways to compute the same differ by rounding only, against the largest number there is."""
+    steps = 64 if other.dtype is torch.float32 else 4
+    most = steps * torch.finfo(other.dtype).eps * float(other.abs().max())
+    return one.shape == other.shape and bool(((one.float() - other.float()).abs() <= max(most, 1e-6)).all())

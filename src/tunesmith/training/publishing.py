@@ -1,7 +1,6 @@
 """A trained adapter on the disk: a standard PEFT folder, whole or not there (peft)."""
 
 import hashlib
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import msgspec
 from tunesmith.kernel.files import folder_published_whole, require_free, write_json
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict
-from tunesmith.training.recipe import Outcome
+from tunesmith.training.loop import Outcome
+from tunesmith.training.peft_files import save_adapter
 from tunesmith.training.run_folder import FACTS, Order
 
 _ROOM = 32_000_000  # bytes beside the weights: log, metrics, picture
@@ -34,11 +34,8 @@ def publish(home: Home, order: Order, model: Any, tokenizer: Any, outcome: Outco
     """
     target = home.path(order.output, "output")
     try:
-        with folder_published_whole(target) as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft's, about its own card
-            # "auto" would ask the network whether the base's vocabulary changed
-            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-            _tidy(folder / "adapter_config.json")
+        with folder_published_whole(target) as folder:
+            save_adapter(folder, model, order.recipe)
             write_json(folder / FACTS, _facts(order, tokenizer, outcome))
             (folder / "README.md").write_text(_card(order, outcome), encoding="utf-8")
     except FileExistsError as error:
@@ -48,15 +45,6 @@ def publish(home: Home, order: Order, model: Any, tokenizer: Any, outcome: Outco
             field="output",
         ) from error
     return target
-
-
-def _tidy(config: Path) -> None:
-    """Lists PEFT keeps as sets come out in another order each time; sorted, one recipe gives one file."""
-    values = msgspec.json.decode(config.read_bytes())
-    values = {
-        k: sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v for k, v in values.items()
-    }
-    write_json(config, dict(sorted(values.items())))
 
 
 def _facts(order: Order, tokenizer: Any, outcome: Outcome) -> dict[str, Any]:

@@ -5,7 +5,6 @@ at the end of the step. It may be killed at any line: ``done.json`` is written l
 """
 
 import argparse
-import errno
 import logging
 import os
 import shutil
@@ -24,17 +23,17 @@ import msgspec
 from tunesmith.datasets.example import Example
 from tunesmith.datasets.formats import BadRow
 from tunesmith.datasets.reading import read_examples
-from tunesmith.kernel.files import write_json
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Problem
-from tunesmith.training import curve, run_folder
+from tunesmith.training import accuracy, curve, failures, run_folder
+from tunesmith.training.room import peak_memory
 from tunesmith.training.run import Progress, State
 from tunesmith.training.run_folder import Done, Order, Stopped
 
 if TYPE_CHECKING:
     from tunesmith.training.encoding import Encoded, Encoder
+    from tunesmith.training.loop import Outcome
     from tunesmith.training.material import Material
-    from tunesmith.training.recipe import Outcome
 
 BUSY = 75  # exit status: another trainer has this run
 _HEARTBEAT_S = 2.0
@@ -42,7 +41,8 @@ _log = logging.getLogger("tunesmith.trainer")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Execute the run; 0 when it completed, 1 when it did not, BUSY when another process has it."""
+    """Execute the run; 0 when it completed, 1 when it did not, BUSY when another process has it, NO_ROOM when the disk
+    does not even take the reason."""
     parser = argparse.ArgumentParser(prog="tunesmith.training.trainer")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--lock-fd", type=int, help="descriptor that already holds the run's lock")
@@ -59,9 +59,15 @@ def main(arguments: list[str] | None = None) -> int:
         stop.set()
     if run_folder.read_done(folder) is None:
         _prepare_process(folder)
-        threading.Thread(target=_beat, args=(folder / run_folder.HEARTBEAT,), daemon=True).start()
-        run_folder.back_to_checkpoint(folder)
-        write_json(folder / run_folder.DONE, _Trainer(folder, stop.is_set).done())
+        threading.Thread(target=_beat, args=(folder, stop), daemon=True).start()
+        try:
+            run_folder.keep_room(folder)
+            run_folder.back_to_checkpoint(folder)
+            run_folder.write_done(folder, _Trainer(folder, stop.is_set).done())
+        except OSError as error:
+            if failures.no_room(error):
+                return run_folder.NO_ROOM  # the last words that need no disk
+            raise
     done = run_folder.read_done(folder)
     if done and done.state is State.COMPLETED:
         shutil.rmtree(folder / run_folder.CHECKPOINTS, ignore_errors=True)  # nobody goes on with what is done
@@ -83,22 +89,12 @@ class _Trainer:
         except Problem as problem:
             _log.error("%s", problem)
             return self._ended(State.FAILED, problem.en, problem.zh)
-        except OSError as error:
-            _log.exception("the run failed")
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return self._ended(
-                    State.FAILED,
-                    "the disk is full: free some room and start the run again",
-                    "磁盘已满：请清理空间后重试",
-                )
-            return self._unexpected(error)
-        except MemoryError:
-            _log.exception("the run failed")
-            return self._ended(
-                State.FAILED, "out of memory: use fewer or shorter examples", "内存不足：请减少样本数量或长度"
-            )
         except Exception as error:  # the edge of the process: the record must say something true
-            _log.exception("the run failed")
+            with suppress(OSError):  # the log may lie on the disk that is full
+                _log.exception("the run failed")
+            if (named := failures.named(error)) is not None:
+                zh, en = named
+                return self._ended(State.FAILED, en, zh)
             return self._unexpected(error)
 
     def _completed(self, order: Order) -> Done:
@@ -112,12 +108,14 @@ class _Trainer:
         self._stage("loading")
         model = self._model(home, order)
         outcome = self._trained(order, model, material)
+        self._tell_control(outcome)
         self._stage("saving")
         from tunesmith.training.publishing import publish
 
         publish(home, order, model, tokenizer, outcome)
         _log.info("published %s, loss %.4f", order.output, outcome.loss)
         self._draw(order, outcome)
+        self._hold_to_plan(home, order)
         return Done(
             State.COMPLETED,
             progress=outcome.progress,
@@ -138,6 +136,12 @@ class _Trainer:
         finally:
             keeper.flush()
 
+    def _tell_control(self, outcome: "Outcome") -> None:
+        if outcome.control_before is not None:
+            losses = {"before": outcome.control_before, "after": outcome.control_after}
+            _log.info("control set: loss %(before).4f before, %(after).4f after", losses)
+            self._metrics.write({"event": "control", **losses, "time": time.time()})
+
     def _material(self, home: Home, order: Order, tokenizer: Any) -> "Material":
         from tunesmith.training.encoding import Encoder
         from tunesmith.training.material import Material
@@ -154,6 +158,7 @@ class _Trainer:
             main=read(recipe.dataset, recipe.dataset_format),
             replay=read(recipe.replay) if recipe.replay and recipe.replay_share else [],
             validation=read(recipe.validation) if recipe.validation else [],
+            control=read(recipe.control) if recipe.control else [],
         )
 
     def _encoded(self, home: Home, order: Order, encoder: "Encoder", name: str, kind: str | None) -> "list[Encoded]":
@@ -199,6 +204,16 @@ class _Trainer:
             curve.draw(self._folder / run_folder.PICTURE, training, validation, f"{order.output}  ({order.run_id[:8]})")
         except (OSError, ValueError, RuntimeError, ImportError):
             _log.exception("the loss could not be drawn")
+
+    def _hold_to_plan(self, home: Home, order: Order) -> None:
+        """Record how right the plan was; a courtesy, too."""
+        me = run_folder.read_trainer(self._folder)
+        if me is None:
+            return
+        try:
+            accuracy.hold(self._folder, home, order.recipe, me.started, time.time(), peak_memory())
+        except (OSError, ValueError):
+            _log.exception("how right the plan was could not be recorded")
 
     def _unexpected(self, error: Exception) -> Done:
         said = f"{type(error).__name__}: {error}"[:500]
@@ -248,6 +263,19 @@ class _Quarantine:
             file.write(msgspec.json.encode(bad) + b"\n")
 
 
+def read_material(folder: Path, order: Order) -> "tuple[Any, Material]":
+    """The tokenizer and the examples as a trainer of ``order`` reads them, for who only tries; ``folder`` gets its log.
+
+    Raises:
+        Problem: as the trainer would end with.
+    """
+    _prepare_process(folder)
+    from tunesmith.training.tokenizing import load_tokenizer
+
+    tokenizer = load_tokenizer(Path(order.base_path))
+    return tokenizer, _Trainer(folder, lambda: False)._material(Home(Path(order.home)), order, tokenizer)
+
+
 def _setter(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
     return lambda number, frame: stop.set()
 
@@ -272,10 +300,12 @@ def _prepare_process(folder: Path) -> None:
     _log.setLevel(logging.INFO)
 
 
-def _beat(path: Path) -> None:
+def _beat(folder: Path, stop: threading.Event) -> None:
     while True:
         with suppress(OSError):  # a full disk is told of by whoever has something to say
-            path.touch()
+            (folder / run_folder.HEARTBEAT).touch()
+        if (folder / run_folder.CANCEL).exists():
+            stop.set()  # asked from where no signal reaches us: another machine, another container
         time.sleep(_HEARTBEAT_S)
 
 

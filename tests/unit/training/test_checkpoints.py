@@ -15,9 +15,10 @@ from tunesmith.training import run_folder
 from tunesmith.training.checkpoints import Keeper, read_newest
 from tunesmith.training.encoding import Encoded, Encoder
 from tunesmith.training.loading import load_base
+from tunesmith.training.loop import Outcome
 from tunesmith.training.lora_modules import with_lora
 from tunesmith.training.material import Material
-from tunesmith.training.recipe import Outcome, execute
+from tunesmith.training.recipe import execute
 from tunesmith.training.run import Progress, Recipe
 from tunesmith.training.run_folder import Stopped
 

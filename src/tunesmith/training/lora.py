@@ -1,0 +1,218 @@
+"""Frozen linear layers, bare and with LoRA, each one step of the gradient tape (torch).
+
+LoRA: Hu et al., arXiv:2106.09685. rsLoRA: Kalajdzievski, arXiv:2312.03732. DoRA: Liu et al., arXiv:2402.09353.
+
+The frozen weight never gets a gradient, so the tape needs only the input and the product with A: half of what
+composing the same from torch's own operations keeps. The weight may lie in memory narrower than the numbers computed
+with (bfloat16 files on a machine that multiplies float32 faster): it is widened while it is used, and again for the
+gradient, which costs 3 % of the product and halves the memory.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tunesmith.training.run import Recipe
+
+Weight = Callable[[torch.dtype], Tensor]
+
+
+def weight_of(linear: Any) -> Weight:
+    """The weight of a frozen layer, (out, in), in the number format asked for."""
+    name = type(linear).__name__
+    if name == "Conv1D":  # GPT-2's: a linear layer with its weight transposed
+        return lambda dtype: linear.weight.to(dtype).t()
+    if name == "Linear4bit":
+        from bitsandbytes.functional import dequantize_4bit
+
+        return lambda dtype: dequantize_4bit(linear.weight.data, linear.weight.quant_state).to(dtype)
+    if name == "Linear8bitLt":
+        return lambda dtype: _dequantized_8bit(linear, dtype)
+    return lambda dtype: linear.weight.to(dtype)
+
+
+def features(linear: Any) -> tuple[int, int]:
+    """(in, out) of a frozen layer."""
+    if type(linear).__name__ == "Conv1D":
+        return int(linear.weight.shape[0]), int(linear.weight.shape[1])
+    return int(linear.in_features), int(linear.out_features)
+
+
+def _dequantized_8bit(linear: Any, dtype: torch.dtype) -> Tensor:
+    # int8 rows and their largest absolute values (Dettmers et al., arXiv:2208.07339)
+    codes = linear.weight.CB if getattr(linear.weight, "CB", None) is not None else linear.weight.data
+    scales = linear.weight.SCB if getattr(linear.weight, "SCB", None) is not None else linear.state.SCB
+    return torch.mul(codes, scales.to(codes.device)[:, None] / 127).to(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The low-rank branch of one layer: ``scale * B(A(x))``.
+
+    Attributes:
+        A: (rank, in). B: (out, rank). Both float32, whatever is computed with.
+    """
+
+    A: Tensor
+    B: Tensor
+    scale: float
+
+
+class _Frozen(torch.autograd.Function):
+    """``x W' + bias`` with a gradient for x only."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return functional.linear(x_ND, weight(x_ND.dtype), None if bias is None else bias.to(x_ND.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
+        (grad,) = grads
+        return grad @ ctx.weight(grad.dtype) if ctx.needs_input_grad[0] else None, None, None
+
+
+class _Lora(torch.autograd.Function):
+    """``x W' + bias + scale * (x * kept) A' B'`` with gradients for x, A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, A: Tensor, B: Tensor, kept_ND: Tensor | None,
+        weight: Weight, bias: Tensor | None, scale: float,
+    ) -> Tensor:  # fmt: skip
+        y_NO, low_NR = branched(x_ND, Branch(A, B, scale), kept_ND, weight, bias)
+        ctx.save_for_backward(x_ND, low_NR, A, B, kept_ND)
+        ctx.weight, ctx.scale = weight, scale
+        return y_NO
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, low_NR, A, B, kept_ND = ctx.saved_tensors
+        branch = Branch(A, B, ctx.scale)
+        grad_A, grad_B, grad_low_NR = branch_gradients(grads[0], x_ND, low_NR, branch, kept_ND)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = input_gradient(grads[0], grad_low_NR, branch, kept_ND, ctx.weight)
+        return grad_x, grad_A, grad_B, None, None, None, None
+
+
+def branched(
+    x_ND: Tensor, branch: Branch, kept_ND: Tensor | None, weight: Weight, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What the layer gives for ``x_ND``, and the product with A that the gradient needs."""
+    y_NO = functional.linear(x_ND, weight(x_ND.dtype), None if bias is None else bias.to(x_ND.dtype))
+    low_NR = (x_ND if kept_ND is None else x_ND * kept_ND) @ branch.A.to(x_ND.dtype).t()
+    return y_NO.addmm_(low_NR, branch.B.to(x_ND.dtype).t(), alpha=branch.scale), low_NR
+
+
+def branch_gradients(
+    grad_NO: Tensor, x_ND: Tensor, low_NR: Tensor, branch: Branch, kept_ND: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of A and B, in their own number format, and of the product with A."""
+    grad_low_NR = (grad_NO @ branch.B.to(grad_NO.dtype)) * branch.scale
+    grad_A = grad_low_NR.t() @ (x_ND if kept_ND is None else x_ND * kept_ND)
+    grad_B = (grad_NO.t() @ low_NR) * branch.scale
+    return grad_A.to(branch.A.dtype), grad_B.to(branch.B.dtype), grad_low_NR
+
+
+def input_gradient(
+    grad_NO: Tensor, grad_low_NR: Tensor, branch: Branch, kept_ND: Tensor | None, weight: Weight
+) -> Tensor:
+    """The gradient of the layer's input."""
+    grad_ND = grad_NO @ weight(grad_NO.dtype)
+    if kept_ND is None:
+        return grad_ND.addmm_(grad_low_NR, branch.A.to(grad_NO.dtype))
+    return grad_ND.add_((grad_low_NR @ branch.A.to(grad_NO.dtype)).mul_(kept_ND))
+
+
+def kept(like_ND: Tensor, width: int, dropout: float) -> Tensor | None:
+    """A mask that drops that share of (N, width) numbers and makes up for it; None where nothing is dropped."""
+    if not dropout:
+        return None
+    return like_ND.new_empty(len(like_ND), width).bernoulli_(1 - dropout).div_(1 - dropout)
+
+
+class FrozenLinear(nn.Module):
+    """A frozen linear layer whose weight is widened while it is used."""
+
+    def __init__(self, base_layer: Any) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.weight_as = weight_of(base_layer)
+
+    @property
+    def weight(self) -> Tensor:
+        """As it lies in memory."""
+        weight: Tensor = self.base_layer.weight
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias: Tensor | None = self.base_layer.bias
+        return bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _Frozen.apply(x.flatten(0, -2), self.weight_as, self.bias)
+        return y.unflatten(0, x.shape[:-1])
+
+
+class LoraLinear(FrozenLinear):
+    """A frozen linear layer with a trainable low-rank branch beside it, drawn as PEFT draws it."""
+
+    def __init__(self, base_layer: Any, recipe: Recipe) -> None:
+        super().__init__(base_layer)
+        inner, outer = features(base_layer)
+        device = base_layer.weight.device
+        self.lora_A = nn.Parameter(torch.empty(recipe.rank, inner, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(outer, recipe.rank, device=device))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.scale = scaling(recipe)
+        self.dropout = recipe.dropout
+        self.magnitude: nn.Parameter | None = None
+        if recipe.use_dora:
+            self.magnitude = nn.Parameter(torch.linalg.vector_norm(self.weight_as(torch.float32), dim=1))
+
+    @property
+    def branch(self) -> Branch:
+        return Branch(self.lora_A, self.lora_B, self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_ND = x.flatten(0, -2)
+        kept_ND = kept(x_ND, x_ND.shape[1], self.dropout if self.training else 0.0)
+        if self.magnitude is None:
+            y: Tensor = _Lora.apply(
+                x_ND, self.lora_A, self.lora_B, kept_ND, self.weight_as, self.bias, self.scale
+            )  # fmt: skip
+        else:
+            y = self._by_magnitude(x_ND, kept_ND, self.magnitude)
+        return y.unflatten(0, x.shape[:-1])
+
+    def _by_magnitude(self, x_ND: Tensor, kept_ND: Tensor | None, magnitude: Tensor) -> Tensor:
+        A, B = self.lora_A.to(x_ND.dtype), self.lora_B.to(x_ND.dtype)
+        base_NO = _Frozen.apply(x_ND, self.weight_as, None)
+        low_NO = functional.linear(functional.linear(x_ND if kept_ND is None else x_ND * kept_ND, A), B)
+        share_O = (magnitude / self.norm()).to(x_ND.dtype)
+        y_NO = share_O * (base_NO + self.scale * low_NO)
+        return y_NO if self.bias is None else y_NO + self.bias.to(x_ND.dtype)
+
+    @torch.no_grad()
+    def norm(self) -> Tensor:
+        """Length of each row of ``W + scale B A``, float32; a constant to the gradient (section 4.3 of DoRA).
+
+        From three small products, so that the sum is never made.
+        """
+        A, B, W = self.lora_A, self.lora_B, self.weight_as(torch.float32)
+        cross_OR = W @ A.t()
+        square_O = W.square().sum(1) + 2 * self.scale * (cross_OR * B).sum(1)
+        square_O += self.scale**2 * ((B @ (A @ A.t())) * B).sum(1)
+        return square_O.clamp_min(0).sqrt()
+
+
+def scaling(recipe: Recipe) -> float:
+    """What the low-rank branch is multiplied by."""
+    return recipe.alpha / (math.sqrt(recipe.rank) if recipe.use_rslora else recipe.rank)
