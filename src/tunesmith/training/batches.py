@@ -1,13 +1,15 @@
 """Which examples are learned together, and when. Decided by the seed alone; no torch here."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from itertools import islice
 from math import ceil
+from typing import TypeVar
 
-from tunesmith.training.encoding import Encoded
+from tunesmith.training.material import Learned
 
-Batch = list[Encoded]
+Batch = list[Learned]
+_Some = TypeVar("_Some", bound=Sized)
 _POOL = 50  # batches whose examples are sorted by length together: enough to save padding, too few to sort an epoch
 
 
@@ -23,8 +25,8 @@ class Plan:
 
     def __init__(
         self,
-        main: Sequence[Encoded],
-        replay: Sequence[Encoded],
+        main: Sequence[Learned],
+        replay: Sequence[Learned],
         share: float,
         batch_size: int,
         accumulate: int,
@@ -34,7 +36,7 @@ class Plan:
         self._batch_size, self._accumulate = batch_size, accumulate
         self._replayed = round(len(main) * share / (1 - share)) if replay else 0
         self._random = random.Random(seed)
-        self._deck: list[Encoded] = []
+        self._deck: list[Learned] = []
 
     @property
     def updates_per_epoch(self) -> int:
@@ -58,19 +60,19 @@ class Plan:
         self._random.shuffle(batches)
         return [batches[i : i + self._accumulate] for i in range(0, len(batches), self._accumulate)]
 
-    def _draw(self) -> Encoded:
+    def _draw(self) -> Learned:
         if not self._deck:
             self._deck = list(self._replay)
             self._random.shuffle(self._deck)
         return self._deck.pop()
 
 
-def packs(examples: Sequence[Encoded], most: int) -> list[Batch]:
+def packs(examples: Sequence[_Some], most: int) -> list[list[_Some]]:
     """``examples`` dealt into as few packs of at most ``most`` tokens as come easily; a longer one has its own.
 
     Best fit, the longest first; in a pack the longest come first, so that neighbours are of about equal length.
     """
-    dealt: list[tuple[int, Batch]] = []  # free tokens, examples
+    dealt: list[tuple[int, list[_Some]]] = []  # free tokens, examples
     for example in sorted(examples, key=len, reverse=True):
         fitting = [at for at, (free, _) in enumerate(dealt) if free >= len(example)]
         if not fitting:
@@ -82,9 +84,9 @@ def packs(examples: Sequence[Encoded], most: int) -> list[Batch]:
     return [pack for _, pack in dealt]
 
 
-def rectangles(examples: Sequence[Encoded], most: int) -> list[Batch]:
+def rectangles(examples: Sequence[_Some], most: int) -> list[list[_Some]]:
     """``examples`` dealt into batches of about equal length, of at most ``most`` tokens with what pads them."""
-    batches: list[Batch] = []
+    batches: list[list[_Some]] = []
     for example in sorted(examples, key=len, reverse=True):
         if batches and len(batches[-1][0]) * (len(batches[-1]) + 1) <= most:
             batches[-1].append(example)
@@ -93,7 +95,7 @@ def rectangles(examples: Sequence[Encoded], most: int) -> list[Batch]:
     return batches
 
 
-def in_batches(examples: Sequence[Encoded], batch_size: int) -> list[Batch]:
+def in_batches(examples: Sequence[_Some], batch_size: int) -> list[list[_Some]]:
     """``examples`` in order, ``batch_size`` at a time."""
     rest = iter(examples)
     return list(iter(lambda: list(islice(rest, batch_size)), []))

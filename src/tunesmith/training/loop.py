@@ -14,8 +14,7 @@ from torch import Tensor
 from tunesmith.kernel.problems import Conflict, Problem
 from tunesmith.training.batches import Batch, Plan
 from tunesmith.training.checkpoints import Checkpoint, Keeper, Position, put_back, taken
-from tunesmith.training.encoding import Encoded
-from tunesmith.training.material import Material
+from tunesmith.training.material import Learned, Material
 from tunesmith.training.run import Progress, Recipe
 from tunesmith.training.run_folder import Stopped
 
@@ -35,17 +34,17 @@ class Teller(Protocol):
 
 
 class Objective(Protocol):
-    """What is made small."""
+    """What is made small, of examples or of pairs of them."""
 
-    def weight(self, examples: Sequence[Encoded]) -> int:
+    def weight(self, examples: Sequence[Any]) -> int:
         """What the summed loss of ``examples`` is divided by, to compare them with others."""
         ...
 
-    def parts(self, examples: Sequence[Encoded]) -> list[Batch]:
+    def parts(self, examples: Sequence[Any]) -> list[list[Any]]:
         """``examples`` as they go through the model together."""
         ...
 
-    def loss(self, part: Batch) -> Tensor:
+    def loss(self, part: list[Any]) -> Tensor:
         """The summed loss of one part."""
         ...
 
@@ -85,19 +84,25 @@ def rate_factor(step: int, total: int, recipe: Recipe) -> float:
 
 
 class Loop:
-    """Trains the weights of ``model`` that are trainable; made for one run."""
+    """Trains the weights of ``model`` that are trainable; made for one run.
+
+    Args:
+        likelihood: scores the control set, whatever is learned.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         model: Any,
         objective: Objective,
+        likelihood: Objective,
         material: Material,
         teller: Teller,
         stopped: Callable[[], bool],
         keeper: Keeper | None,
     ) -> None:
-        self._recipe, self._model, self._objective, self._material = recipe, model, objective, material
+        self._recipe, self._model, self._material = recipe, model, material
+        self._objective, self._likelihood = objective, likelihood
         self._teller, self._stopped, self._keeper = teller, stopped, keeper
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(
@@ -116,7 +121,7 @@ class Loop:
         """Train to the end, or from ``checkpoint`` to the end."""
         at = self._resumed(checkpoint) if checkpoint else Position(material=self._digest)
         if checkpoint is None and self._material.control:
-            at = replace(at, control_before=self._score(self._material.control))
+            at = replace(at, control_before=self._score(self._material.control, self._likelihood))
         for epoch in range(self._recipe.epochs):
             updates = self._plan.epoch()  # of epochs gone by, too: the plan draws on
             if epoch < at.epoch or at.over:
@@ -150,7 +155,7 @@ class Loop:
         return step % every == 0 or step == self._total if every else last
 
     def _scored(self, at: Position) -> Position:
-        found = self._score(self._material.validation)
+        found = self._score(self._material.validation, self._objective)
         if at.best_loss is None or found < at.best_loss:
             if self._recipe.keep_best:
                 self._best = [weight.detach().clone() for weight in self._weights]
@@ -215,17 +220,17 @@ class Loop:
             seconds_left=(self._total - done) * seconds / len(self._pace),
         )
 
-    def _score(self, examples: Sequence[Encoded]) -> float:
+    def _score(self, examples: Sequence[Learned], objective: Objective) -> float:
         """Mean loss of ``examples``."""
         self._model.eval()
         total = 0.0
-        for part in self._objective.parts(examples):
+        for part in objective.parts(examples):
             with torch.no_grad():
-                total += self._objective.loss(part).item()
+                total += objective.loss(part).item()
             if self._stopped():
                 raise Stopped
         self._model.train()
-        return total / self._objective.weight(examples)
+        return total / objective.weight(examples)
 
     def _outcome(self, at: Position) -> Outcome:
         best = bool(self._best)
@@ -240,5 +245,5 @@ class Loop:
             at.best_loss if best else at.validation_loss,
             at.best_step if best else None,
             at.control_before,
-            self._score(control) if control else None,
+            self._score(control, self._likelihood) if control else None,
         )

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunesmith.training.encoding import Encoded
+from tunesmith.training.pairs import EncodedPair
+
+Learned = Encoded | EncodedPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,13 +15,14 @@ class Material:
     """The examples of a run.
 
     Attributes:
+        main, validation: pairs where preferences are learned.
         replay: empty when nothing is replayed. validation: empty when nothing is scored during training.
         control: scored before and after training, to see what was forgotten; may be empty.
     """
 
-    main: Sequence[Encoded]
+    main: Sequence[Learned]
     replay: Sequence[Encoded]
-    validation: Sequence[Encoded]
+    validation: Sequence[Learned]
     control: Sequence[Encoded] = ()
 
     def digest(self) -> str:

@@ -1,14 +1,14 @@
 """What a model makes of supervised tokens: how surprising each is, computed at no other position (torch)."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Sequence, Sized
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.training import attention
-from tunesmith.training.batches import Batch, packs, rectangles
+from tunesmith.training.batches import packs, rectangles
 from tunesmith.training.encoding import Encoded
 from tunesmith.training.layout import Laid, packed, padded
 from tunesmith.training.surprise import surprise
@@ -16,6 +16,7 @@ from tunesmith.training.surprise import surprise
 # Tokens that go through the model at once. Enough for full speed of the matrix units; what is kept for the gradient
 # grows with it. A constant: were it chosen by the free memory, the bytes of an adapter would depend on the weather.
 _TOKENS = {"cpu": 1024, "cuda": 8192}
+_Some = TypeVar("_Some", bound=Sized)
 _PROBE = (5, 3)  # lengths of the examples that show whether a model can be packed
 
 
@@ -42,7 +43,7 @@ class Surprise:
             model.config._attn_implementation = attention.IMPLEMENTATION
         model.train(was_training)
 
-    def parts(self, examples: Sequence[Encoded]) -> list[Batch]:
+    def parts(self, examples: Sequence[_Some]) -> list[list[_Some]]:
         """``examples`` as they go through the model together; each part needs about as much memory as the others."""
         most = _TOKENS.get(self._device.type, _TOKENS["cuda"])
         return packs(examples, most) if self.packs else rectangles(examples, most)
@@ -85,6 +86,25 @@ class Surprise:
         finally:
             self._core.config._attn_implementation = self._usual
         return _close(together, torch.cat(alone, dim=1))
+
+
+class Likelihood:
+    """Makes the supervised tokens likely: their mean surprise is the loss."""
+
+    def __init__(self, surprise: Surprise) -> None:
+        self._surprise = surprise
+
+    def weight(self, examples: Sequence[Encoded]) -> int:
+        """The supervised tokens."""
+        return sum(example.supervised for example in examples)
+
+    def parts(self, examples: Sequence[Encoded]) -> list[list[Encoded]]:
+        """As ``Surprise.parts``."""
+        return self._surprise.parts(examples)
+
+    def loss(self, part: Sequence[Encoded]) -> Tensor:
+        """The summed surprise of one part."""
+        return self._surprise(self._surprise.laid(part)).sum()
 
 
 def _same(core: Any, body: Any, weight_VD: Tensor, bias_V: Tensor | None) -> bool:

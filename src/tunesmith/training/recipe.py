@@ -1,18 +1,16 @@
 """Executes a recipe in this process (torch)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tunesmith.kernel.problems import Unavailable
-from tunesmith.training.batches import Batch
 from tunesmith.training.checkpoints import Checkpoint, Keeper
-from tunesmith.training.encoding import Encoded
-from tunesmith.training.loop import Loop, Outcome, Teller
+from tunesmith.training.loop import Loop, Objective, Outcome, Teller
 from tunesmith.training.material import Material
-from tunesmith.training.objective import Surprise
+from tunesmith.training.objective import Likelihood, Surprise
+from tunesmith.training.preference import Preference
 from tunesmith.training.run import Recipe
 from tunesmith.training.spare import keep_less
 
@@ -46,7 +44,13 @@ def execute(
         surprise = Surprise(model)
         try:
             keep_less(model, surprise, material)
-            return Loop(recipe, model, _Likelihood(surprise), material, teller, stopped, keeper).run(checkpoint)
+            likelihood = Likelihood(surprise)
+            objective: Objective = likelihood
+            if recipe.objective == "dpo":
+                objective = preference = Preference(surprise, recipe.dpo_beta)
+                preference.measure_base([*material.main, *material.validation])  # type: ignore[list-item]
+            loop = Loop(recipe, model, objective, likelihood, material, teller, stopped, keeper)
+            return loop.run(checkpoint)
         finally:
             surprise.release()
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -63,19 +67,3 @@ def out_of_memory(recipe: Recipe) -> Unavailable:
         f"内存（或显存）不足：请减小 max_length（现为 {recipe.max_length}），设置 quantization，或使用更小的模型",
         f"out of memory: lower max_length (now {recipe.max_length}), set quantization, or use a smaller model",
     )
-
-
-class _Likelihood:
-    """Makes the supervised tokens likely: their mean surprise is the loss."""
-
-    def __init__(self, surprise: Surprise) -> None:
-        self._surprise = surprise
-
-    def weight(self, examples: Sequence[Encoded]) -> int:
-        return sum(example.supervised for example in examples)
-
-    def parts(self, examples: Sequence[Encoded]) -> list[Batch]:
-        return self._surprise.parts(examples)
-
-    def loss(self, part: Batch) -> Tensor:
-        return self._surprise(self._surprise.laid(part)).sum()

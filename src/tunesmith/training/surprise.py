@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# logits held at once: 2 ** 26 of them are a quarter of a gigabyte in float32
-_MOST_LOGITS = 1 << 26
-# weights of the head widened at once, where they lie narrower than the hidden states
+# logits held at once: 2 ** 27 of them are half a gigabyte in float32
+_MOST_LOGITS = 1 << 27
+# weights of the head used, and where they lie narrower than the hidden states widened, at once
 _MOST_WEIGHTS = 1 << 24
 
 
@@ -20,20 +20,19 @@ class _Surprise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
         nats_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
-        needed = ctx.needs_input_grad[0]
-        grad_ND = torch.empty_like(hidden_ND) if needed else None
+        grad_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
         rows = max(1, _MOST_LOGITS // len(weight_VD))
         for begin in range(0, len(hidden_ND), rows):
             part = slice(begin, begin + rows)
-            logits_NV = _logits(hidden_ND[part], weight_VD, bias_V)
-            label_N1 = labels_N[part, None]
-            chosen_N1 = logits_NV.gather(1, label_N1)
-            total_N1 = logits_NV.logsumexp(1, keepdim=True)
-            nats_N[part] = (total_N1 - chosen_N1)[:, 0]
+            blocks = _logits(hidden_ND[part], weight_VD, bias_V)
+            most_N1 = torch.stack([block.amax(1) for block in blocks]).amax(0)[:, None]
+            chosen_N = _chosen(blocks, labels_N[part])
+            total_N = sum((block.sub_(most_N1).exp_().sum(1) for block in blocks), torch.zeros_like(chosen_N))
+            nats_N[part] = total_N.log() + most_N1[:, 0] - chosen_N
             if grad_ND is not None:
-                logits_NV.sub_(total_N1).exp_()  # probabilities now
-                logits_NV.scatter_add_(1, label_N1, logits_NV.new_full(label_N1.shape, -1.0))
-                _times(logits_NV, weight_VD, grad_ND[part])
+                # the mean of the head's weights under the model's own odds, less the label's
+                _mean(blocks, total_N, weight_VD, out_ND=grad_ND[part])
+                grad_ND[part] -= weight_VD[labels_N[part]]
         if grad_ND is not None:
             ctx.save_for_backward(grad_ND)
         return nats_N
@@ -55,27 +54,35 @@ def surprise(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels
     return nats_N
 
 
-def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
-    """float32, whatever the head computes in."""
-    if weight_VD.dtype == hidden_ND.dtype:
-        logits_NV = (hidden_ND @ weight_VD.t()).float()
-    else:
-        logits_NV = hidden_ND.new_empty(len(hidden_ND), len(weight_VD), dtype=torch.float32)
-        for words in _blocks(weight_VD):
-            logits_NV[:, words] = hidden_ND @ weight_VD[words].to(hidden_ND.dtype).t()
-    return logits_NV if bias_V is None else logits_NV.add_(bias_V.float())
-
-
-def _times(share_NV: Tensor, weight_VD: Tensor, out_ND: Tensor) -> None:
-    """Write ``share_NV @ weight_VD``."""
-    if weight_VD.dtype == out_ND.dtype:
-        torch.mm(share_NV.to(out_ND.dtype), weight_VD, out=out_ND)
-        return
-    out_ND.zero_()
+def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> list[Tensor]:
+    """float32, whatever the head computes in; by blocks of the vocabulary."""
+    blocks = []
     for words in _blocks(weight_VD):
-        out_ND.addmm_(share_NV[:, words].to(out_ND.dtype), weight_VD[words].to(out_ND.dtype))
+        block_NV = (hidden_ND @ weight_VD[words].to(hidden_ND.dtype).t()).float()
+        blocks.append(block_NV if bias_V is None else block_NV.add_(bias_V[words].float()))
+    return blocks
+
+
+def _chosen(blocks: list[Tensor], labels_N: Tensor) -> Tensor:
+    """The logit of each label."""
+    width = blocks[0].shape[1]
+    chosen_N = blocks[0].new_empty(len(labels_N))
+    for number, block_NV in enumerate(blocks):
+        here_M = (labels_N // width == number).nonzero()[:, 0]
+        chosen_N[here_M] = block_NV[here_M, labels_N[here_M] - number * width]
+    return chosen_N
+
+
+def _mean(odds: list[Tensor], total_N: Tensor, weight_VD: Tensor, *, out_ND: Tensor) -> None:
+    out_ND.zero_()
+    for block_NV, words in zip(odds, _blocks(weight_VD), strict=True):
+        narrow_NV = block_NV.div_(total_N[:, None]) if out_ND.dtype is not torch.float32 else block_NV
+        out_ND.addmm_(narrow_NV.to(out_ND.dtype), weight_VD[words].to(out_ND.dtype))
+    if out_ND.dtype is torch.float32:
+        out_ND.div_(total_N[:, None])
 
 
 def _blocks(weight_VD: Tensor) -> list[slice]:
+    """Blocks of the vocabulary, each as wide as the first but the last."""
     words = max(1, _MOST_WEIGHTS // weight_VD.shape[1])
     return [slice(begin, begin + words) for begin in range(0, len(weight_VD), words)]
