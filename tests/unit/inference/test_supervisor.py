@@ -212,13 +212,13 @@ async def test_unloading_while_an_engine_starts_ends_it_and_says_so(supervisor: 
 
 
 async def test_an_adapter_that_cannot_be_worn_is_refused_by_its_name(supervisor: Supervisor, home: Home) -> None:
-    folder = make_tiny_adapter(home.root / "models" / "tiny", home.root / "adapters" / "dora", seed=5)
+    folder = make_tiny_adapter(home.root / "models" / "tiny", home.root / "adapters" / "odd", seed=5)
     config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"bias": "all"}))
     with pytest.raises(Unsupported) as refused:
-        await say(supervisor, ask("hello", Model("tiny", "adapters/dora")))
-    assert "adapter adapters/dora uses" in refused.value.en
-    assert "use_dora" in refused.value.zh
+        await say(supervisor, ask("hello", Model("tiny", "adapters/odd")))
+    assert "adapter adapters/odd uses" in refused.value.en
+    assert "bias" in refused.value.zh
 
 
 async def test_a_model_that_cannot_be_loaded_says_why(home: Home) -> None:

@@ -27,7 +27,7 @@ _HARMLESS = frozenset(
         *("eva_config", "exclude_modules", "inference_mode", "init_lora_weights", "layers_pattern", "loftq_config"),
         *("layers_to_transform", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core", "peft_type"),
         *("peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "target_modules", "task_type"),
-        "use_rslora",
+        *("use_dora", "use_rslora"),
     )
 )
 _EMPTY: tuple[object, ...] = (None, False, [], {}, "")
@@ -36,21 +36,37 @@ _PLAIN_INITIALIZERS = (True, False, None, "gaussian", "eva")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AdapterWeights:
-    """One version of an adapter, held by the table and by every row that uses it.
+class LayerWeights:
+    """What an adapter adds to one linear layer.
 
     Attributes:
-        layers: module name -> (A, (in, rank); B, (rank, out), scaling already in it).
+        A: (in, rank). B: (rank, out), scaling already in it.
+        share: (out,), what the layer's own outputs are multiplied by, bias left out, where the adapter is a DoRA
+            (arXiv:2402.09353): magnitude over length of the tuned weight's row, a constant once training is over.
+            Already in B. None for LoRA.
     """
+
+    A: Tensor
+    B: Tensor
+    share: Tensor | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.A.nbytes + self.B.nbytes + (0 if self.share is None else self.share.nbytes))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdapterWeights:
+    """One version of an adapter, held by the table and by every row that uses it; ``layers`` by module name."""
 
     name: str
     path: Path
     rank: int
-    layers: dict[str, tuple[Tensor, Tensor]]
+    layers: dict[str, LayerWeights]
 
     @property
     def size_bytes(self) -> int:
-        return sum(a.nbytes + b.nbytes for a, b in self.layers.values())
+        return sum(layer.size_bytes for layer in self.layers.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +102,16 @@ class Lora:
         Raises:
             NotFound: the folder or a file in it is missing.
             Invalid: a file cannot be read, a shape does not fit, a weight is missing, unknown or not finite.
-            Unsupported: it needs something this engine does not compute (DoRA, modules_to_save, bias, ...).
+            Unsupported: it needs something this engine does not compute (modules_to_save, bias, ...).
         """
-        rank, scaling = _read_config(name, folder)
+        config = _read_config(name, folder)
         tensors = _read_weights(name, folder)
-        layers: dict[str, tuple[Tensor, Tensor]] = {}
-        for key in sorted(tensors):
-            module, half = _split(name, key)
-            if half == "B":
-                continue
-            b = tensors.get(f"{_PREFIX}{module}.lora_B.weight")
-            layers[module] = self._fit(name, module, rank, tensors[key], b, scaling)
-        if len(layers) * 2 != len(tensors):
-            raise _broken(name, "lora_A 与 lora_B 不成对", "a lora_B without its lora_A")
-        if not layers:
-            raise _broken(name, "没有任何权重", "it holds no weights")
-        return AdapterWeights(name, folder, rank, layers)
+        halves = _by_module(name, tensors, config.parts)
+        return AdapterWeights(
+            name, folder, config.rank, {module: self._fit(name, module, config, halves[module]) for module in halves}
+        )
 
-    def _fit(
-        self, name: str, module: str, rank: int, a: Tensor, b: Tensor | None, scaling: float
-    ) -> tuple[Tensor, Tensor]:
+    def _fit(self, name: str, module: str, config: "_Config", parts: dict[str, Tensor]) -> LayerWeights:
         linear = self._linears.get(module)
         if linear is None:
             raise Unsupported(
@@ -113,41 +119,64 @@ class Lora:
                 f"adapter {name} is for {module}, which is not a linear layer of this base model (or its output head)",
                 adapter=name,
             )
-        if b is None:
-            raise _broken(name, f"{module} 缺少 lora_B", f"{module} has no lora_B")
-        if tuple(a.shape) != (rank, linear.in_features) or tuple(b.shape) != (linear.out_features, rank):
-            raise _broken(
-                name,
-                f"{module} 的形状与基础模型不符",
-                f"{module} has shapes {tuple(a.shape)} and {tuple(b.shape)}, expected "
-                f"{(rank, linear.in_features)} and {(linear.out_features, rank)}",
-            )
-        if not (a.is_floating_point() and b.is_floating_point() and a.isfinite().all() and b.isfinite().all()):
-            raise _broken(name, f"{module} 的权重含有非有限数", f"{module} holds numbers that are not finite")
+        fitting = {
+            "lora_A": (config.rank, linear.in_features),
+            "lora_B": (linear.out_features, config.rank),
+            "lora_magnitude_vector": (linear.out_features,),
+        }
+        for part, tensor in parts.items():
+            if tuple(tensor.shape) != fitting[part]:
+                raise _broken(
+                    name,
+                    f"{module} 的形状与基础模型不符",
+                    f"{module} has {part} of shape {tuple(tensor.shape)}, expected {fitting[part]}",
+                )
+            if not (tensor.is_floating_point() and tensor.isfinite().all()):
+                raise _broken(name, f"{module} 的权重含有非有限数", f"{module} holds numbers that are not finite")
         target = linear.weight
-        a = a.t().to(device=target.device, dtype=target.dtype).contiguous()
-        b = (b.t().to(device=target.device, dtype=torch.float32) * scaling).to(target.dtype).contiguous()
-        return a, b
+        A, B = (parts[part].to(device=target.device, dtype=torch.float32) for part in ("lora_A", "lora_B"))
+        B, share = B * config.scaling, None
+        if "lora_magnitude_vector" in parts:
+            magnitude = parts["lora_magnitude_vector"].to(device=target.device, dtype=torch.float32)
+            share = magnitude / torch.linalg.vector_norm(target.float() + B @ A, dim=1)
+            B, share = B * share[:, None], share.to(target.dtype)
+        return LayerWeights(A.t().to(target.dtype).contiguous(), B.t().to(target.dtype).contiguous(), share)
 
 
 class _Forward:
     """Stands in for one linear layer's ``forward``."""
 
     def __init__(self, lora: Lora, name: str, linear: Any) -> None:
-        self._lora, self._name, self._plain = lora, name, linear.forward
+        self._lora, self._name, self._plain, self._bias = lora, name, linear.forward, linear.bias
 
     def __call__(self, x: Tensor) -> Tensor:
         y: Tensor = self._plain(x)
         for segment in self._lora.segments:
             weights = segment.adapter.layers.get(self._name)
             if weights is not None:
-                part = x[..., segment.begin : segment.end, :]
-                y[..., segment.begin : segment.end, :] += part @ weights[0] @ weights[1]
+                rows = slice(segment.begin, segment.end)
+                if weights.share is not None:
+                    self._weigh(y[..., rows, :], weights.share)
+                y[..., rows, :] += x[..., rows, :] @ weights.A @ weights.B
         return y
 
+    def _weigh(self, y: Tensor, share: Tensor) -> None:
+        if self._bias is None:
+            y *= share
+        else:
+            y.sub_(self._bias).mul_(share).add_(self._bias)
 
-def _read_config(name: str, folder: Path) -> tuple[int, float]:
-    """Rank and scaling of the adapter in ``folder``."""
+
+@dataclass(frozen=True, slots=True)
+class _Config:
+    """``parts``: what every layer of the adapter has."""
+
+    rank: int
+    scaling: float
+    parts: frozenset[str]
+
+
+def _read_config(name: str, folder: Path) -> _Config:
     path = folder / "adapter_config.json"
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
@@ -175,7 +204,8 @@ def _read_config(name: str, folder: Path) -> tuple[int, float]:
             f"adapter {name} uses what the built-in engine does not compute: {what}",
             adapter=name,
         )
-    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    parts = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if config.get("use_dora") else set())
+    return _Config(rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), frozenset(parts))
 
 
 def _read_weights(name: str, folder: Path) -> dict[str, Tensor]:
@@ -189,13 +219,20 @@ def _read_weights(name: str, folder: Path) -> dict[str, Tensor]:
         raise _broken(name, "adapter_model.safetensors 无法读取", "adapter_model.safetensors cannot be read") from error
 
 
-def _split(name: str, key: str) -> tuple[str, str]:
-    """Module and half ("A" or "B") of a weight's name."""
-    for half in "AB":
-        ending = f".lora_{half}.weight"
-        if key.startswith(_PREFIX) and key.endswith(ending):
-            return key[len(_PREFIX) : -len(ending)], half
-    raise _broken(name, f"未知的权重 {key[:120]!r}", f"unknown weight {key[:120]!r}")
+def _by_module(name: str, tensors: dict[str, Tensor], parts: frozenset[str]) -> dict[str, dict[str, Tensor]]:
+    """The adapter's weights by module, each with just ``parts``."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key in sorted(tensors):
+        module, _, part = key.removesuffix(".weight").rpartition(".")
+        if not key.startswith(_PREFIX) or part not in parts:
+            raise _broken(name, f"未知的权重 {key[:120]!r}", f"unknown weight {key[:120]!r}")
+        found.setdefault(module.removeprefix(_PREFIX), {})[part] = tensors[key]
+    for module, halves in found.items():
+        if missing := sorted(parts - set(halves)):
+            raise _broken(name, f"{module} 缺少 {missing[0]}", f"{module} has no {missing[0]}")
+    if not found:
+        raise _broken(name, "没有任何权重", "it holds no weights")
+    return found
 
 
 def _broken(name: str, zh: str, en: str) -> Problem:

@@ -52,6 +52,8 @@ def write_adapter(base: Path, folder: Path, **config: Any) -> Path:
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.3)
+            if "magnitude" in name:
+                weight.data.mul_(1 + torch.rand_like(weight))
         model.save_pretrained(folder, save_embedding_layers=False)
     return folder
 
@@ -74,6 +76,7 @@ def test_each_row_of_a_step_wears_its_own_adapter_as_in_peft(
         {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj"]},
         {"r": 16, "lora_alpha": 4, "target_modules": ["down_proj", "v_proj"], "use_rslora": True},
         {"r": 2, "lora_alpha": 8, "target_modules": "all-linear", "layers_to_transform": None},
+        {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "o_proj", "down_proj"], "use_dora": True},
     ],
 )
 def test_rank_scaling_and_targets_are_read_as_peft_reads_them(
@@ -87,7 +90,6 @@ def test_rank_scaling_and_targets_are_read_as_peft_reads_them(
 @pytest.mark.parametrize(
     "config",
     [
-        {"use_dora": True},
         {"bias": "lora_only"},
         {"modules_to_save": ["lm_head"]},
         {"rank_pattern": {"q_proj": 2}},
