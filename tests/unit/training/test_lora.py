@@ -200,6 +200,29 @@ def test_a_base_in_bfloat16_on_a_processor_without_it_is_computed_in_float32(
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("quantization,off", [("int8", 0.02), ("int4", 0.2)])
+def test_a_quantized_base_is_computed_with_as_what_its_codes_stand_for(
+    quantization: str, off: float, tiny_base: Path, facts: list[Encoded]
+) -> None:
+    quantized = stirred(with_lora(load_base(tiny_base, quantization), RECIPE))
+    plain = with_lora(load_base(tiny_base, None), RECIPE)
+    for name, each in lora_layers(quantized).items():
+        twin = lora_layers(plain)[name]
+        exact, stands_for = twin.base_layer.weight, each.weight_as(torch.float32)
+        error = (stands_for - exact).norm() / exact.norm()
+        assert 0 < error < off
+        twin.base_layer.weight.data.copy_(stands_for)
+        twin.lora_A.data.copy_(each.lora_A)
+        twin.lora_B.data.copy_(each.lora_B)
+
+    def scored(model: Any) -> list[Tensor]:
+        loss = Surprise(model)(packed(facts, CPU)).sum()
+        return [loss, *gradients(loss, *(p for p in model.parameters() if p.requires_grad))]
+
+    for got, want in zip(scored(quantized), scored(plain), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
 def llama(**changes: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
