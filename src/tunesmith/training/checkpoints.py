@@ -1,9 +1,8 @@
 """Where a run can be gone on with: written whole beside its steps, read back to the bit (torch, safetensors).
 
-One folder a checkpoint, ``checkpoints/step-000000120``, published by a rename: the adapter, the optimizer's moments and
-the generator's state as tensors, the position as JSON. Nothing is pickled. A run that goes on from one ends with the
-bytes of a run that nothing has happened to: the plan of batches follows from the seed alone, so a position in it is two
-numbers.
+One folder a checkpoint, ``checkpoints/step-000000120``, published by a rename: the adapter and the optimizer's moments
+as tensors, the position as JSON. Nothing is pickled. A run that goes on from one ends with the bytes of a run that
+nothing has happened to: batches and dropout follow from the seed and the step alone, so no generator's state is kept.
 """
 
 import shutil
@@ -77,9 +76,6 @@ def taken(
     for i, moments in optimizer.state_dict()["state"].items():
         for name, moment in moments.items():
             tensors[f"optimizer.{i}.{name}"] = moment.detach().to("cpu", copy=True)
-    tensors["generator"] = torch.get_rng_state()
-    if weights and weights[0].is_cuda:
-        tensors["generator.cuda"] = torch.cuda.get_rng_state(weights[0].device)
     return Checkpoint(position, tensors)
 
 
@@ -106,9 +102,6 @@ def put_back(checkpoint: Checkpoint, weights: Sequence[Tensor], optimizer: torch
             index, _, moment = rest.partition(".")
             moments.setdefault(int(index), {})[moment] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["generator"])
-    if "generator.cuda" in tensors and weights and weights[0].is_cuda:
-        torch.cuda.set_rng_state(tensors["generator.cuda"], weights[0].device)
     best = [tensors[f"best.{i}"] for i in range(len(weights)) if f"best.{i}" in tensors]
     return [found.to(weight.device) for found, weight in zip(best, weights, strict=False)]
 

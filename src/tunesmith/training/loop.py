@@ -15,6 +15,7 @@ from tunesmith.kernel.problems import Conflict, Problem
 from tunesmith.training.batches import Batch, Plan
 from tunesmith.training.checkpoints import Checkpoint, Keeper, Position, put_back, taken
 from tunesmith.training.material import Learned, Material
+from tunesmith.training.ranks import Ranks
 from tunesmith.training.run import Progress, Recipe
 from tunesmith.training.run_folder import Stopped
 
@@ -83,6 +84,10 @@ def rate_factor(step: int, total: int, recipe: Recipe) -> float:
     return 1 - done if recipe.scheduler == "linear" else 1.0
 
 
+def _seed(seed: int, step: int, part: int) -> int:
+    return ((seed * 1_000_003 + step) * 1_000_003 + part) % (1 << 63)
+
+
 class Loop:
     """Trains the weights of ``model`` that are trainable; made for one run.
 
@@ -100,10 +105,11 @@ class Loop:
         teller: Teller,
         stopped: Callable[[], bool],
         keeper: Keeper | None,
+        ranks: Ranks,
     ) -> None:
         self._recipe, self._model, self._material = recipe, model, material
         self._objective, self._likelihood = objective, likelihood
-        self._teller, self._stopped, self._keeper = teller, stopped, keeper
+        self._teller, self._stopped, self._keeper, self._ranks = teller, stopped, keeper, ranks
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -164,7 +170,7 @@ class Loop:
         return replace(at, validation_loss=found, worse=at.worse + 1, over=bool(enough) and at.worse + 1 >= enough)
 
     def _keep_or_stop(self, at: Position) -> None:
-        stopped = self._stopped()
+        stopped = self._ranks.any(self._stopped())
         if self._keeper is not None:
             here = partial(taken, self._weights, self._optimizer, at, self._best)
             (self._keeper.last if stopped else self._keeper.step_done)(here)
@@ -187,10 +193,12 @@ class Loop:
         # divided by the weight of all that makes this step: however it is dealt into parts, the gradient is the same
         weight = self._objective.weight(examples)
         loss = 0.0
-        for part in self._objective.parts(examples):
+        for number, part in self._ranks.share(self._objective.parts(examples)):
+            torch.manual_seed(_seed(self._recipe.seed, done, number))  # what dropout draws from
             share = self._objective.loss(part) / weight
             share.backward()
             loss += share.item()
+        loss = self._summed(loss)
         norm = float(torch.nn.utils.clip_grad_norm_(self._weights, self._recipe.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(
@@ -206,6 +214,17 @@ class Loop:
         self._optimizer.step()
         self._optimizer.zero_grad()
         return loss, norm, rate
+
+    def _summed(self, loss: float) -> float:
+        """The loss of all processes, whose gradients are summed on the way."""
+        if self._ranks.size == 1:
+            return loss
+        for weight in self._weights:
+            if weight.grad is None:  # more processes than parts
+                weight.grad = torch.zeros_like(weight)
+        told = torch.tensor([loss], device=self._weights[0].device)
+        self._ranks.add([told, *(weight.grad for weight in self._weights)])
+        return float(told.item())
 
     def _progress(self, at: Position, loss: float, rate: float) -> Progress:
         seconds, tokens = (math.fsum(column) for column in zip(*self._pace, strict=True))
@@ -223,14 +242,18 @@ class Loop:
     def _score(self, examples: Sequence[Learned], objective: Objective) -> float:
         """Mean loss of ``examples``."""
         self._model.eval()
-        total = 0.0
-        for part in objective.parts(examples):
+        total = torch.zeros(1, dtype=torch.float64, device=self._weights[0].device)
+        parts = objective.parts(examples)
+        # all processes come round as often, so that they ask each other as often whether to stop
+        for turn in range(0, len(parts), self._ranks.size):
             with torch.no_grad():
-                total += objective.loss(part).item()
-            if self._stopped():
+                for part in parts[turn + self._ranks.rank : turn + self._ranks.rank + 1]:
+                    total += objective.loss(part)
+            if self._ranks.any(self._stopped()):
                 raise Stopped
+        self._ranks.add([total])
         self._model.train()
-        return total / objective.weight(examples)
+        return float(total.item()) / objective.weight(examples)
 
     def _outcome(self, at: Position) -> Outcome:
         best = bool(self._best)

@@ -11,6 +11,7 @@ from tunesmith.training.loop import Loop, Objective, Outcome, Teller
 from tunesmith.training.material import Material
 from tunesmith.training.objective import Likelihood, Surprise
 from tunesmith.training.preference import Preference
+from tunesmith.training.ranks import Ranks
 from tunesmith.training.run import Recipe
 from tunesmith.training.spare import keep_less
 
@@ -23,6 +24,7 @@ def execute(
     stopped: Callable[[], bool],
     keeper: Keeper | None = None,
     checkpoint: Checkpoint | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
 ) -> Outcome:
     """Train the LoRA weights of ``model`` in place.
 
@@ -31,6 +33,8 @@ def execute(
         stopped: asked after every step; true ends training.
         keeper: is shown the state after every step, and the last when training is stopped.
         checkpoint: goes on from there; the outcome is that of a run that was never interrupted.
+        ranks: the processes that train this together, each of which calls this with the same arguments but for
+            ``teller`` and ``keeper``.
 
     Raises:
         Stopped: ``stopped()`` was true.
@@ -38,8 +42,6 @@ def execute(
         Diverged: loss or gradient became infinite or no number.
         Unavailable: out of memory.
     """
-    # dropout draws from the global generator
-    torch.manual_seed(recipe.seed)
     try:
         surprise = Surprise(model)
         try:
@@ -49,7 +51,7 @@ def execute(
             if recipe.objective == "dpo":
                 objective = preference = Preference(surprise, recipe.dpo_beta)
                 preference.measure_base([*material.main, *material.validation])  # type: ignore[list-item]
-            loop = Loop(recipe, model, objective, likelihood, material, teller, stopped, keeper)
+            loop = Loop(recipe, model, objective, likelihood, material, teller, stopped, keeper, ranks)
             return loop.run(checkpoint)
         finally:
             surprise.release()
