@@ -191,7 +191,7 @@ def kept_name(services: "Services", text: str, *, format: str | None = None, ski
     path = outside_home(services.home, text)
     if path is None:
         return text
-    name = _name_of(path)
+    name = name_of(path)
     try:
         kept = services.datasets.get(name)
     except NotFound:
@@ -207,7 +207,8 @@ def _add_quietly(services: "Services", name: str, path: Path, format: str | None
         return services.datasets.get(name)
 
 
-def _name_of(path: Path) -> str:
+def name_of(path: Path) -> str:
+    """A name for the file by what it is called and a digest of its bytes."""
     from tunesmith.datasets.reading import open_path
 
     digest = hashlib.sha256()

@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tunesmith.datasets.example import Example, Message, Source
+from tunesmith.datasets.fields import BadField, needed, no_turns, shown_name, shown_value, text_of, wrong
 from tunesmith.kernel.problems import Invalid
-
-_TYPE_NAMES = {bool: "bool", int: "int", float: "float", str: "string", list: "list", dict: "object", bytes: "bytes"}
 
 PAIRS: dict[str, tuple[str, str]] = {
     "prompt_completion": ("prompt", "completion"),
@@ -27,6 +26,12 @@ PAIRS: dict[str, tuple[str, str]] = {
     "question_answer": ("question", "answer"),
     "query_response": ("query", "response"),
 }
+# what a shape reads of a row, or that says of what shape it is; everything else is ignored
+COLUMNS = {name for pair in PAIRS.values() for name in pair} | {
+    *("messages", "conversations", "system", "tools", "functions", "label", "chosen", "rejected", "text"),
+    *("instruction", "output", "history"),
+}
+TURN_FIELDS = {"role", "content", "from", "value", "weight", "tool_calls", "function_call"}
 _ALIASES = {"messages": "openai", "chatml": "openai", "conversations": "sharegpt"}
 _OPENAI_ROLES = {
     "system": "system",
@@ -62,6 +67,7 @@ class BadRow:
 
     Attributes:
         field: path inside the row, e.g. ``messages[2].content``; empty when the row as a whole is meant.
+        zh, en: the reason and, after a semicolon, the remedy.
         row: what was read, decoded or as text; kept for the quarantine file.
     """
 
@@ -72,17 +78,9 @@ class BadRow:
     row: object = None
 
     def text(self, language: str = "zh") -> str:
-        """One line a person can act on: ``train.json:17: output: expected string, got int 5``."""
+        """One line a person can act on: ``train.json:17: output: is empty; fill it in or remove the row``."""
         colon, reason = ("：", self.zh) if language == "zh" else (": ", self.en)
         return f"{self.source}: {self.field + colon if self.field else ''}{reason}"
-
-
-class _Bad(Exception):
-    """A rule is broken in ``field``."""
-
-    def __init__(self, field: str, zh: str, en: str) -> None:
-        super().__init__(en)
-        self.field, self.zh, self.en = field, zh, en
 
 
 def to_example(row: object, shape: str, source: Source) -> Example | BadRow:
@@ -94,10 +92,10 @@ def to_example(row: object, shape: str, source: Source) -> Example | BadRow:
     """
     try:
         if type(row) is not dict:
-            raise _wrong("", "object", row)
+            raise wrong("", "object", row)
         messages = SHAPES[shape](row)
         _check_order(messages, shape)
-    except _Bad as bad:
+    except BadField as bad:
         return BadRow(source, bad.field, bad.zh, bad.en, row)
     return Example(tuple(messages), source)
 
@@ -129,7 +127,7 @@ def detect(rows: Sequence[object], label: str) -> str:
     if votes:
         return votes.most_common(1)[0][0]
     zh, en = _unknown(objects)
-    raise Invalid(f"{label}：{zh}", f"{label}: {en}", file=label, field="shape")
+    raise Invalid(f"{label}:1: {zh}", f"{label}:1: {en}", file=label, line=1, field="shape")
 
 
 def _shape_of(row: Mapping[str, object]) -> str | None:
@@ -152,7 +150,7 @@ def _shape_of(row: Mapping[str, object]) -> str | None:
 
 def _unknown(rows: Sequence[Mapping[str, object]]) -> tuple[str, str]:
     if not rows:
-        return "每行应为一个 JSON 对象", "each row should be a JSON object"
+        return "每行应为一个对象；请写成 {...}", "each row should be an object; write it as {...}"
     row = rows[0]
     if "chosen" in row and "rejected" in row:
         return (
@@ -173,23 +171,23 @@ def _unknown(rows: Sequence[Mapping[str, object]]) -> tuple[str, str]:
                 f"文件是一个对象，数据行在字段 {key!r} 的列表里；请只保存这个列表",
                 f"the file is one object and its rows lie in the list {key!r}; save that list alone",
             )
-    fields, shapes = ", ".join(map(str, row))[:200] or "-", ", ".join(SHAPES)
+    fields, shapes = ", ".join(map(shown_name, row))[:200] or "-", ", ".join(SHAPES)
     return (
-        f"无法识别数据结构，第一行的字段：{fields}。支持：{shapes}；也可用 shape 指定",
-        f"no known shape; fields of the first row: {fields}. Known shapes: {shapes}; name one with shape",
+        f"无法识别数据结构，第一行的字段：{fields}；请改成 {shapes} 之一的字段，或用 shape 指定",
+        f"no known shape, fields of the first row: {fields}; rename them to those of {shapes}, or name one with shape",
     )
 
 
 def _openai(row: Mapping[str, object]) -> list[Message]:
     if row.get("tools") or row.get("functions"):
         field = "tools" if row.get("tools") else "functions"
-        raise _Bad(field, "尚不支持工具定义", "tool definitions are not supported")
+        raise _tools(field)
     return _turns(row, "messages", _OPENAI_ROLES)
 
 
 def _sharegpt(row: Mapping[str, object]) -> list[Message]:
     if row.get("tools"):
-        raise _Bad("tools", "尚不支持工具定义", "tool definitions are not supported")
+        raise _tools("tools")
     return _system(row) + _turns(row, "conversations", _SHAREGPT_ROLES)
 
 
@@ -197,40 +195,44 @@ def _alpaca(row: Mapping[str, object]) -> list[Message]:
     messages = _system(row)
     history = row.get("history") or ()
     if not isinstance(history, list | tuple):
-        raise _wrong("history", "list", history)
+        raise wrong("history", "list", history)
     for index, pair in enumerate(history):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise _Bad(f"history[{index}]", "应为 [问题, 回答]", "expected [question, answer]")
-        messages.append(Message("user", _text(pair[0], f"history[{index}][0]")))
-        messages.append(Message("assistant", _text(pair[1], f"history[{index}][1]")))
-    messages.append(Message("user", _alpaca_question(_needed(row, "instruction"), row.get("input"))))
+            raise BadField(
+                f"history[{index}]",
+                "应为 [问题, 回答]；请把每一轮写成这样的一对",
+                "expected [question, answer]; write each earlier turn as such a pair",
+            )
+        messages.append(Message("user", text_of(pair[0], f"history[{index}][0]")))
+        messages.append(Message("assistant", text_of(pair[1], f"history[{index}][1]")))
+    messages.append(Message("user", _alpaca_question(needed(row, "instruction"), row.get("input"))))
     answer = "response" if "output" not in row and "response" in row else "output"
-    messages.append(Message("assistant", _text(_needed(row, answer), answer)))
+    messages.append(Message("assistant", text_of(needed(row, answer), answer)))
     return messages
 
 
 def _alpaca_question(instruction: object, given: object) -> str:
     """Instruction and input on two lines; either may be absent, not both."""
     if given is None or (isinstance(given, str) and not given.strip()):
-        return _text(instruction, "instruction")
-    asked = _text(given, "input")
-    return asked if instruction == "" else f"{_text(instruction, 'instruction')}\n{asked}"
+        return text_of(instruction, "instruction")
+    asked = text_of(given, "input")
+    return asked if instruction == "" else f"{text_of(instruction, 'instruction')}\n{asked}"
 
 
 def _pair(asked: str, answered: str) -> Callable[[Mapping[str, object]], list[Message]]:
     def parse(row: Mapping[str, object]) -> list[Message]:
         if isinstance(row.get("label"), bool):
-            raise _Bad(
+            raise BadField(
                 "label",
                 "这是偏好标注数据（KTO），尚不支持；请只保留好的回答并去掉 label",
                 "this is preference data (KTO), which is not supported; keep the good answers only, without label",
             )
         messages = _system(row)
         for field, role in ((asked, "user"), (answered, "assistant")):
-            if isinstance(_needed(row, field), list):
+            if isinstance(needed(row, field), list):
                 messages += _turns(row, field, _OPENAI_ROLES)
             else:
-                messages.append(Message.of(role, _text(row[field], field)))
+                messages.append(Message.of(role, text_of(row[field], field)))
         return messages
 
     return parse
@@ -246,32 +248,55 @@ SHAPES: dict[str, Callable[[Mapping[str, object]], list[Message]]] = {
 def _system(row: Mapping[str, object]) -> list[Message]:
     """The optional system column; absent, null and empty mean none."""
     system = row.get("system")
-    return [] if system in (None, "") else [Message("system", _text(system, "system"))]
+    return [] if system in (None, "") else [Message("system", text_of(system, "system"))]
+
+
+def _tools(field: str) -> BadField:
+    return BadField(
+        field,
+        "尚不支持工具定义；请删去该字段或这一行",
+        "tool definitions are not supported; remove the field or the row",
+    )
 
 
 def _turns(row: Mapping[str, object], field: str, roles: Mapping[str, str]) -> list[Message]:
-    turns = _needed(row, field)
+    turns = needed(row, field)
     if not isinstance(turns, list):
-        raise _wrong(field, "list", turns)
+        raise no_turns(field, turns)
     if not turns:
-        raise _Bad(field, "对话是空的", "the conversation is empty")
-    return [_turn(turn, f"{field}[{index}]", roles) for index, turn in enumerate(turns)]
+        raise BadField(field, "对话是空的；请删去这一行", "the conversation is empty; remove the row")
+    try:
+        return [_turn(turn, f"{field}[{index}]", roles) for index, turn in enumerate(turns)]
+    except BadField as bad:
+        if bad.field.endswith(".weight") and not any(
+            isinstance(turn, dict) and turn.get("weight", 1) for turn in turns
+        ):
+            raise BadField(
+                field,
+                "所有回答的 weight 都是 0，没有可训练的内容；请把要学的回答设为 1，或删去这一行",
+                "every weight is 0, so nothing would be learned; give the answers to be learned 1, or remove the row",
+            ) from None
+        raise
 
 
 def _turn(turn: object, where: str, roles: Mapping[str, str]) -> Message:
     if not isinstance(turn, dict):
-        raise _wrong(where, "object", turn)
+        raise wrong(where, "object", turn)
     who, said = ("from", "value") if "from" in turn else ("role", "content")
     name = turn.get(who)
     role = (_SHAREGPT_ROLES if who == "from" else roles).get(name) if isinstance(name, str) else None
     if role is None:
-        known, shown = ", ".join(roles), _shown(name)
-        raise _Bad(f"{where}.{who}", f"未知的角色 {shown}，可用：{known}", f"unknown role {shown}; known: {known}")
+        known, shown = ", ".join(roles), shown_value(name)
+        raise BadField(
+            f"{where}.{who}", f"未知的角色 {shown}；请改用 {known}", f"unknown role {shown}; use one of {known}"
+        )
     if turn.get("tool_calls") or turn.get("function_call"):
         field = "tool_calls" if turn.get("tool_calls") else "function_call"
-        raise _Bad(f"{where}.{field}", "尚不支持工具调用", "tool calls are not supported")
+        raise BadField(
+            f"{where}.{field}", "尚不支持工具调用；请删去这一行", "tool calls are not supported; remove the row"
+        )
     if turn.get("weight") not in (None, 1):
-        raise _Bad(
+        raise BadField(
             f"{where}.weight",
             "尚不支持按轮权重；请删去不训练的轮次",
             "weights of single turns are not supported; remove the turns not to be trained on",
@@ -279,7 +304,7 @@ def _turn(turn: object, where: str, roles: Mapping[str, str]) -> Message:
     content = turn.get(said)
     if isinstance(content, list):
         content = _joined(content, f"{where}.{said}")
-    return Message.of(role, _text(content, f"{where}.{said}"))
+    return Message.of(role, text_of(content, f"{where}.{said}"))
 
 
 def _joined(parts: list[object], field: str) -> str:
@@ -288,13 +313,17 @@ def _joined(parts: list[object], field: str) -> str:
     for index, part in enumerate(parts):
         where = f"{field}[{index}]"
         if not isinstance(part, dict):
-            raise _wrong(where, "object", part)
+            raise wrong(where, "object", part)
         if part.get("type", "text") != "text":
-            kind = _shown(part.get("type"))
-            raise _Bad(where, f"只支持 text 部分，得到 {kind}", f"only text parts are supported, got {kind}")
+            kind = shown_value(part.get("type"))
+            raise BadField(
+                where,
+                f"只支持 text 部分，得到 {kind}；请删去这一行",
+                f"only text parts are supported, got {kind}; remove the row",
+            )
         text = part.get("text")
         if not isinstance(text, str):
-            raise _wrong(f"{where}.text", "string", text)
+            raise wrong(f"{where}.text", "string", text)
         texts.append(text)
     return "".join(texts)
 
@@ -306,60 +335,20 @@ def _check_order(messages: Sequence[Message], shape: str) -> None:
         if message.role not in _MAY_FOLLOW[before]:
             where = f"{field}[{index}]" if field else ""
             if not before:
-                raise _Bad(
-                    where, f"第一轮应为 user，得到 {message.role}", f"the first turn is {message.role}, not user"
+                raise BadField(
+                    where,
+                    f"第一轮应为 user，得到 {message.role}；请从提问开始",
+                    f"the first turn is {message.role}, not user; begin with the question",
                 )
-            raise _Bad(
+            raise BadField(
                 where,
-                f"{before} 之后不能是 {message.role}（应轮流为 user、assistant）",
-                f"{message.role} after {before}; user and assistant take turns",
+                f"{before} 之后不能是 {message.role}（应轮流为 user、assistant）；请合并或删去其一",
+                f"{message.role} after {before}, though user and assistant take turns; join the two or remove one",
             )
         before = message.role
     if before != "assistant":
-        raise _Bad(
+        raise BadField(
             field,
-            f"最后一轮应为 assistant，得到 {before}",
-            f"the last turn is {before}, not assistant: there is nothing to train on",
+            f"最后一轮应为 assistant，得到 {before}；请删去该轮或补上回答",
+            f"the last turn is {before}, not assistant: there is nothing to train on; remove it or add the answer",
         )
-
-
-def _needed(row: Mapping[str, object], field: str) -> object:
-    try:
-        return row[field]
-    except KeyError:
-        raise _Bad(field, "缺少该字段", "missing") from None
-
-
-def _text(value: object, field: str) -> str:
-    if type(value) is not str:
-        raise _wrong(field, "string", value)
-    if not value or value.isspace():
-        raise _Bad(field, "是空的", "is empty")
-    if "\0" in value:
-        raise _Bad(field, "含有 NUL 字符（U+0000）", "holds the character NUL (U+0000)")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            code = f"U+{ord(value[error.start]):04X}"
-            raise _Bad(field, f"含有残缺的代理字符 {code}", f"holds the lone surrogate {code}") from None
-    return value
-
-
-_EXPECTED_ZH = {"string": "字符串", "list": "列表", "object": "对象"}
-
-
-def _wrong(field: str, expected: str, value: object) -> _Bad:
-    shown = _shown(value)
-    return _Bad(field, f"应为{_EXPECTED_ZH[expected]}，得到 {shown}", f"expected {expected}, got {shown}")
-
-
-def _shown(value: object) -> str:
-    """A value as a message shows it: its type, and its value where that is short. Control characters are escaped."""
-    if value is None:
-        return "null"
-    name = _TYPE_NAMES.get(type(value), type(value).__name__)
-    if isinstance(value, list | dict):
-        return f"{name} ({len(value)})"
-    shown = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return f"{name} {shown[:60]}"

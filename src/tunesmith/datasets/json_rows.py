@@ -12,7 +12,18 @@ import msgspec
 
 from tunesmith.datasets.example import Source
 from tunesmith.datasets.formats import BadRow
-from tunesmith.datasets.rows import DEPTH_LIMIT, ROW_LIMIT, Reading, not_utf8, refused, too_deep, too_long, why_not_json
+from tunesmith.datasets.rows import (
+    DEPTH_LIMIT,
+    ROW_LIMIT,
+    Reading,
+    doubled_key,
+    not_utf8,
+    refused,
+    too_deep,
+    too_long,
+    why_not_json,
+    with_doubled_key,
+)
 
 CHUNK = 1 << 20
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -76,17 +87,24 @@ def _refuse_spread_object(file: BinaryIO, label: str, line: int, *, lines: bool)
     """Refuse one object written over several lines: it holds no rows we could stream."""
     first = file.readline(ROW_LIMIT + 1)
     opening = first.strip()
-    if len(first) > ROW_LIMIT or opening.endswith(b"}") or (lines and opening != b"{"):
+    if len(first) > ROW_LIMIT or opening.endswith(b"}") or (lines and opening != b"{") or _is_row(opening):
         return
     key = re.search(rb'"([^"\\]{1,60})"\s*:\s*\[', first + file.read(4096))
-    name = f" {key[1].decode(errors='replace')!r}" if key else ""
+    zh, en = "请写成对象的数组，或每行一个对象", "write an array of objects, or one object a line"
+    if key:
+        name = repr(key[1].decode(errors="replace"))
+        zh, en = f"请只保存其中的列表 {name}", f"save the list {name} inside it alone"
     raise refused(
-        label,
-        line,
-        f"文件是一个 JSON 对象；应为对象的数组，或每行一个对象。若数据行在某个列表字段{name}里，请只保存该列表",
-        "the file is one JSON object; an array of objects, or one object a line, is expected."
-        f" If the rows lie in a list{name} inside it, save that list alone",
+        label, line, f"文件是一个 JSON 对象，不是数据行；{zh}", f"the file is one JSON object, not rows; {en}"
     )
+
+
+def _is_row(line: bytes) -> bool:
+    """Whether there is a row on the line, and a comma that does not belong there."""
+    try:
+        return line.endswith(b",") and type(_decode(line[:-1])) is dict
+    except _DECODE_ERRORS:
+        return False
 
 
 def line_rows(file: BinaryIO, label: str, offset: int, number: int, end: int | None = None) -> Iterator[Reading]:
@@ -104,10 +122,13 @@ def line_rows(file: BinaryIO, label: str, offset: int, number: int, end: int | N
             offset += len(rest)
         elif not line.isspace():
             try:
-                yield number, _decode(line)
+                row = _decode(line)
             except _DECODE_ERRORS as error:
                 reason = why_not_json(line, error, offset)
-                yield BadRow(Source(label, number), "", *reason, row=line.decode(errors="replace").rstrip("\r\n"))
+                yield BadRow(Source(label, number), *reason, row=line.decode(errors="replace").rstrip("\r\n"))
+            else:
+                key = doubled_key(line, row)
+                yield (number, row) if key is None else with_doubled_key(label, number, key, line)
         offset += len(line)
         number += 1
 
@@ -128,21 +149,27 @@ class _Array:
             self._end()
             return
         if first in b",":
-            raise self._broken(first, "数组以逗号开头", "a row is missing before the comma")
+            raise self._broken(
+                first, "数组以逗号开头；请删去逗号", "a row is missing before the comma; remove the comma"
+            )
         while True:
             line = self.line
             size, value = self._guessed() or self._found()
-            yield line, value
+            data = self.buffer[self.at : self.at + size]
+            key = doubled_key(data, value)
+            yield (line, value) if key is None else with_doubled_key(self.label, line, key, data)
             self._advance(self.at + size)
             after = self._next()
             if after == b"]":
                 self._end()
                 return
             if after != b",":
-                raise self._broken(after, "两行之间缺少逗号", "a comma is missing between two rows")
+                raise self._broken(after, "两行之间缺少逗号；请补上逗号", "a comma is missing between two rows; add it")
             self._advance(self.at + 1)
             if (after := self._next()) in b",]":
-                raise self._broken(after, "逗号之后缺少数据行", "a row is missing after the comma")
+                raise self._broken(
+                    after, "逗号之后缺少数据行；请删去多余的逗号", "a row is missing after the comma; remove the comma"
+                )
 
     def _guessed(self) -> tuple[int, object] | None:
         """Size and value of the element ``at`` stands on, if it ends the way the one before did.
@@ -167,7 +194,8 @@ class _Array:
         try:
             value = _decode(data)
         except _DECODE_ERRORS as error:
-            raise refused(self.label, self.line, *why_not_json(data, error, self.offset + self.at)) from None
+            field, zh, en = why_not_json(data, error, self.offset + self.at)
+            raise refused(self.label, self.line, zh, en, field=field) from None
         border = _BORDER.match(self.buffer, self.at + len(data) - 1)
         self.border, self.reach = border[0] if border else b"", 4 * len(data) + 4096
         return len(data), value
@@ -175,11 +203,19 @@ class _Array:
     def _end(self) -> None:
         self._advance(self.at + 1)
         if self._next():
-            raise refused(self.label, self.line, "数组结束之后还有内容", "there is more after the end of the array")
+            raise refused(
+                self.label,
+                self.line,
+                "数组结束之后还有内容；请合并为一个数组",
+                "there is more after the end of the array; join it into one array",
+            )
 
     def _broken(self, after: bytes, zh: str, en: str) -> Exception:
         if not after:
-            zh, en = "文件在数组结束之前中断（缺少 ]）", "the file ends inside the array (no closing ])"
+            zh, en = (
+                "文件在数组结束之前中断（缺少 ]）；请重新获取完整的文件",
+                "the file ends inside the array (no closing ]); fetch or write the whole file again",
+            )
         return refused(self.label, self.line, zh, en)
 
     def _more(self) -> bool:
@@ -233,7 +269,12 @@ class _Array:
             if found and found.end() < len(self.buffer):
                 return self._taken(found.end())
             if not found and self.buffer[here : here + 1] != b'"':
-                raise refused(self.label, self.line, "缺少数据行", "a row is missing")
+                raise refused(
+                    self.label,
+                    self.line,
+                    "缺少数据行；请删去多余的逗号或补上数据行",
+                    "a row is missing; add it, or remove the comma",
+                )
             here = self._grown(here)
 
     def _grown(self, here: int) -> int:
@@ -242,8 +283,8 @@ class _Array:
         here -= self.at
         if not self._more():
             zh, en = (
-                "从这一行开始的引号或括号没有闭合",
-                "a quote or bracket of the row that begins here is never closed",
+                "从这一行开始的引号或括号没有闭合；请补全这一行，或重新获取完整的文件",
+                "a quote or bracket of the row that begins here is never closed; complete it, or fetch the whole file again",
             )
             raise refused(self.label, self.line, *(not_utf8(self.buffer, self.offset) or (zh, en)))
         return here
@@ -258,5 +299,5 @@ class _Array:
         reason = not_utf8(self.buffer[self.at : self.at + ROW_LIMIT], self.offset + self.at)
         if reason is None:
             zh, en = too_long()
-            reason = f"{zh}，或者引号、括号没有闭合", f"{en}, or a quote or bracket of it is never closed"
+            reason = f"{zh}（或引号、括号没有闭合）", f"{en} (or a quote or bracket of it is never closed)"
         raise refused(self.label, self.line, *reason)

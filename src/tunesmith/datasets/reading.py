@@ -39,6 +39,20 @@ _CONTAINERS = {
     b"7z\xbc\xaf": "7z",
 }
 _BOM = b"\xef\xbb\xbf"
+_HEAD = 64  # bytes a file is known by
+_WEB_PAGE = (
+    "这是网页（HTML），不是数据；请下载原始文件",
+    "this is a web page (HTML), not data; download the file itself",
+)
+_NO_DATA = {
+    b"<!doctype": _WEB_PAGE,
+    b"<html": _WEB_PAGE,
+    b"<?xml": ("这是 XML，不是数据；请转存为 JSON Lines", "this is XML; save the rows as JSON Lines"),
+    b"version https://git-lfs": (
+        "这是 Git LFS 的指针，不是数据；请运行 git lfs pull",
+        "this is a pointer of Git LFS, not the data; run git lfs pull",
+    ),
+}
 OnBad = Callable[[BadRow], None]
 
 
@@ -138,7 +152,7 @@ def parse(file: BinaryIO, label: str, *, shape: str | None = None, format: str |
     kind, rows = rows_of(file, label, format)
     first = list(islice(rows, FIRST_ROWS))
     if not first:
-        raise refused(label, None, "文件里没有数据行", "the file has no rows")
+        raise refused(label, None, "文件里没有数据行；请加入样本", "the file has no rows; add some")
     if known is None:
         readable = [row[1] for row in first if isinstance(row, tuple)]
         # with no readable row the listing of bad rows says more than "unknown shape" could
@@ -170,9 +184,9 @@ def _examples(rows: Iterator[Reading], shape: str, label: str) -> Iterator[Examp
 
 def _format(file: BinaryIO, label: str, asked: str | None) -> str:
     """The format to read ``file`` as, which is left standing after any byte order mark."""
-    head = file.read(8)
+    head = file.read(_HEAD)
     if not head:
-        raise refused(label, None, "文件是空的", "the file is empty")
+        raise refused(label, None, "文件是空的；请重新获取或写出该文件", "the file is empty; fetch or write it again")
     for magic, name in _CONTAINERS.items():
         if head.startswith(magic):
             raise refused(label, None, f"这是 {name} 压缩文件，请先解压", f"this is a {name} file; unpack it first")
@@ -195,12 +209,18 @@ def _format(file: BinaryIO, label: str, asked: str | None) -> str:
             label, None, f"{zh} Parquet 文件，但按 {kind} 读取", f"{en} Parquet file, but it is read as {kind}"
         )
     if not head.strip(b"\0"):
-        raise refused(
-            label, None, "文件以 NUL（0）字节开头，可能已损坏", "the file begins with NUL bytes; it may be damaged"
+        zh, en = (
+            "文件以 NUL（0）字节开头，已损坏；请重新获取",
+            "the file begins with NUL bytes: it is damaged; fetch it again",
         )
+        raise refused(label, None, zh, en)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (kind != "parquet" and b"\0" in head[:4]):
         zh, en = "文件是 UTF-16 或 UTF-32；请转存为 UTF-8", "the file is UTF-16 or UTF-32; save it as UTF-8"
         raise refused(label, None, zh, en)
+    text = head.removeprefix(_BOM).lstrip().lower()
+    for beginning, (zh, en) in _NO_DATA.items():
+        if kind != "parquet" and text.startswith(beginning):
+            raise refused(label, 1, zh, en)
     file.seek(len(_BOM) if head.startswith(_BOM) else 0)
     return kind
 

@@ -52,7 +52,8 @@ class LoadedAdapters:
         """The wire name of this version of ``adapter``, loaded; it stays until given back.
 
         Raises:
-            Invalid, Unsupported: the engine refuses it. Unavailable: the engine is not answering.
+            Invalid, Unsupported: the engine refuses it. Conflict: it was trained with another chat template.
+            Unavailable: the engine is not answering.
         """
         wire, entry = self._find(adapter) or self._load(adapter)
         entry.users += 1

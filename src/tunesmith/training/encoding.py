@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from jinja2 import TemplateError
@@ -22,10 +23,26 @@ from tunesmith.kernel.problems import Invalid
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # private use characters: no template touches them and no sensible text holds them
 _MARK = "\ue0a7\ue1b3\ue0a7"
+_THOUGHT = "<think>"
+_EMPTY_THOUGHT = re.compile(r"<think>\s*</think>")
 
 
 class _Unrenderable(Exception):
     """The chat template cannot make text of this conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What ``max_length`` took off the end of an example.
+
+    Attributes:
+        tokens: how many. supervised: how many of them would have been learned.
+        answers: assistant turns of which nothing is left.
+    """
+
+    tokens: int
+    supervised: int
+    answers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +52,15 @@ class Encoded:
     Attributes:
         tokens: ids, at most ``max_length`` of them.
         trained: as long as ``tokens``; 1 where the token is to be predicted, else 0. The first is never 1.
+        cut: what did not fit; None where all of it did.
+        empty_thoughts: thoughts without a word (``<think></think>``) that are learned.
     """
 
     tokens: "array[int]"
     trained: bytes
     source: Source
+    cut: Cut | None = None
+    empty_thoughts: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -49,6 +70,11 @@ class Encoded:
         """How many tokens are learned; at least 1."""
         return self.trained.count(1)
 
+    @property
+    def whole(self) -> int:
+        """How many tokens it had before it was cut."""
+        return len(self.tokens) + (self.cut.tokens if self.cut else 0)
+
 
 class Encoder:
     """Encodes examples with one tokenizer.
@@ -56,6 +82,9 @@ class Encoder:
     Args:
         tokenizer: a fast tokenizer of transformers, with a chat template.
         max_length: most tokens of an example; the rest is cut off.
+
+    Attributes:
+        template: the chat template.
 
     Raises:
         Invalid: the tokenizer has no chat template, so nobody can say what a conversation looks like to this model.
@@ -65,12 +94,14 @@ class Encoder:
         template = tokenizer.get_chat_template() if tokenizer.chat_template else None
         if not isinstance(template, str):
             raise Invalid(
-                "基座模型没有聊天模板（chat_template），无法训练对话；请换用对话（instruct/chat）模型",
+                "基座模型没有对话模板（chat_template），无法训练对话；请换用对话（instruct/chat）模型",
                 "the base model has no chat template, so it cannot be tuned on conversations; use a chat model",
                 field="base_model",
             )
         self._tokenizer, self._max_length = tokenizer, max_length
+        self.template = template
         self._marked = _GENERATION.search(template) is not None
+        self._thinks = _THOUGHT in template
         special = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
         self._ends = tuple({*special, *tokenizer.all_special_tokens})
 
@@ -80,11 +111,19 @@ class Encoder:
         try:
             tokens, trained = self._by_marks(messages) if self._marked else self._by_turns(messages)
         except _Unrenderable as error:
-            return _bad(example, f"聊天模板无法处理这段对话：{error}", f"the chat template refuses it: {error}")
+            return _bad(
+                example,
+                f"对话模板无法处理这段对话：{error}；请按模板的要求改写",
+                f"the chat template refuses it: {error}; write it as the template wants it",
+            )
         trained[:1] = b"\0"  # nothing comes before the first token to predict it from
         first = trained.find(1)
         if first < 0:
-            return _bad(example, "没有可训练的词元（助手的回答为空）", "no token to learn: the assistant says nothing")
+            return _bad(
+                example,
+                "没有可训练的词元：对话模板没有输出助手的回答；请检查模板或换用别的基座",
+                "no token to learn: the chat template leaves the answers out; look at the template or use another base",
+            )
         if first >= self._max_length:
             return _bad(
                 example,
@@ -93,8 +132,51 @@ class Encoder:
                 f"{first} tokens come before the assistant's first word, so max_length {self._max_length} would cut "
                 f"the whole answer off; raise max_length or shorten the conversation",
             )
-        cut = self._max_length
-        return Encoded(array("i", tokens[:cut]), bytes(trained[:cut]), example.source)
+        thoughts = self._empty_thoughts(messages, tokens, trained)
+        most = self._max_length
+        cut = _cut(trained, most) if len(tokens) > most else None
+        return Encoded(array("i", tokens[:most]), bytes(trained[:most]), example.source, cut, thoughts)
+
+    def pieces(self, encoded: Encoded) -> list[tuple[str, bool]]:
+        """The text of ``encoded`` from beginning to end, special tokens included, and whether it is learned."""
+        runs = groupby(zip(encoded.tokens, encoded.trained, strict=True), key=lambda pair: pair[1])
+        return [(self._text([token for token, _ in run]), bool(learned)) for learned, run in runs]
+
+    def token(self, token: int) -> str:
+        """The text of one token."""
+        return self._text([token])
+
+    def served(self, example: Example, encoded: Encoded) -> tuple[str, str] | None:
+        """How what stands before the last answer differs from what the model is given when it is to answer.
+
+        Returns:
+            The ends of both, as learned and as served, from where they part; None where they are the same, or the
+            last answer was cut off.
+        """
+        begin = encoded.trained.rfind(b"\0\1") + 1
+        if not begin or (encoded.cut and encoded.cut.answers):
+            return None
+        learned = encoded.tokens.tolist()[:begin]
+        try:
+            asked = self._render([message.as_dict() for message in example.prompt], answer_next=True)
+        except _Unrenderable as error:
+            return self._text(learned), str(error)
+        served = self._tokenizer(asked, add_special_tokens=False, verbose=False)["input_ids"]
+        if learned == served:
+            return None
+        pairs = enumerate(zip(learned, served, strict=False))
+        same = next((at for at, (a, b) in pairs if a != b), min(len(learned), len(served)))
+        return self._text(learned[same:]), self._text(served[same:])
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def _empty_thoughts(self, messages: list[dict[str, str]], tokens: list[int], trained: bytearray) -> int:
+        if not self._thinks and not any(_THOUGHT in message["content"] for message in messages):
+            return 0  # nearly every example: nothing is made text again
+        return len(
+            _EMPTY_THOUGHT.findall(self._text([t for t, learned in zip(tokens, trained, strict=True) if learned]))
+        )
 
     def _by_marks(self, messages: list[dict[str, str]]) -> tuple[list[int], bytearray]:
         rendered = self._apply(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
@@ -126,8 +208,7 @@ class Encoder:
                 tokens += ids
                 trained += bytes([learned]) * len(ids)
             at = end
-        said = self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return (tokens, trained) if said == whole else None
+        return (tokens, trained) if self._text(tokens) == whole else None
 
     def _span(self, messages: list[dict[str, str]], turn: int, whole: str) -> tuple[int, int]:
         """Where the answer of ``turn`` stands in ``whole``, with the token that ends it: [begin, end) in characters."""
@@ -170,24 +251,32 @@ class Encoder:
 
 
 def encode_all(
-    examples: Iterable[Example], encoder: Encoder, label: str, on_bad: Callable[[BadRow], None] | None = None
+    examples: Iterable[Example],
+    encoder: Encoder,
+    label: str,
+    on_bad: Callable[[BadRow], None] | None = None,
+    on_good: Callable[[Example, Encoded], None] = lambda example, encoded: None,
 ) -> list[Encoded]:
     """Every example in tokens.
 
     Args:
         label: what messages call the file.
         on_bad: is handed each example that cannot be learned, which is then left out; None refuses the file.
+        on_good: is handed each other one, while its text is still at hand.
 
     Raises:
         Invalid: examples cannot be learned (the first twenty are listed), or none is left.
     """
     encoded: list[Encoded] = []
     bad: list[BadRow] = []
+    left_out: BadRow | None = None
     for example in examples:
         found = encoder.encode(example)
         if isinstance(found, Encoded):
             encoded.append(found)
+            on_good(example, found)
         elif on_bad is not None:
+            left_out = left_out or found
             on_bad(found)
         else:
             bad.append(found)
@@ -196,8 +285,17 @@ def encode_all(
     if bad:
         raise refusal(bad, label)
     if not encoded:
-        raise Invalid(f"{label} 中没有可训练的样本", f"{label} holds no example to learn from", file=label)
+        zh, en = f"{label} 中没有可训练的样本", f"{label} holds no example to learn from"
+        if left_out is not None:
+            zh, en = f"{zh}，例如 {left_out.text('zh')}", f"{en}, e.g. {left_out.text('en')}"
+        raise Invalid(zh, en, file=label)
     return encoded
+
+
+def _cut(trained: bytearray, most: int) -> Cut:
+    """What lies beyond the first ``most`` tokens."""
+    # a turn begins where 1 follows 0
+    return Cut(len(trained) - most, trained.count(1, most), trained.count(b"\0\1", most - 1))
 
 
 def _bad(example: Example, zh: str, en: str) -> BadRow:

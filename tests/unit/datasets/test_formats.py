@@ -183,8 +183,8 @@ def test_a_bad_row_says_which_field_and_why(shape: str, row: object, field: str,
 
 def test_the_line_of_a_bad_row_reads_as_promised_in_both_languages() -> None:
     found = bad({"instruction": "a", "output": 5}, "alpaca")
-    assert found.text("en") == "train.json:17: output: expected string, got int 5"
-    assert found.text("zh") == "train.json:17: output：应为字符串，得到 int 5"
+    assert found.text("en") == "train.json:17: output: expected string, got int 5; write it as one text, in quotes"
+    assert found.text("zh") == "train.json:17: output：应为字符串，得到 int 5；请写成一段文本，例如用引号括起"
 
 
 def test_a_message_about_a_value_stays_short_and_printable() -> None:

@@ -129,10 +129,10 @@ def test_no_text_whatsoever_does_more_than_be_refused(data: bytes, size: int) ->
         (b'[\n{"a": [1, 2}\n]', "f.json:2: not valid JSON: "),
         (b'[\n{"a": 1,}]', "f.json:2: not valid JSON: trailing comma in object (byte 8)"),
         (b"[\n{'a': 1}]", "f.json:2: not valid JSON: "),
-        (b'[\n{"a": NaN}]', "f.json:2: not valid JSON: invalid character (byte 6)"),
-        (b'[\n{"a": "\xc4\xe3\xba\xc3"}]', "f.json:2: byte 9 (from 0) is not UTF-8; save the file as UTF-8"),
-        (b'[\n{"a": "x\0"}]', "f.json:2: byte 10 is NUL (0)"),
-        (b'[\n{"a": "\\ud800"}]', "f.json:2: holds a lone surrogate"),
+        (b'[\n{"a": NaN}]', "f.json:2: a: not valid JSON: invalid character (byte 6); JSON has no NaN"),
+        (b'[\n{"a": "\xc4\xe3\xba\xc3"}]', "f.json:2: a: byte 9 (from 0) is not UTF-8; save the file as UTF-8"),
+        (b'[\n{"a": "x\0"}]', "f.json:2: a: byte 10 is NUL (0)"),
+        (b'[\n{"a": "\\ud800"}]', "f.json:2: a: holds a lone surrogate"),
         (b'[\n"\\udc00x"]', "f.json:2: holds a lone surrogate"),
         (b"[\n" + b"[" * 100_000 + b"]" * 100_000 + b"]", "f.json:2: the JSON is nested too deep"),
         (b'{\n "data": [\n {"a": 1}]}', "f.json:1: the file is one JSON object"),
@@ -148,7 +148,7 @@ def test_a_broken_json_file_is_refused_with_line_and_reason(chunk: int, data: by
 
 
 def test_one_object_over_several_lines_is_refused_with_the_list_to_save() -> None:
-    assert "in a list 'data' inside it" in refusal(b'{\n  "version": 1,\n  "data": [\n').en
+    assert "save the list 'data' inside it alone" in refusal(b'{\n  "version": 1,\n  "data": [\n').en
     assert refusal(b'{\n  "a": 1\n}\n', lines=True).en.startswith("f.json:1: the file is one JSON object")
 
 
@@ -157,7 +157,12 @@ def test_one_object_over_several_lines_is_refused_with_the_list_to_save() -> Non
     [
         (b'{"a": 1,}', "not valid JSON: trailing comma in object (byte 8)"),
         (b'{"a": ', "not complete JSON: a quote or bracket is not closed"),
-        (b'{"a": 1} {"a": 2}', "not valid JSON: trailing characters (byte 10)"),
+        (b'{"a": 1} {"a": 2}', "not valid JSON: trailing characters (byte 10); there are two objects in one line"),
+        (b'{"a": 1},', "not valid JSON: trailing characters (byte 9); rows of JSON Lines have no commas between them"),
+        (b"{'a': 1}", "not valid JSON: object keys must be strings (byte 1); JSON has double quotes"),
+        (b'{"a": -Infinity}', "not valid JSON: invalid character (byte 7); JSON has no Infinity"),
+        (b'{"prompt": "1", "b": 2, "prompt": "3"}', "the key stands twice in one object"),
+        (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "the key stands twice in one object"),
         (b'{"a": "\xff"}', "byte 16 (from 0) is not UTF-8"),
         (b'{"a": "\0"}', "byte 16 is NUL (0)"),
         (b'{"a": "\\ud83d"}', "holds a lone surrogate"),
@@ -180,7 +185,7 @@ def test_a_line_over_the_limit_is_one_bad_row_and_counting_goes_on() -> None:
     first, broken, spoiled = read(b'{"a": 0}\n' + long + b'\n{"a": "\xff"}\n', lines=True)
     assert first == (1, {"a": 0})
     assert isinstance(broken, BadRow)
-    assert (broken.source.line, broken.en) == (2, "the row is over 4 MB")
+    assert (broken.source.line, broken.en) == (2, "the row is over 4 MB; divide it into several")
     assert len(str(broken.row)) <= 1000
     assert isinstance(spoiled, BadRow)
     assert spoiled.source.line == 3
@@ -200,7 +205,7 @@ def test_a_row_just_within_the_limit_is_read_and_one_byte_more_is_not() -> None:
 def test_a_quote_left_open_in_a_big_array_is_told_at_its_row_without_reading_on() -> None:
     head = b'[{"a": 1},\n{"a": "open}'
     file = io.BytesIO(head + b', {"a": 2}' * 2_000_000)
-    with pytest.raises(Invalid, match=r"f.json:2: the row is over 4 MB, or a quote or bracket of it is never closed"):
+    with pytest.raises(Invalid, match=r"f.json:2: the row is over 4 MB; divide it into several \(or a quote"):
         list(json_rows(file, "f.json", lines=False))
     assert file.tell() < 8 << 20
 
@@ -208,3 +213,10 @@ def test_a_quote_left_open_in_a_big_array_is_told_at_its_row_without_reading_on(
 def test_an_array_of_rows_with_ever_changing_first_keys_is_read_right() -> None:
     rows = [{f"k{i % 7}": i, "x": '}, {"k1"'} for i in range(500)]
     assert [row[1] for row in read(json.dumps(rows).encode()) if isinstance(row, tuple)] == rows
+
+
+def test_keys_that_nothing_reads_may_stand_twice_and_names_may_stand_in_the_text() -> None:
+    for row in (b'{"a": 1, "a": 2}', b'{"prompt": "prompt", "completion": "say \\"prompt\\": completion"}'):
+        assert not any(isinstance(found, BadRow) for found in read(row + b"\n", lines=True))
+        assert not any(isinstance(found, BadRow) for found in read(b"[" + row + b"]"))
+    assert any(isinstance(found, BadRow) for found in read(b'[{"prompt": 1}, {"prompt": 1, "prompt": 2}]'))

@@ -118,7 +118,7 @@ def test_a_packed_file_under_a_plain_name_is_refused_and_not_unpacked(
         ("x.json", json.dumps([GOOD]).encode("utf-16"), "the file is UTF-16 or UTF-32; save it as UTF-8"),
         ("x.json", json.dumps([GOOD]).encode("utf-16-le"), "the file is UTF-16 or UTF-32; save it as UTF-8"),
         ("x.csv", "a,b\n".encode("utf-32"), "the file is UTF-16 or UTF-32; save it as UTF-8"),
-        ("x.json", b"\0" * 4096, "the file begins with NUL bytes; it may be damaged"),
+        ("x.json", b"\0" * 4096, "the file begins with NUL bytes: it is damaged"),
         ("x.json", b"PAR1....", "this is a Parquet file, but it is read as json"),
         ("x.parquet", b"[]......", "this is not a Parquet file, but it is read as parquet"),
         ("x.json", json.dumps({"data": [GOOD]}).encode(), "its rows lie in the list 'data'; save that list alone"),
@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_data_is_refused_with_its_name(home: Home, name: s
     put(home, name, content)
     found = refusal(home, name)
     assert isinstance(found, Invalid)
-    assert found.en.startswith(f"{name}: ")
+    assert found.en.startswith((f"{name}: ", f"{name}:1: "))
     assert told in found.en
     assert found.zh.startswith(name)
 
@@ -146,9 +146,13 @@ def test_a_row_without_assistant_turn_is_refused_with_its_line(home: Home) -> No
     found = refusal(home, "x.jsonl")
     assert found.en == (
         "x.jsonl has 1 bad row:\n"
-        "  x.jsonl:2: messages: the last turn is user, not assistant: there is nothing to train on"
+        "  x.jsonl:2: messages: the last turn is user, not assistant: there is nothing to train on; "
+        "remove it or add the answer"
     )
-    assert found.zh == "x.jsonl 有 1 行不能用于训练：\n  x.jsonl:2: messages：最后一轮应为 assistant，得到 user"
+    assert (
+        found.zh
+        == "x.jsonl 有 1 行不能用于训练：\n  x.jsonl:2: messages：最后一轮应为 assistant，得到 user；请删去该轮或补上回答"
+    )
     assert found.details["bad_rows"][0]["line"] == 2
     assert found.details["more_possible"] is False
 

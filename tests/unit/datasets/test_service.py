@@ -111,8 +111,8 @@ def test_bad_rows_may_be_set_aside_with_their_reasons(datasets: DatasetService, 
         "file": "town.jsonl",
         "line": 101,
         "field": "completion",
-        "zh": "应为字符串，得到 int 5",
-        "en": "expected string, got int 5",
+        "zh": "应为字符串，得到 int 5；请写成一段文本，例如用引号括起",
+        "en": "expected string, got int 5; write it as one text, in quotes",
         "row": {"prompt": "a", "completion": 5},
     }
     assert (second["line"], second["row"]) == (102, "{broken")

@@ -53,8 +53,8 @@ def test_a_csv_row_with_too_few_or_too_many_cells_is_a_bad_row() -> None:
     assert good == (2, {"a": "1", "b": "2"})
     assert isinstance(few, BadRow)
     assert isinstance(many, BadRow)
-    assert few.text("en") == "f.csv:3: expected 2 cells, got 1"
-    assert many.text("en") == "f.csv:4: expected 2 cells, got 3"
+    assert few.text("en") == "f.csv:3: b: expected 2 cells, got 1; add the missing ones"
+    assert many.text("en") == "f.csv:4: expected 2 cells, got 3; put text that holds the separator in double quotes"
     assert many.row == ["1", "2", "3"]
 
 
@@ -86,7 +86,7 @@ def test_a_cell_of_megabytes_is_read_though_the_library_defaults_to_less() -> No
 
 def test_a_quote_left_open_at_the_top_of_a_big_csv_is_told_without_reading_on() -> None:
     file = io.BytesIO(b'a,b\n1,"open\n' + b"1,2\n" * 5_000_000)
-    with pytest.raises(Invalid, match=r"f.csv:2: .* or a quote in it is never closed"):
+    with pytest.raises(Invalid, match=r"f.csv:2: .* \(or a quote in it is never closed"):
         list(csv_rows(file, "f.csv"))
     assert file.tell() < 6 << 20
 
@@ -129,7 +129,9 @@ def test_nulls_and_wrong_types_in_parquet_are_bad_rows(tmp_path: Path) -> None:
     )
     bad: list[BadRow] = []
     assert list(read_file(path, on_bad=bad.append, shape="prompt_completion")) == []
-    assert [row.text("en") for row in bad] == ["a.parquet:1: completion: expected string, got null"]
+    assert [row.text("en") for row in bad] == [
+        "a.parquet:1: completion: expected string, got null; fill it in or remove the row"
+    ]
 
 
 @pytest.mark.parametrize("damage", ["middle", "tail", "head only"])

@@ -262,7 +262,7 @@ BAD: list[tuple[str, Callable[[], bytes], str, str]] = [
     ("UTF-16", lambda: LINES.decode().encode("utf-16"), "json", "UTF-16 or UTF-32; save it as UTF-8"),
     ("UTF-16 without a mark", lambda: LINES.decode().encode("utf-16-le"), "json", "UTF-16 or UTF-32"),
     ("UTF-32", lambda: LINES.decode().encode("utf-32"), "json", "UTF-16 or UTF-32"),
-    ("GBK", lambda: LINES.decode().encode("gbk"), "json", ":1: byte 17 (from 0) is not UTF-8"),
+    ("GBK", lambda: LINES.decode().encode("gbk"), "json", ":1: instruction: byte 17 (from 0) is not UTF-8"),
     ("GBK as CSV", lambda: "问,答\n1,2\n".encode("gbk"), "csv", ":1: byte 0 (from 0) is not UTF-8"),
     ("NULs at the beginning", lambda: bytes(100), "json", "NUL"),
     ("a NUL within", lambda: LINES.replace(b"7", b"\0", 1), "json", ":8: "),

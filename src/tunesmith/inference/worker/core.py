@@ -73,13 +73,14 @@ class Core:
         """Read an adapter and put it in the table; rows that run on an older one of that name keep theirs.
 
         Raises:
-            Conflict: the name is taken and ``replace`` is not set.
+            Conflict: the name is taken and ``replace`` is not set, or it was trained with another chat template.
             Invalid, NotFound, Unsupported: see ``Lora.read``.
         """
         if name == self.name or (name in self.adapters and not replace):
             raise Conflict(f"名称已被占用：{name}", f"the name {name} is taken", adapter=name)
         if not path.is_absolute():
             raise Invalid("lora_path 应为绝对路径", "lora_path must be absolute", field="lora_path")
+        await asyncio.to_thread(self.tokens.require_template_of, name, path)
         self.adapters[name] = await asyncio.to_thread(self.model.lora.read, name, path)
 
     def unload_adapter(self, name: str) -> None:

@@ -1,18 +1,24 @@
 """Between text and token ids: the base model's own chat template and tokenizer."""
 
+import hashlib
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tunesmith.inference.worker.loading import reason
 from tunesmith.inference.worker.rehearsal import rehearse
-from tunesmith.kernel.problems import Invalid, Unsupported
+from tunesmith.kernel.problems import Conflict, Invalid, Unsupported
 
 # Composing characters (NFC and the like) makes one of at most four.
 _COMPOSED = 4
 # Tokenizers other than BPE may make one unknown token of a whole word.
 _WORD = 100
+_FACTS = "tunesmith.json"  # beside the weights of an adapter that was trained here
+_MAX_FACTS_BYTES = 4 << 20
 
 
 class Tokens:
@@ -47,11 +53,35 @@ class Tokens:
         if type(backend.model).__name__ != "BPE":
             longest = max(longest, _WORD)
         self._widest = longest * (_COMPOSED if backend.normalizer is not None else 1)
+        self._template_sha256 = _digest(self._tokenizer)
         if isinstance(self._tokenizer.chat_template, str):
             special = self._tokenizer.special_tokens_map
             rehearse(
                 self._tokenizer.chat_template, {name: text for name, text in special.items() if isinstance(text, str)}
             )
+
+    def require_template_of(self, name: str, folder: Path) -> None:
+        """Refuse an adapter that was trained with another chat template than this one.
+
+        A conversation would be put to it in a form it has not learned, and it would answer, worse, and nobody would
+        know. Adapters that do not say what they were trained with are taken as they are.
+
+        Raises:
+            Conflict: the adapter in ``folder`` was trained with another.
+        """
+        trained = _recorded(folder / _FACTS)
+        if trained is None or trained == self._template_sha256:
+            return
+        now = self._template_sha256
+        raise Conflict(
+            f"适配器 {name} 训练时用的对话模板（sha256 {trained[:12]}）与基础模型现在的（{(now or '无')[:12]}）不同，"
+            f"回答会悄悄变差；请恢复基础模型的对话模板或重新训练，"
+            f"确认改动无害时把 {_FACTS} 的 chat_template_sha256 改为 {now}",
+            f"adapter {name} was trained with another chat template (sha256 {trained[:12]}) than the base model has now "
+            f"({(now or 'none')[:12]}), and would silently answer worse; put the base's template back or train again, "
+            f"or, where the change is known to be harmless, set chat_template_sha256 in {_FACTS} to {now}",
+            adapter=name,
+        )
 
     def render(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
         """The conversation in the base model's chat template, as token ids.
@@ -102,6 +132,27 @@ class Tokens:
         """Text of ``ids`` without special tokens."""
         text: str = self._backend.decode(ids if isinstance(ids, list) else list(ids), skip_special_tokens=True)
         return text
+
+
+def _digest(tokenizer: Any) -> str | None:
+    """SHA-256 of the chat template in use, as trained adapters record it; None where there is none."""
+    try:
+        template = tokenizer.get_chat_template() if tokenizer.chat_template else None
+    except ValueError:  # several, and none of them is the usual one
+        return None
+    return hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
+
+
+def _recorded(facts: Path) -> str | None:
+    """The template an adapter says it was trained with; None where it says nothing that can be read."""
+    try:
+        if not facts.is_file() or facts.stat().st_size > _MAX_FACTS_BYTES:
+            return None
+        found = msgspec.json.decode(facts.read_bytes())
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    digest = found.get("chat_template_sha256") if isinstance(found, dict) else None
+    return digest if isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest) else None
 
 
 def _read(folder: Path) -> tuple[Any, frozenset[int]]:
