@@ -12,7 +12,7 @@ help:
 	@echo "make serve   the HTTP service on http://127.0.0.1:8000"
 	@echo "make test    all checks and tests"
 	@echo "make check   only style, types and layers"
-	@echo "make bench   benchmarks against peers (quiet machine, please)"
+	@echo "make bench   benchmarks against peers (quiet machine, please); train.py, killed_runs.py and two_servers.py take long and run apart"
 
 demo: $(VENV)/.installed
 	@$(BIN)/tunesmith demo $(DEMO_OPTIONS)
@@ -28,18 +28,20 @@ check: $(VENV)/.tested
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# without a Redis on the machine its tests are left out, loudly; continuous integration installs one
+# without a Redis or a PostgreSQL on the machine its tests are left out, loudly; continuous integration installs both
 # a real Ollama is asked only where OLLAMA_HOST names one
 WITH_OLLAMA := $(if $(OLLAMA_HOST),,and not ollama)
 WITH_REDIS := $(if $(CI)$(shell command -v redis-server),,and not redis)
+WITH_POSTGRES := $(if $(CI)$(shell command -v initdb)$(wildcard /usr/lib/postgresql/*/bin/initdb),,and not postgres)
 
 unit: $(VENV)/.tested
 	$(if $(WITH_REDIS),@echo "!! no redis-server here: the tests of rate limits shared through Redis are NOT run")
-	$(BIN)/pytest -n 2 --dist loadfile -m "not crash $(WITH_REDIS) $(WITH_OLLAMA)" $(PYTEST_OPTIONS)
+	$(if $(WITH_POSTGRES),@echo "!! no PostgreSQL here: what must hold on every database is run on SQLite ALONE")
+	$(BIN)/pytest -n 2 --dist loadfile -m "not crash $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA)" $(PYTEST_OPTIONS)
 	$(BIN)/pytest -m crash $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.tested
-	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/train.py benchmarks/killed_runs.py benchmarks/two_servers.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 # about 45 minutes on one core; the files of build/small-2 are what ships in src/tunesmith/models/shipped
 small-base: export OMP_NUM_THREADS = 1

@@ -40,8 +40,10 @@ class Settings:
         home: the folder all names on the wire live under.
         database_url: SQLAlchemy URL; None for SQLite in ``home``.
         threads: CPU threads of an engine or trainer process; 0 lets torch decide.
+        trainer_processes: processes that train one run together (``torchrun``), each with a GPU of its own.
         concurrent_runs: runs training at once on this machine.
         checkpoint_s: seconds between two checkpoints of a run, at least.
+        lease_s: a server that has not been heard of for so long loses its runs to another on the same database.
         engine_start_s: longest wait for an engine process to become ready.
         engine_idle_s: an engine nobody asked for so long is ended; 0 keeps it for ever.
         max_rows: rows an engine decodes at once; more wait their turn.
@@ -63,8 +65,10 @@ class Settings:
     home: Path
     database_url: str | None = None
     threads: int = 0
+    trainer_processes: int = 1
     concurrent_runs: int = 1
     checkpoint_s: float = 30.0
+    lease_s: float = 30.0
     engine_start_s: float = 300.0
     engine_idle_s: float = 0.0
     max_rows: int = 64
@@ -124,8 +128,10 @@ class Settings:
             home=chosen.expanduser().absolute(),
             database_url=environ.get("TUNESMITH_DATABASE_URL") or None,
             threads=int(number("TUNESMITH_THREADS", 0)),
+            trainer_processes=max(1, int(number("TUNESMITH_TRAINER_PROCESSES", 1))),
             concurrent_runs=max(1, int(number("TUNESMITH_CONCURRENT_RUNS", 1))),
             checkpoint_s=number("TUNESMITH_CHECKPOINT_SECONDS", 30.0),
+            lease_s=patience("TUNESMITH_LEASE_SECONDS", 30.0),
             engine_start_s=number("TUNESMITH_ENGINE_START_SECONDS", 300.0),
             engine_idle_s=number("TUNESMITH_ENGINE_IDLE_SECONDS", 0.0),
             max_rows=max(1, int(number("TUNESMITH_MAX_ROWS", 64))),

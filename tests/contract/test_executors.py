@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -269,21 +270,25 @@ async def test_a_trainer_killed_again_and_again_at_one_step_is_a_failure_with_a_
     assert await executor.submit(wanted) == wanted.handle and trainers(home) == []
 
 
-async def test_a_canceled_run_leaves_a_checkpoint_of_its_last_step(home: Home) -> None:
+async def test_a_canceled_run_leaves_a_checkpoint_of_its_last_step_though_no_signal_reaches_it(home: Home) -> None:
     executor, wanted, _ = await started(home, run(22, ENDLESS), checkpoint_s=1000.0)
-    await executor.cancel(wanted)
+    # asked by a server on another machine, or in another container
+    write_json(home.runs / wanted.id / run_folder.CANCEL, run_folder.Asked(time.time()))
     ended = await until(executor, wanted, final)
     assert ended.state is State.CANCELED
     assert run_folder.checkpointed_step(home.runs / wanted.id) == ended.progress.step > 0
 
 
 async def test_a_trainer_that_does_not_stop_is_killed_and_only_then_canceled(home: Home) -> None:
-    executor, wanted, trainer = await started(home, run(5, ENDLESS), grace_s=0.5)
+    executor, wanted, trainer = await started(home, run(5, ENDLESS), grace_s=0.5, checkpoint_s=0.0)
+    folder = home.runs / wanted.id
+    await until(executor, wanted, lambda report: run_folder.checkpointed_step(folder) > 0)
     os.kill(trainer.pid, signal.SIGSTOP)
     await executor.cancel(wanted)
     assert (await executor.poll(wanted)).state is State.RUNNING
     ended = await until(executor, wanted, final)
     assert ended.state is State.CANCELED and trainers(home) == []
+    assert run_folder.checkpoints(folder)  # the last one it made by itself can be gone on with
 
 
 async def test_bad_data_and_a_full_disk_end_in_their_own_reasons(home: Home) -> None:

@@ -1,10 +1,9 @@
-"""What every store of runs keeps to. SQLite here; another database joins by another parameter of ``database``."""
+"""What every store of runs keeps to, on every database."""
 
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +16,9 @@ START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = START + timedelta(hours=1)
 
 
-@pytest.fixture(params=["sqlite"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    urls = {"sqlite": f"sqlite:///{tmp_path}/runs.db"}
-    opened = Database(urls[request.param])
-    opened.migrate()
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(database_url)
     yield opened
     opened.close()
 
@@ -151,6 +148,27 @@ def test_a_key_makes_one_run_and_nothing_else_is_recorded(store: RunStore) -> No
             store.add(run(2), Once("k", digest))
         assert refused.value.details["field"] == "Idempotency-Key"
     assert [r.id for r in store.list()] == ["run-1"]
+
+
+def test_of_many_who_send_one_request_at_once_one_makes_the_run_and_all_find_it(store: RunStore) -> None:
+    gate, found = threading.Barrier(6), list[str]()
+
+    def send(number: int) -> None:
+        gate.wait()
+        try:
+            store.add(run(number, owner="ann"), Once("k", "one"))
+        except Conflict as refused:
+            assert refused.details["field"] == "Idempotency-Key"
+        made = store.made_by("ann", "k")
+        assert made is not None
+        found.append(made[0].id)
+
+    threads = [threading.Thread(target=send, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6 and len(set(found)) == 1 and [r.id for r in store.list()] == found[:1]
 
 
 def test_completed_runs_come_by_when_they_ended_of_one_owner_or_output_where_asked(store: RunStore) -> None:

@@ -63,6 +63,18 @@ def processes(words: str) -> list[psutil.Process]:
     return found
 
 
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def engines_of(server: Server) -> list[psutil.Process]:
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return [child for child in children if "tunesmith.inference.worker" in " ".join(child.cmdline())]
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     write_rows(tmp_path, 64)
@@ -142,9 +154,11 @@ def test_a_run_outlives_a_killed_server_and_is_found_again(home: Path) -> None:
         wait_until(lambda: training_steps(first, task), "no step", 60)
         assert first.post("/generate", ASK).status_code == 200
         trainer = trainer_of(home, task)
+        engines = engines_of(first)
         first.process.send_signal(signal.SIGKILL)
         first.process.wait()
-    wait_until(lambda: not processes("tunesmith.inference.worker --base-name"), "the engine outlived its server", 10)
+    assert engines
+    wait_until(lambda: not any(map(lives, engines)), "the engine outlived its server", 10)
     assert trainer.is_running()
     with serving(home) as second:
         started = time.monotonic()

@@ -1,10 +1,12 @@
 """The SQL database: SQLite under home by default, PostgreSQL by URL; SQLAlchemy Core, synchronous.
 
-Tables are declared beside the store that owns them, on ``metadata`` here. Writers take the write lock at once
-(``BEGIN IMMEDIATE``), so two processes never deadlock by upgrading; readers never wait for writers (WAL).
+Tables are declared beside the store that owns them, on ``metadata`` here. On SQLite writers take the write lock at once
+(``BEGIN IMMEDIATE``), so two processes never deadlock by upgrading; readers never wait for writers (WAL). On PostgreSQL
+writers run under READ COMMITTED: what two of them must not do at once names itself (``write(alone=...)``).
 """
 
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +14,42 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from tunesmith.kernel.problems import Unavailable
+
 metadata = sa.MetaData()
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK_WAIT = 10  # seconds
+# a connection into nowhere is given up after some seconds: whoever waits for it holds leases meanwhile
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    "options": f"-c lock_timeout={_LOCK_WAIT}s",
+}
 
 
 class Database:
-    """Connections for reading and writing. Open once per process, share between threads."""
+    """Connections for reading and writing. Open once per process, share between threads.
+
+    Raises:
+        Unavailable: the URL is PostgreSQL's, whose driver is not installed.
+    """
 
     def __init__(self, url: str) -> None:
-        self._engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        self.sqlite = self._engine.dialect.name == "sqlite"
+        asked = sa.make_url(url)
+        if asked.drivername in ("postgres", "postgresql"):
+            asked = asked.set(drivername="postgresql+psycopg")
+        self.sqlite = asked.get_backend_name() == "sqlite"
+        patience = {} if self.sqlite else {name: at for name, at in _PATIENCE.items() if name not in asked.query}
+        try:
+            self._engine = sa.create_engine(asked, pool_pre_ping=not self.sqlite, connect_args=patience)
+        except ModuleNotFoundError as error:
+            raise Unavailable(
+                f"缺少数据库驱动 {error.name}：pip install 'tunesmith[postgres]'",
+                f"the database driver {error.name} is not installed: pip install 'tunesmith[postgres]'",
+            ) from error
         if self.sqlite:
             sa.event.listen(self._engine, "connect", _pragmas)
 
@@ -37,12 +64,19 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A transaction, committed at the end, undone by an exception."""
+    def write(self, alone: str | None = None) -> Iterator[sa.Connection]:
+        """A transaction, committed at the end, undone by an exception.
+
+        Args:
+            alone: no other that names the same is in its transaction meanwhile; SQLite has one writer at a time anyway.
+        """
         with self._engine.connect() as connection:
             if self.sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
+                if alone is not None and not self.sqlite:
+                    key = zlib.crc32(alone.encode())
+                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
                 yield connection
             except BaseException:
                 connection.rollback()
@@ -60,9 +94,7 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS))
-        with self.write() as connection:
-            if not self.sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7410267)"))
+        with self.write(alone="migrations") as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 

@@ -10,6 +10,8 @@ skipped.jsonl   examples left out, each with its reason; only if there are any
 cancel.json     somebody asked to stop, and when
 checkpoints/    where the run can be gone on with, one folder a checkpoint, the newest last
 starts.json     how often a trainer was started from the same step
+silent.json     the trainer lived without a sign of life and was ended for that
+reserve         room on the disk for the last words; gone with them
 loss.png        the losses, drawn
 done.json       how it ended; written last
 """
@@ -17,6 +19,8 @@ done.json       how it ended; written last
 import fcntl
 import os
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +29,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from tunesmith.kernel.files import folder_published_whole, write_json
+from tunesmith.training import memory_kills
+from tunesmith.training.memory_kills import MemoryKills
 from tunesmith.training.run import Progress, Recipe, State
 
 RECIPE, LOCK, TRAINER, HEARTBEAT = "recipe.json", "run.lock", "trainer.json", "heartbeat"
@@ -32,9 +38,13 @@ METRICS, LOG, SKIPPED, CANCEL, PICTURE, DONE = (
     "metrics.jsonl", "log.txt", "skipped.jsonl", "cancel.json", "loss.png", "done.json",
 )  # fmt: skip
 CHECKPOINTS, POSITION, STARTS = "checkpoints", "position.json", "starts.json"
+SILENT, RESERVE = "silent.json", "reserve"
 FACTS = "tunesmith.json"  # in the adapter's folder: who made it
+NO_ROOM = 74  # a trainer's exit status: the disk has no room for its last words
 _TAIL = 16 * 1024
 _SAME_START_S = 2.0
+_RESERVED = 1 << 16  # bytes
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _T = TypeVar("_T")
 
 
@@ -64,10 +74,22 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class TrainerProcess:
-    """A process, told apart from a later one of the same number by when it started (seconds since the epoch)."""
+    """A process, told apart from a later one of the same number by when it started.
+
+    Attributes:
+        started: seconds since the epoch, as far as the clock was right.
+        ticks: of the kernel's clock from its start to the process's; no step of the other clock changes them.
+        boot: of which start of which kernel; "" where the system does not say, and ``started`` has to do.
+        host: for telling another machine from this one after a restart.
+        memory_kills: the kernel's count at the start.
+    """
 
     pid: int
     started: float
+    ticks: int = 0
+    boot: str = ""
+    host: str = ""
+    memory_kills: MemoryKills | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +105,13 @@ class Starts:
 
     step: int = 0
     count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """The trainer was ended because it had shown no sign of life for so many seconds."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +166,39 @@ def read_starts(folder: Path) -> Starts:
     return _read(folder / STARTS, Starts) or Starts()
 
 
+def read_silent(folder: Path) -> Silent | None:
+    """That the last trainer was ended for its silence; None when it was not."""
+    return _read(folder / SILENT, Silent)
+
+
+def last_sign(folder: Path) -> float | None:
+    """When the trainer last showed that it lives (seconds since the epoch); None when it has not yet."""
+    try:
+        return (folder / HEARTBEAT).stat().st_mtime
+    except OSError:
+        return None
+
+
+def keep_room(folder: Path) -> None:
+    """Reserve room for the last words, so that a full disk does not take them.
+
+    Raises:
+        OSError: the disk is full already.
+    """
+    # no zeros: some file systems keep no room for them
+    (folder / RESERVE).write_bytes(os.urandom(_RESERVED))
+
+
+def write_done(folder: Path, done: Done) -> None:
+    """Say how the run ended: the last words.
+
+    Raises:
+        OSError: not even the reserved room was enough.
+    """
+    (folder / RESERVE).unlink(missing_ok=True)
+    write_json(folder / DONE, done)
+
+
 def checkpoint_name(step: int) -> str:
     """The name of a checkpoint's folder; by name they sort as by step."""
     return f"step-{step:09d}"
@@ -187,13 +249,36 @@ def write_trainer(folder: Path, pid: int) -> None:
     """Record that ``pid`` is the trainer; nothing when it is gone already."""
     started = _started(pid)
     if started is not None:
-        write_json(folder / TRAINER, TrainerProcess(pid, started))
+        made = TrainerProcess(pid, started, _ticks(pid), _boot(), socket.gethostname(), memory_kills.now())
+        write_json(folder / TRAINER, made)
 
 
 def alive(process: TrainerProcess | None) -> bool:
-    """Whether that very process still runs; a zombie does not, nor does another that got its number."""
+    """Whether that very process still runs here; a zombie does not, nor does another that got its number."""
     started = _started(process.pid) if process else None
-    return process is not None and started is not None and abs(started - process.started) < _SAME_START_S
+    if process is None or started is None:
+        return False
+    if process.boot and process.ticks:
+        return process.boot == _boot() and process.ticks == _ticks(process.pid)
+    return abs(started - process.started) < _SAME_START_S
+
+
+def paused(process: TrainerProcess) -> bool:
+    """Whether somebody has stopped the process, to let it go on later."""
+    import psutil
+
+    try:
+        return psutil.Process(process.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
+
+
+def alive_elsewhere(folder: Path, process: TrainerProcess | None, within_s: float) -> bool:
+    """Whether the trainer runs on another machine that shares the folder: it has shown a sign of life since."""
+    if process is None or not process.host or process.host == socket.gethostname():
+        return False
+    sign = last_sign(folder)
+    return sign is not None and abs(time.time() - sign) < within_s
 
 
 def lock(folder: Path) -> int | None:
@@ -272,6 +357,21 @@ def _row(line: bytes) -> dict[str, Any] | None:
     except msgspec.DecodeError:
         return None
     return row if isinstance(row, dict) else None
+
+
+def _boot() -> str:
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _ticks(pid: int) -> int:
+    try:
+        # the name, in parentheses, may hold anything
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _started(pid: int) -> float | None:

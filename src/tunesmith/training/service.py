@@ -1,20 +1,17 @@
-"""Training for every caller: runs are recorded, moved forward by one reconciler, and never change once they ended."""
+"""Training for every caller: runs are recorded, moved forward by a reconciler, and never change once they ended."""
 
-import asyncio
 import math
 import re
 import uuid
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import Any, cast
 
-import structlog
-
 from tunesmith.datasets.example import Example
 from tunesmith.datasets.formats import BadRow
+from tunesmith.datasets.preferences import Preference, read_preferences
 from tunesmith.datasets.reading import read_examples, refusal
 from tunesmith.kernel.caller import LOCAL, Caller
 from tunesmith.kernel.clock import Clock, utc_now
@@ -23,15 +20,16 @@ from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem, Unavailable
 from tunesmith.settings import Settings
 from tunesmith.training import limits, run_folder
-from tunesmith.training.executor import Executor, Report
+from tunesmith.training.executor import Executor
+from tunesmith.training.holder import Holder
 from tunesmith.training.places import Bases, Places
+from tunesmith.training.reconciler import Reconciler
 from tunesmith.training.run import Once, Recipe, Run, State
-from tunesmith.training.store import LIVE, RunStore, key_used, missing
+from tunesmith.training.store import RunStore, key_used, missing
 
 _ROOM = 64_000_000  # bytes free before a run is accepted; the trainer knows better once it has the model
 _TRIES = 10
 _DEFAULT_OUTPUT = "adapters/{dataset}"
-_log = structlog.get_logger(__name__)
 
 
 class TrainingService:
@@ -56,7 +54,8 @@ class TrainingService:
         self._home, self._settings, self._clock = home, settings, clock
         self._may_read = may_read
         self._places = Places(store, registry, home)
-        self._orphans_stopped = False
+        me = Holder(home.runs / "holders")
+        self._reconciler = Reconciler(store, executors, me, settings, clock)
 
     def start(
         self,
@@ -101,6 +100,10 @@ class TrainingService:
                 return made
             raise
         return run
+
+    def checked(self, recipe: Recipe, *, output: str | None = None, caller: Caller = LOCAL) -> Recipe:
+        """The recipe as a run would be recorded with it; raises as ``start``, and records nothing."""
+        return self._checked(recipe, _DEFAULT_OUTPUT if output is None else output, "local", caller).recipe
 
     def get(self, run_id: str, caller: Caller = LOCAL) -> Run:
         """The run of that id.
@@ -166,10 +169,12 @@ class TrainingService:
         if old.state not in (State.CANCELED, State.FAILED) or not run_folder.checkpoints(self._home.runs / old.id):
             ended = old.state in (State.CANCELED, State.FAILED)
             raise Conflict(
-                f"任务 {old.id} 没有检查点，请重新开始训练"
+                f"任务 {old.id} 在写下第一个检查点之前就结束了，没有可继续的内容："
+                f"请用同一配方重新开始（tunesmith runs show {old.id} 可查看配方）"
                 if ended
                 else f"任务 {old.id} 的状态是 {old.state}，只有已取消或失败的任务可以继续",
-                f"run {old.id} left no checkpoint: start it anew"
+                f"run {old.id} ended before its first checkpoint, so there is nothing to go on from: "
+                f"start it anew with its recipe (tunesmith runs show {old.id} prints it)"
                 if ended
                 else f"run {old.id} is {old.state}; only canceled and failed runs can be gone on with",
                 run_id=old.id,
@@ -213,100 +218,16 @@ class TrainingService:
         return found
 
     async def reconcile(self) -> None:
-        """One pass: running runs are asked after, queued ones started while there is room, oldest first."""
-        await self._stop_orphans()
-        live = await asyncio.to_thread(self._store.list, states=LIVE, limit=None, oldest_first=True)
-        running = [run for run in live if run.state is State.RUNNING]
-        ended = await asyncio.gather(*(self._follow(run) for run in running), return_exceptions=True)
-        faults = [fault for fault in ended if isinstance(fault, BaseException)]
-        busy = Counter(run.executor for run, end in zip(running, ended, strict=True) if end is not True)
-        for run in live:
-            if run.state is State.QUEUED and busy[run.executor] < self._settings.concurrent_runs:
-                busy[run.executor] += await self._submit(run)
-        if faults:
-            # raised only now: one run that cannot be asked after must not hold up the others
-            raise faults[0]
+        """One pass of moving runs forward, those alone that no other server holds a lease on."""
+        await self._reconciler.once()
 
     async def run_forever(self, interval_s: float = 0.5) -> None:
         """Reconcile again and again until canceled; nothing that goes wrong in a pass ends it."""
-        while True:
-            try:
-                await self.reconcile()
-            except Exception:
-                _log.exception("reconcile_failed")
-            await asyncio.sleep(interval_s)
+        await self._reconciler.forever(interval_s)
 
-    async def _submit(self, run: Run) -> bool:
-        """Give a queued run to its executor; whether it takes up room there now."""
-        executor = self._executors.get(run.executor)
-        if executor is None:
-            return False
-        try:
-            handle = await executor.submit(run)
-        except Unavailable as problem:
-            _log.warning("submit_postponed", run_id=run.id, reason=problem.en)
-            return True  # those behind it wait their turn too
-        except Problem as problem:
-            await self._move(run, Report(State.FAILED, error=problem.en, error_zh=problem.zh))
-            return False
-        try:
-            running = run.to(State.RUNNING, handle=handle, started_at=self._clock())
-            await asyncio.to_thread(self._store.save, running, was=run)
-        except Conflict:
-            now = await asyncio.to_thread(self._store.get, run.id)
-            if now.state.final:  # canceled while we submitted: nobody would ever ask after it
-                await executor.cancel(replace(run, handle=handle))
-        return True
-
-    async def _follow(self, run: Run) -> bool:
-        """Ask after a running run; whether it has ended."""
-        executor = self._executors.get(run.executor)
-        if executor is None:
-            return False  # of an executor that is not configured now: the record stays as it is
-        try:
-            if run.cancel_requested:
-                await executor.cancel(run)
-            report = await executor.poll(run)
-        except Unavailable as problem:
-            _log.warning("poll_postponed", run_id=run.id, reason=problem.en)
-            return False
-        except Problem as problem:
-            report = Report(State.FAILED, run.progress, problem.en, problem.zh)
-        return await self._move(run, report)
-
-    async def _move(self, run: Run, report: Report) -> bool:
-        """Record what was reported; whether the run has ended. A final record is left alone."""
-        failed = report.state is State.FAILED
-        changes: dict[str, object] = {
-            "progress": report.progress if report.progress.step or not run.progress.step else run.progress,
-            "error": (report.error or "no reason was given") if failed else None,
-            "error_zh": (report.error_zh or report.error or "未说明原因") if failed else None,
-        }
-        if report.state.final:
-            changes["ended_at"] = self._clock()
-        # an executor that has it but not started it yet: for us it runs
-        state = State.RUNNING if report.state is State.QUEUED else report.state
-        moved = run.to(state, **changes)
-        if moved == run:
-            return False
-        try:
-            await asyncio.to_thread(self._store.save, moved, was=run)
-        except Conflict:
-            return False  # somebody was faster; the next pass reads what they wrote
-        return moved.state.final
-
-    async def _stop_orphans(self) -> None:
-        """Once after a start: stop trainers whose run was canceled between their start and our record of it."""
-        if self._orphans_stopped:
-            return
-        for run in await asyncio.to_thread(self._store.list, states=(State.CANCELED,)):
-            executor = self._executors.get(run.executor)
-            if run.handle is None and executor is not None:
-                try:
-                    await executor.cancel(run)
-                except Unavailable as problem:
-                    _log.warning("orphan_not_stopped", run_id=run.id, reason=problem.en)
-        self._orphans_stopped = True
+    def release(self) -> None:
+        """Let go of the runs that were moved forward from here, for another server to follow; they train on."""
+        self._reconciler.release()
 
     def _made(self, caller: Caller, once: Once | None) -> Run | None:
         """The run that an earlier try of the same request made."""
@@ -325,10 +246,10 @@ class TrainingService:
         base = self._registry.base(recipe.base_model)
         recipe = replace(recipe, base_model=base.name)
         limits.check(recipe, base.context_length)
-        self._check_readable(recipe.dataset, recipe.dataset_format, recipe.skip_bad, caller)
+        self._check_readable(recipe.dataset, recipe.dataset_format, recipe, caller, learned=True)
         for name in (recipe.validation, recipe.replay, recipe.control):
             if name is not None:
-                self._check_readable(name, None, recipe.skip_bad, caller)
+                self._check_readable(name, None, recipe, caller, learned=name == recipe.validation)
         run_id, now = uuid.uuid4().hex, self._clock()
         place = self._places.free(output.replace("{dataset}", f"{_stem(recipe.dataset)}-{run_id[:8]}"), caller)
         require_free(self._home.root, _ROOM)
@@ -342,19 +263,20 @@ class TrainingService:
             updated_at=now,
         )
 
-    def _check_readable(self, name: str, kind: str | None, skip_bad: bool, caller: Caller) -> None:
+    def _check_readable(self, name: str, kind: str | None, recipe: Recipe, caller: Caller, *, learned: bool) -> None:
         """The caller may read the file, it is there and its first row can be used; the trainer reads the rest."""
         self._may_read(name, caller)
         bad: list[BadRow] = []
 
         def refuse(row: BadRow) -> None:
-            if skip_bad:
+            if recipe.skip_bad:
                 return
             bad.append(row)
             raise refusal(bad, name)
 
-        found = read_examples(self._home, name, format=kind, on_bad=refuse)
-        with closing(cast("Generator[Example, None, None]", found)) as examples:
+        read = read_preferences if recipe.objective == "dpo" and learned else read_examples
+        found = read(self._home, name, format=kind, on_bad=refuse)
+        with closing(cast("Generator[Example | Preference, None, None]", found)) as examples:
             if next(examples, None) is None:
                 raise Invalid(f"{name} 中没有可用的样本", f"{name} holds no usable example", field="dataset")
 

@@ -1,9 +1,13 @@
-"""The table of runs. A run is changed by compare-and-set only, so no two writers undo each other."""
+"""The table of runs. A run is changed by compare-and-set only, so no two writers undo each other.
+
+A run that has not ended may be leased: until then its holder alone moves it forward. Taking a lease is one UPDATE that
+looks and takes at once; it leaves the version alone, for it is no news of the run.
+"""
 
 import json
-from collections.abc import Collection
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -41,6 +45,14 @@ _table = sa.Table(
     sa.Column("lease_holder", sa.String),
     sa.Column("lease_until", sa.String),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who alone moves a run forward, and until when."""
+
+    holder: str
+    until: datetime
 
 
 class RunStore:
@@ -133,16 +145,94 @@ class RunStore:
         with self._database.read() as connection:
             return [_run(row) for row in connection.execute(query).mappings()]
 
-    def save(self, new: Run, *, was: Run) -> Run:
+    def leased(self) -> Sequence[tuple[Run, Lease | None]]:
+        """Every run that has not ended, the oldest first, with its lease, which may be over."""
+        live = _table.c.state.in_([str(state) for state in LIVE])
+        query = sa.select(_table).where(live).order_by(_table.c.created_at, _table.c.id)
+        with self._database.read() as connection:
+            return [(_run(row), _lease(row)) for row in connection.execute(query).mappings()]
+
+    def claim(self, executor: str, lease: Lease, *, now: datetime, room: int) -> Run | None:
+        """Lease the oldest queued run of the executor that is free, while fewer than ``room`` of its runs are under way.
+
+        Under way are, in the whole table, those that run and the queued ones that somebody holds.
+
+        Args:
+            now: leases that end by then are over.
+        """
+        others = _table.alias()
+        under_way = sa.or_(
+            others.c.state == State.RUNNING.value,
+            sa.and_(others.c.state == State.QUEUED.value, others.c.lease_until > _stamp(now)),
+        )
+        busy = (
+            sa.select(sa.func.count())
+            .where(others.c.executor == executor, others.c.id != _table.c.id, under_way)
+            .scalar_subquery()
+        )
+        free = sa.and_(
+            _table.c.state == State.QUEUED.value, _table.c.executor == executor, _free(_table, lease.holder, now)
+        )
+        candidate = _table.alias()
+        oldest = (
+            sa.select(candidate.c.id)
+            .where(
+                candidate.c.state == State.QUEUED.value,
+                candidate.c.executor == executor,
+                _free(candidate, lease.holder, now),
+            )
+            .order_by(candidate.c.created_at, candidate.c.id)
+            .limit(1)
+            .scalar_subquery()
+        )
+        # ``free`` again: PostgreSQL looks at the row once more when it had to wait for it, and not at the subqueries
+        taken = (
+            sa.update(_table).where(_table.c.id == oldest, free, busy < room).values(_held(lease)).returning(*_table.c)
+        )
+        # one at a time: who had waited for a row that another took would come back with nothing, and not with the next
+        with self._database.write(alone="runs.leases") as connection:
+            row = connection.execute(taken).mappings().first()
+            return None if row is None else _run(row)
+
+    def hold(self, executors: Collection[str], lease: Lease, *, now: datetime) -> frozenset[str]:
+        """Lease every running run of these executors that nobody else holds; renews the holder's own.
+
+        Returns:
+            Ids of all runs that the holder has now.
+        """
+        free = sa.and_(
+            _table.c.state == State.RUNNING.value,
+            _table.c.executor.in_(list(executors)),
+            _free(_table, lease.holder, now),
+        )
+        with self._database.write(alone="runs.leases") as connection:
+            taken = connection.execute(sa.update(_table).where(free).values(_held(lease)).returning(_table.c.id))
+            return frozenset(taken.scalars())
+
+    def release(self, holder: str, run_id: str | None = None) -> None:
+        """End the holder's leases, or the one on ``run_id``: others may take these runs at once."""
+        whose = _table.c.lease_holder == holder
+        if run_id is not None:
+            whose = sa.and_(whose, _table.c.id == run_id)
+        with self._database.write(alone="runs.leases") as connection:
+            connection.execute(sa.update(_table).where(whose).values(_held(None)))
+
+    def save(self, new: Run, *, was: Run, holder: str | None = None) -> Run:
         """Replace ``was`` by ``new`` and give back ``new`` as recorded, with its version and the time.
 
+        Args:
+            holder: only while the run is leased to them.
+
         Raises:
-            Conflict: the record is not ``was`` any more; read it again.
+            Conflict: the record is not ``was`` any more; read it again. Or somebody else holds the lease by now.
         """
         recorded = replace(new, version=was.version + 1, updated_at=self._clock())
         unchanged = sa.and_(_table.c.id == was.id, _table.c.version == was.version)
+        if holder is not None:
+            unchanged = sa.and_(unchanged, _table.c.lease_holder == holder)
+        values = _row(recorded) | (_held(None) if recorded.state.final else {})
         with self._database.write() as connection:
-            changed = connection.execute(sa.update(_table).where(unchanged).values(_row(recorded))).rowcount
+            changed = connection.execute(sa.update(_table).where(unchanged).values(values)).rowcount
         if changed != 1:
             raise Conflict(
                 f"任务 {was.id} 刚刚已被更新，请重试",
@@ -172,6 +262,26 @@ def key_used(key: str) -> Conflict:
         field="Idempotency-Key",
         idempotency_key=key,
     )
+
+
+def _free(table: sa.FromClause, holder: str, now: datetime) -> sa.ColumnElement[bool]:
+    """Whether nobody but ``holder`` has a lease that lasts beyond ``now``."""
+    return sa.or_(table.c.lease_holder.is_(None), table.c.lease_holder == holder, table.c.lease_until <= _stamp(now))
+
+
+def _held(lease: Lease | None) -> dict[str, Any]:
+    return {"lease_holder": lease and lease.holder, "lease_until": lease and _stamp(lease.until)}
+
+
+def _lease(row: sa.RowMapping) -> Lease | None:
+    if row["lease_holder"] is None or row["lease_until"] is None:
+        return None
+    return Lease(row["lease_holder"], datetime.fromisoformat(row["lease_until"]))
+
+
+def _stamp(at: datetime) -> str:
+    """Compared as text, so of one zone and width."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _row(run: Run) -> dict[str, Any]:

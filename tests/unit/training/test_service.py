@@ -50,8 +50,8 @@ class NotingStore(RunStore):
         super().add(run, once)
         self.note(run)
 
-    def save(self, new: Run, *, was: Run) -> Run:
-        saved = super().save(new, was=was)
+    def save(self, new: Run, *, was: Run, holder: str | None = None) -> Run:
+        saved = super().save(new, was=was, holder=holder)
         self.note(saved)
         return saved
 
@@ -85,8 +85,11 @@ class World:
     def reconcile(self, passes: int = 1) -> None:
         async def go() -> None:
             service = self.service
-            for _ in range(passes):
-                await service.reconcile()
+            try:
+                for _ in range(passes):
+                    await service.reconcile()
+            finally:
+                service.release()  # as a server that ends
 
         asyncio.run(go())
 
@@ -302,6 +305,8 @@ def test_two_reconcilers_do_not_harm_each_other(world: World) -> None:
         one, other = world.service, world.service
         for _ in range(4):
             await asyncio.gather(one.reconcile(), other.reconcile())
+        one.release()
+        other.release()
 
     run = world.service.start(RECIPE)
     asyncio.run(both())
@@ -433,6 +438,7 @@ def test_no_order_of_reports_cancels_and_restarts_changes_a_final_record(
             if move == "pass":
                 await service.reconcile()
             elif move == "restart":
+                service.release()
                 service = world.service
             else:
                 try:

@@ -5,28 +5,38 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+import structlog
+
 from tunesmith.kernel.files import PARTIAL, write_json
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Invalid, Unavailable
 from tunesmith.models.model import BaseModel
 from tunesmith.settings import Settings
-from tunesmith.training import limits, run_folder
+from tunesmith.training import failures, limits, run_folder
 from tunesmith.training.executor import Parameter, Report
+from tunesmith.training.executors import deaths
+from tunesmith.training.executors.watch import Watch
 from tunesmith.training.run import Progress, Run, State
 from tunesmith.training.run_folder import Asked, Done, Order
+from tunesmith.training.surroundings import command, environment
 
-_GRACE_S = 10.0  # from asking a trainer to stop to making it
+_GRACE_S = 8.0  # from asking a trainer to stop to making it: whoever cancels waits ten seconds at most
+_SILENCE_S = 600.0  # without a sign of life
+_SIGN_S = 60.0  # a trainer on another machine lives if it gave one so lately
 _START_S = 10.0
 _REAP_S = 1.0
 _RESTARTS = 3  # of killed trainers, from one and the same step
-_UNPASSED = frozenset({"HF_TOKEN", "OPENROUTER_API_KEY", "TOGETHER_API_KEY", "FIREWORKS_API_KEY"})
+_NO_FOLDER = (
+    "任务目录不见了：请确认所有服务器使用同一个主目录",
+    "the run's folder is gone: servers on one database must share one home folder",
+)
+_log = structlog.get_logger(__name__)
 # trainers this process started, by run: only their parent can ask how they ended, and they outlive any executor object
 _CHILDREN: dict[str, "subprocess.Popen[bytes]"] = {}
 
@@ -44,12 +54,22 @@ class LocalExecutor:
 
     Args:
         grace_s: seconds a trainer has to stop by itself before it is killed.
+        silence_s: a trainer that shows no sign of life for so long is killed, and another goes on from the checkpoint.
     """
 
     name = "local"
 
-    def __init__(self, home: Home, registry: Bases, settings: Settings, *, grace_s: float = _GRACE_S) -> None:
-        self._home, self._registry, self._settings, self._grace_s = home, registry, settings, grace_s
+    def __init__(
+        self,
+        home: Home,
+        registry: Bases,
+        settings: Settings,
+        *,
+        grace_s: float = _GRACE_S,
+        silence_s: float = _SILENCE_S,
+    ) -> None:
+        self._home, self._registry, self._settings = home, registry, settings
+        self._grace_s, self._silence_s, self._watch = grace_s, silence_s, Watch()
 
     def parameters(self) -> Sequence[Parameter]:
         """What a recipe may set here."""
@@ -109,12 +129,12 @@ class LocalExecutor:
         with (folder / run_folder.LOG).open("ab") as log:
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "tunesmith.training.trainer", *arguments],
+                    [*command("tunesmith.training.trainer", self._settings), *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     cwd=folder,
-                    env=self._environment(),
+                    env=environment(self._settings),
                     pass_fds=(lock,),
                     start_new_session=True,  # neither Ctrl-C nor the end of the server reaches it
                 )
@@ -128,13 +148,6 @@ class LocalExecutor:
             process.wait()
             said = run_folder.log_tail(folder)
             raise Invalid(f"训练进程未能启动：{said}", f"the trainer process did not start: {said}")
-
-    def _environment(self) -> dict[str, str]:
-        # a trainer reaches no provider, so it needs no key
-        environment = {name: value for name, value in os.environ.items() if name not in _UNPASSED}
-        if self._settings.threads:
-            environment["OMP_NUM_THREADS"] = str(self._settings.threads)
-        return environment
 
     def _wait_until_started(self, folder: Path) -> None:
         """Whoever holds the lock has started the trainer, or is about to write that it has."""
@@ -151,17 +164,32 @@ class LocalExecutor:
         lives = run_folder.alive(process)
         if not lives:
             _reap(run)
-        done = run_folder.read_done(folder)
-        if done is not None and not lives:
-            return _report(done)
-        if lives:
-            self._end_if_overdue(folder, process)
-            return Report(State.RUNNING, run_folder.read_progress(folder))
-        return self._without_last_words(run, folder)
+            done = run_folder.read_done(folder)
+            return _report(done) if done is not None else self._without_last_words(run, folder)
+        self._end_if_overdue(folder, process)
+        self._end_if_silent(run, folder, process)
+        return Report(State.RUNNING, self._watch.told(run.id, folder))
 
     def _without_last_words(self, run: Run, folder: Path) -> Report:
-        """The trainer is gone and did not say how it ended."""
+        """The trainer is not to be seen and did not say how it ended."""
         progress = run_folder.read_progress(folder)
+        if not folder.is_dir():
+            return _failed(progress, _NO_FOLDER)
+        lock = run_folder.lock(folder)
+        if lock is None:
+            # it lives where we cannot see it, or another of us starts one: nothing is known to have ended
+            return Report(State.RUNNING, progress)
+        try:
+            process = run_folder.read_trainer(folder)
+            if run_folder.alive(process) or run_folder.alive_elsewhere(folder, process, _SIGN_S):
+                return Report(State.RUNNING, progress)
+            done = run_folder.read_done(folder)
+            return _report(done) if done is not None else self._gone(run, folder, lock, progress)
+        finally:
+            os.close(lock)
+
+    def _gone(self, run: Run, folder: Path, lock: int, progress: Progress) -> Report:
+        """The trainer is gone for certain, and without a word; nobody else starts one while we have the lock."""
         output = self._home.path(run.output, "output")
         self._sweep(output)
         if run_folder.published_by(output) == run.id:
@@ -169,58 +197,39 @@ class LocalExecutor:
             return Report(State.COMPLETED, progress)
         if run_folder.read_cancel(folder) is not None:
             return Report(State.CANCELED, progress)
-        if self._goes_on(run, folder):
-            return Report(State.RUNNING, progress)
-        zh, en = self._cause(run)
-        said = run_folder.log_tail(folder)
-        return Report(
-            State.FAILED,
-            progress,
-            f"{en}; last log lines: {said}" if said else en,
-            f"{zh}；日志末尾：{said}" if said else zh,
-        )
+        reason = self._cause(run, folder)
+        try:
+            if reason != failures.NO_ROOM and self._goes_on(run, folder, lock):
+                return Report(State.RUNNING, progress)
+        except OSError as error:
+            if not failures.no_room(error):
+                raise
+            reason = failures.NO_ROOM
+        return _failed(progress, reason, run_folder.log_tail(folder))
 
-    def _goes_on(self, run: Run, folder: Path) -> bool:
+    def _goes_on(self, run: Run, folder: Path, lock: int) -> bool:
         """Start another trainer where the last one was killed; not for ever where none gets any further."""
         if not (folder / run_folder.RECIPE).exists():
             return False
-        lock = run_folder.lock(folder)
-        if lock is None:
-            return True  # another process of ours is doing just that
+        step, before = run_folder.checkpointed_step(folder), run_folder.read_starts(folder)
+        tries = before.count + 1 if step == before.step else 1
+        if tries > _RESTARTS:
+            return False
+        # recorded first: a machine that dies of the start must not try for ever
+        write_json(folder / run_folder.STARTS, run_folder.Starts(step, tries))
+        (folder / run_folder.SILENT).unlink(missing_ok=True)
         try:
-            if run_folder.alive(run_folder.read_trainer(folder)):
-                return True
-            step, before = run_folder.checkpointed_step(folder), run_folder.read_starts(folder)
-            tries = before.count + 1 if step == before.step else 1
-            if tries > _RESTARTS:
-                return False
-            # recorded first: a machine that dies of the start must not try for ever
-            write_json(folder / run_folder.STARTS, run_folder.Starts(step, tries))
-            try:
-                self._start(run, folder, lock)
-            except (Invalid, Unavailable):
-                return tries < _RESTARTS
-            return True
-        finally:
-            os.close(lock)
+            self._start(run, folder, lock)
+        except (Invalid, Unavailable):
+            return tries < _RESTARTS
+        return True
 
-    def _cause(self, run: Run) -> tuple[str, str]:
-        started = _CHILDREN.get(run.id)
-        status = started.returncode if started else None
-        if status is not None and status < 0:
-            name = signal.Signals(-status).name
-            by = ("，可能是内存不足被系统终止，或被人为终止", ": the system ran out of memory, or somebody did it")
-            zh, en = by if -status == signal.SIGKILL else ("", "")
-            return (
-                f"训练进程被信号 {-status}（{name}）终止{zh}",
-                f"the trainer was killed by signal {-status} ({name}){en}",
-            )
-        if status is not None:
-            return f"训练进程意外退出，状态码 {status}", f"the trainer ended unexpectedly with status {status}"
-        return (
-            "训练进程不见了（被信号 9 终止、内存不足或机器重启），未留下原因",
-            "the trainer is gone without a word: killed by signal 9, out of memory, or the machine restarted",
-        )
+    def _cause(self, run: Run, folder: Path) -> deaths.Reason:
+        child, process = _CHILDREN.get(run.id), run_folder.read_trainer(folder)
+        before = self._watch.memory_kills(run.id) or (process.memory_kills if process else None)
+        # ours may have been followed by one that another of us started
+        status = child.returncode if child and process and child.pid == process.pid else None
+        return deaths.cause(status, before.since() if before else 0, run_folder.read_silent(folder))
 
     def _cancel(self, run: Run) -> None:
         folder = self._folder(run)
@@ -235,6 +244,18 @@ class LocalExecutor:
         asked = run_folder.read_cancel(folder)
         if asked is not None and time.time() - asked.at > self._grace_s:
             self._signal(process, signal.SIGKILL)
+
+    def _end_if_silent(self, run: Run, folder: Path, process: run_folder.TrainerProcess | None) -> None:
+        """Kill a trainer that hangs as a whole; one that somebody has stopped (SIGSTOP) is left alone."""
+        if process is None:
+            return
+        silent_s = self._watch.silent_s(run.id, folder, process)
+        if silent_s < self._silence_s or run_folder.paused(process):
+            return
+        # recorded first: who finds it dead must be able to say of what
+        write_json(folder / run_folder.SILENT, run_folder.Silent(silent_s))
+        _log.warning("silent_trainer_ended", run_id=run.id, seconds=round(silent_s))
+        self._signal(process, signal.SIGKILL)
 
     def _signal(self, process: run_folder.TrainerProcess | None, number: signal.Signals) -> None:
         if process is None or not run_folder.alive(process):
@@ -259,6 +280,16 @@ def _reap(run: Run) -> None:
     if child is not None:
         with suppress(subprocess.TimeoutExpired):
             child.wait(_REAP_S)
+
+
+def _failed(progress: Progress, reason: deaths.Reason, said: str = "") -> Report:
+    zh, en = reason
+    return Report(
+        State.FAILED,
+        progress,
+        f"{en}; last log lines: {said}" if said else en,
+        f"{zh}；日志末尾：{said}" if said else zh,
+    )
 
 
 def _report(done: Done) -> Report:
