@@ -88,7 +88,8 @@ class Builtin:
     """The models of this machine.
 
     Attributes:
-        find: the model of that name, or NotFound; the current one for None. May read the database.
+        find: the model of that name, or NotFound; the current one for None. With it the name of who answers: another
+            where an alias was asked for. May read the database.
         names: every name that can be asked.
     """
 
@@ -263,7 +264,8 @@ class Gateway:
         if asked is not None or self._ollama is None:
             try:
                 name, model = await self._builtin.find(asked)
-                return Speaker("local", "builtin", name, asked), self._builtin.chat, model
+                how: How = "asked" if asked in (None, name) else "alias"
+                return Speaker("local", "builtin", name, asked, how), self._builtin.chat, model
             except NotFound:
                 if self._ollama is None:
                     name, model = await self._builtin.find(None)

@@ -8,7 +8,7 @@ from typing import Literal
 from tunesmith.kernel.home import UNPRINTABLE
 from tunesmith.kernel.problems import Invalid
 
-How = Literal["asked", "listed", "document", "default"]
+How = Literal["asked", "alias", "listed", "document", "default"]
 
 MOST_CHARACTERS = 200
 # the models the document lists; their short names mean these, whoever else offers a model of that name

@@ -7,7 +7,7 @@ cached: the folders are the truth, and a look costs a few milliseconds.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,14 @@ class Registry:
 
     Args:
         hf_home: the Hugging Face cache (its ``hub`` folder is read), or None to leave it out.
+        pointed: the folder of the adapter that an alias or a version (``prod``, ``town@3``) names, None where the text
+            is neither. Left out, adapters answer to the names of their folders alone.
     """
 
-    def __init__(self, home: Home, hf_home: Path | None = None) -> None:
-        self._home = home
+    def __init__(
+        self, home: Home, hf_home: Path | None = None, pointed: Callable[[str], str | None] = lambda name: None
+    ) -> None:
+        self._home, self._pointed = home, pointed
         self._hub = hf_home / "hub" if hf_home else None
 
     def bases(self) -> list[BaseModel]:
@@ -81,18 +85,36 @@ class Registry:
         return sorted(found, key=lambda adapter: adapter.created_at, reverse=True)
 
     def adapter(self, name: str) -> Adapter:
-        """The adapter of that name: its path below home, or its last component when only one ends so.
+        """The adapter of that name: an alias, a version, its path below home, or the path's end when only one ends so.
 
         Raises:
             NotFound: there is none. Invalid: the folder is there but is no usable adapter, and why.
+            Conflict: the version that the name points at is gone, or was replaced.
         """
         folder = self._home.path(name, "lora_adapter")
+        # a path is asked for with each request and is never an alias; an alias is no folder's to take
+        if "/" not in name or "@" in name:
+            pointed = self._pointed(name)
+            if pointed is not None:
+                name, folder = pointed, self._home.path(pointed, "lora_adapter")
         if (folder / "adapter_config.json").is_file():
             return self._read_adapter(self._home.name(folder), folder)
         same_end = [adapter for adapter in self.adapters() if adapter.path.name == name]
         if len(same_end) == 1:
             return same_end[0]
         raise NotFound(f"LoRA 适配器不存在：{name}", f"no adapter {name} under the home folder", adapter=name)
+
+    def knows(self, name: str) -> bool:
+        """Whether a base model or an adapter answers to that name, usable or not."""
+        for find in (self.base, self.adapter):
+            try:
+                find(name)
+            except NotFound:
+                continue
+            except Problem:
+                pass
+            return True
+        return False
 
     def with_id(self, wanted: str) -> Adapter | BaseModel:
         """The adapter or base model whose ``model_id`` that is.

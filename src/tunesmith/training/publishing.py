@@ -1,6 +1,7 @@
 """A trained adapter on the disk: a standard PEFT folder, whole or not there (peft)."""
 
-import hashlib
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import msgspec
 from tunesmith.kernel.files import folder_published_whole, require_free, write_json
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict
+from tunesmith.training import bundle
+from tunesmith.training.bundle import Ingredients
 from tunesmith.training.loop import Outcome
-from tunesmith.training.peft_files import save_adapter
+from tunesmith.training.peft_files import WEIGHTS, save_adapter
 from tunesmith.training.run_folder import FACTS, Order
 
 _ROOM = 32_000_000  # bytes beside the weights: log, metrics, picture
@@ -26,8 +29,20 @@ def require_room(home: Home, model: Any) -> None:
     require_free(home.root, 4 * weights * 2 + _ROOM)
 
 
-def publish(home: Home, order: Order, model: Any, tokenizer: Any, outcome: Outcome) -> Path:
+def publish(
+    home: Home,
+    order: Order,
+    model: Any,
+    tokenizer: Any,
+    outcome: Outcome,
+    ingredients: Ingredients | None = None,
+    material_sha256: str | None = None,
+) -> Path:
     """Write the adapter of ``model`` where ``order`` wants it; gives its folder.
+
+    Args:
+        ingredients: what it was made from; without them it cannot be repeated to the same bytes.
+        material_sha256: of the examples in tokens (``Material.digest``).
 
     Raises:
         Conflict: something lies there already; it is left as it is.
@@ -36,8 +51,12 @@ def publish(home: Home, order: Order, model: Any, tokenizer: Any, outcome: Outco
     try:
         with folder_published_whole(target) as folder:
             save_adapter(folder, model, order.recipe)
-            write_json(folder / FACTS, _facts(order, tokenizer, outcome))
-            (folder / "README.md").write_text(_card(order, outcome), encoding="utf-8")
+            facts = _facts(order, tokenizer, outcome) | {"weights_sha256": bundle.sha256(folder / WEIGHTS)}
+            if ingredients is not None:
+                facts |= {"ingredients": ingredients, "material_sha256": material_sha256, "computed": _computed(model)}
+            write_json(folder / FACTS, facts)
+            card = _card(order, outcome, facts, ingredients)
+            (folder / "README.md").write_text(card, encoding="utf-8")
     except FileExistsError as error:
         raise Conflict(
             f"输出位置已有内容：{order.output}；未覆盖",
@@ -50,34 +69,81 @@ def publish(home: Home, order: Order, model: Any, tokenizer: Any, outcome: Outco
 def _facts(order: Order, tokenizer: Any, outcome: Outcome) -> dict[str, Any]:
     return {
         "run_id": order.run_id,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "base_model": order.recipe.base_model,
         "recipe": order.recipe,
         "loss": outcome.loss,
         "validation_loss": outcome.validation_loss,
         "steps": outcome.progress.step,
-        # another template at serving time than at training time is the commonest silent fault
-        "chat_template_sha256": hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest(),
+        "metrics": _metrics(outcome),
+        "seed": order.recipe.seed,
+        "chat_template_sha256": bundle.template_sha256(tokenizer),
     }
 
 
-def _card(order: Order, outcome: Outcome) -> str:
+def _metrics(outcome: Outcome) -> dict[str, Any]:
+    """Every figure of the outcome that is known."""
+    found = {each.name: getattr(outcome, each.name) for each in fields(outcome) if each.name != "progress"}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _computed(model: Any) -> dict[str, Any]:
+    """What torch computed with; asked of it when it had done so."""
+    import torch
+
+    return {
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": next(model.parameters()).device.type,
+    }
+
+
+_FIGURES = {
+    "loss": "training loss, mean of the last epoch",
+    "validation_loss": "validation loss",
+    "best_step": "step of these weights",
+    "control_before": "control set: loss of the base",
+    "control_after": "control set: loss with this adapter",
+}
+
+
+def _card(order: Order, outcome: Outcome, facts: dict[str, Any], ingredients: Ingredients | None) -> str:
+    """A model card as the Hugging Face Hub reads it."""
     recipe = order.recipe
-    validation = "" if outcome.validation_loss is None else f"- validation loss: {outcome.validation_loss:.4f}\n"
+    title = order.output.rpartition("/")[2] or order.output
     header = msgspec.json.encode(recipe.base_model).decode()  # a JSON string is a YAML string
+    figures = "".join(
+        f"| {_FIGURES.get(name, name)} | {value:.4f} |\n" if isinstance(value, float) else f"| {_FIGURES.get(name, name)} | {value} |\n"
+        for name, value in facts["metrics"].items()
+    )  # fmt: skip
     return f"""---
 base_model: {header}
 library_name: peft
-tags: [lora, tunesmith]
+pipeline_tag: text-generation
+tags:
+- lora
+- tunesmith
 ---
-# {order.output}
+# {title}
 
 A LoRA adapter for `{recipe.base_model}`, trained by Tunesmith (run `{order.run_id}`).
 
-- dataset: `{recipe.dataset}`
-- steps: {outcome.progress.step}, epochs: {recipe.epochs}, final loss: {outcome.loss:.4f}
-{validation}- rank {recipe.rank}, alpha {recipe.alpha:g}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}
+| figure | value |
+|---|---|
+{figures}| steps | {outcome.progress.step} |
 
-The whole recipe is in `{FACTS}`. It opens with PEFT, vLLM and anything else that reads PEFT adapters:
+## How it was made
+
+- dataset: `{recipe.dataset}`
+- epochs {recipe.epochs}, rank {recipe.rank}, alpha {recipe.alpha:g}, learning rate {recipe.learning_rate:g}, seed {recipe.seed}
+{_origin(ingredients)}- weights: SHA-256 `{facts["weights_sha256"]}`
+
+The whole recipe and all of the above is in `{FACTS}`. `tunesmith train --from {order.output}` makes it again, to the
+same bytes where nothing has changed.
+
+## How to use it
+
+It opens with PEFT, vLLM and anything else that reads PEFT adapters:
 
 ```python
 from peft import PeftModel
@@ -86,3 +152,13 @@ from transformers import AutoModelForCausalLM
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("<base model>"), "<this folder>")
 ```
 """
+
+
+def _origin(ingredients: Ingredients | None) -> str:
+    if ingredients is None:
+        return ""
+    data = "".join(
+        f"- {file.role} `{file.file}`: {file.size_bytes} bytes, SHA-256 `{file.sha256}`\n" for file in ingredients.data
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in ingredients.versions.items())
+    return f"{data}- versions: {versions}\n"

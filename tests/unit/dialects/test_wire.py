@@ -1,6 +1,7 @@
 """Dialects' defaults and frames, without a server."""
 
 import json
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta, timezone
 
 from tunesmith.dialects.compare_chat import wire as compare
@@ -33,6 +34,23 @@ def test_gpt_service_defaults_are_the_documents() -> None:
     recipe = gpt.TrainRequest.model_validate({"base_model": "b", "dataset_path": "d.csv"}).recipe(2048)
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.max_length) == (3, 4, 2e-4, 1024)
     assert recipe.dataset_format is None
+
+
+def test_every_field_beyond_the_document_reaches_the_recipe() -> None:
+    beyond = {
+        "validation_path": "v", "replay_path": "p", "replay_share": 0.25, "lora_r": 4, "lora_alpha": 9,
+        "lora_dropout": 0.2, "max_length": 99, "quantization": "int4", "seed": 7, "control_path": "c",
+        "objective": "dpo", "dpo_beta": 0.3, "use_rslora": True, "use_dora": True, "target_modules": ["q_proj"],
+        "lr_scheduler_type": "linear", "warmup_ratio": 0.1, "weight_decay": 0.2, "gradient_accumulation_steps": 3,
+        "eval_steps": 5, "load_best_model_at_end": True, "early_stopping_patience": 2,
+    }  # fmt: skip
+    asked = {"base_model": "b", "dataset_path": "d.csv", "num_epochs": 9, "batch_size": 5, "learning_rate": 0.5}
+    assert set(asked) | set(beyond) | {"output_dir", "dataset_format"} == set(gpt.TrainRequest.model_fields)
+    usual, made = Recipe("b", "d.csv"), gpt.TrainRequest.model_validate(asked | beyond).recipe(2048)
+    reached = {field.name for field in fields(Recipe) if getattr(made, field.name) != getattr(usual, field.name)}
+    not_asked = {"base_model", "dataset", "dataset_format", "max_grad_norm", "skip_bad"}
+    assert reached == {field.name for field in fields(Recipe)} - not_asked
+    assert made.target_modules == ("q_proj",) and made.evaluate_every == 5 and made.early_stopping == 2
 
 
 def test_a_length_nobody_named_fits_a_short_context() -> None:

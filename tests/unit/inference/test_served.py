@@ -10,8 +10,10 @@ from tunesmith.inference.served import ServedModels
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Unavailable
+from tunesmith.models.aliases import Aliases, Kind
 from tunesmith.models.model import Model
 from tunesmith.models.registry import SHIPPED, Registry
+from tunesmith.models.versions import Versions
 
 
 class Engines:
@@ -181,3 +183,84 @@ async def test_what_was_served_is_served_after_a_restart(home: Home, served: Ser
     await served.load("mine", SHIPPED, "adapters/old")
     again = ServedModels(Database(f"sqlite:///{home.root}/test.db"), Registry(home), Engines())
     assert again.current().name == "mine"
+
+
+class Pointing:
+    """Served models of one server on the test's database, with the aliases they follow."""
+
+    def __init__(self, home: Home, url: str | None = None) -> None:
+        database = Database(url or f"sqlite:///{home.root}/test.db")
+        database.migrate()
+        self.versions = Versions(database, Registry(home))
+        self.aliases = Aliases(database, self.versions)
+        named = Registry(home, None, self.aliases.folder_named)
+        self.served = ServedModels(database, named, Engines(), pointers=self.aliases)
+
+    def point(self, ref: str) -> None:
+        known = self.aliases.find("prod")
+        to = self.versions.get(ref)
+        self.aliases.move("prod", to, expected=known.serial if known else 0, kind=Kind.PROMOTED)
+
+
+def test_an_alias_answers_with_the_version_it_points_at_and_follows_it(home: Home) -> None:
+    one = Pointing(home)
+    with pytest.raises(NotFound):
+        one.served.get("prod")
+    one.point("old@1")
+    before = one.served.get("prod")
+    assert (before.name, before.version, before.answers) == ("prod", "old@1", "old@1")
+    one.point("new@1")
+    assert before.model == Model(SHIPPED, "adapters/old"), "what was resolved stays what it was"
+    assert one.served.resolve("prod").model == Model(SHIPPED, "adapters/new")
+    assert one.served.get("old@1").model.adapter == "adapters/old"
+    assert one.served.get("adapters/old").version is None and one.served.get("adapters/old").answers == "adapters/old"
+
+
+def test_two_servers_on_one_database_agree_at_once(home: Home) -> None:
+    one, two = Pointing(home), Pointing(home)
+    one.point("old@1")
+    assert two.served.get("prod").model.adapter == "adapters/old"
+    two.point("new@1")
+    assert one.served.get("prod").model.adapter == "adapters/new"
+    one.aliases.roll_back("prod")
+    assert two.served.get("prod").model.adapter == "adapters/old"
+
+
+def test_an_alias_can_be_the_current_model_and_is_followed(home: Home) -> None:
+    one = Pointing(home)
+    one.point("old@1")
+    assert one.served.switch("prod").is_current
+    one.point("new@1")
+    assert one.served.resolve(None).model.adapter == "adapters/new" and one.served.current().version == "new@1"
+    assert [(each.name, each.model.adapter, each.is_current) for each in one.served.list()] == [
+        ("prod", "adapters/new", True)
+    ]
+
+
+def test_an_alias_whose_version_is_gone_is_an_error_and_no_other_model_answers(home: Home) -> None:
+    one = Pointing(home)
+    one.point("old@1")
+    one.served.switch("prod")
+    (home.root / "adapters" / "old" / "adapter_model.safetensors").unlink()
+    for ask in (lambda: one.served.get("prod"), one.served.current, lambda: one.served.get("old@1")):
+        with pytest.raises(Conflict, match="gone"):
+            ask()
+    assert [each.name for each in one.served.list()] == ["prod"], "a list does not fail because of one"
+
+
+async def test_a_model_is_not_loaded_under_the_name_of_an_alias_or_version(home: Home) -> None:
+    one = Pointing(home)
+    one.point("old@1")
+    for name in ("prod", "new@1"):
+        with pytest.raises(Conflict, match="alias"):
+            await one.served.load(name, SHIPPED, None)
+    loaded = await one.served.load("pinned", SHIPPED, "prod")
+    one.point("new@1")
+    assert loaded.model == one.served.get("pinned").model == Model(SHIPPED, "adapters/old")
+
+
+def test_compare_may_be_configured_with_an_alias(home: Home) -> None:
+    one = Pointing(home)
+    one.point("old@1")
+    assert one.served.tuned(None, "prod", None).model.adapter == "adapters/old"
+    assert one.served.tuned(None, None, "prod").model.adapter == "adapters/old"

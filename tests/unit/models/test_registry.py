@@ -181,3 +181,11 @@ def test_an_id_of_no_model_is_not_found(home: Home, wanted: str) -> None:
     with pytest.raises(NotFound) as refused:
         Registry(home).with_id(wanted)
     assert len(refused.value.en) < 100 and "\x1b" not in refused.value.zh
+
+
+def test_a_name_is_known_where_a_base_or_an_adapter_answers_to_it_usable_or_not(home: Home) -> None:
+    base(home, "mine")
+    adapter(home, "adapters/town", on=SHIPPED)
+    base(home, "evil", trust_remote_code=True)
+    registry = Registry(home)
+    assert [registry.knows(name) for name in (SHIPPED, "mine", "town", "evil", "prod")] == [True] * 4 + [False]

@@ -173,6 +173,8 @@ class SendEncoder:
             "X-Model-Resolved-By": speaker.how,
             "X-Answered-By": speaker.answerer,
         }
+        if speaker.how == "alias" and speaker.asked is not None:
+            said["X-Model-Asked"] = speaker.asked
         if speaker.candidates:
             said["X-Model-Candidates"] = ", ".join(speaker.candidates[:10])
         # the upstream's list may hold any name: a line break in one would begin a header of its own

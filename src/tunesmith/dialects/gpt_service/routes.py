@@ -8,7 +8,9 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from tunesmith.dialects.gpt_service import jobs, ollama, wire
+from tunesmith.datasets.service import DatasetService
+from tunesmith.dialects.gpt_service import aliases, jobs, ollama, planning, wire
+from tunesmith.evaluation.promotion import Promotions
 from tunesmith.evaluation.service import EvaluationService
 from tunesmith.http import errors
 from tunesmith.http.door import Door, caller_of
@@ -19,9 +21,12 @@ from tunesmith.inference.collect import collect
 from tunesmith.inference.engine import Event
 from tunesmith.inference.gateway import Gateway
 from tunesmith.inference.served import Served, ServedModels
+from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Forbidden
+from tunesmith.models.aliases import Aliases
 from tunesmith.models.model import Model
 from tunesmith.models.registry import Registry
+from tunesmith.training.planning import Planner
 from tunesmith.training.service import TrainingService
 
 VERSION = "1.0.0"  # of the document, not of the package
@@ -41,8 +46,13 @@ class Services:
     chat: Chat
     gateway: Gateway
     ollama: ollama.Ollama | None
+    aliases: Aliases
+    promotions: Promotions
+    datasets: DatasetService
+    home: Home
     served: ServedModels
     training: TrainingService
+    planner: Planner
     evaluation: EvaluationService
     registry: Registry
     device_of: Callable[[str], str]
@@ -51,8 +61,10 @@ class Services:
 
 def kind_of(method: str, path: str) -> Kind:
     """Which limit a request counts on, where requests are counted at all."""
-    if (method, path) == ("POST", "/train"):
+    if method == "POST" and path in ("/train", "/train/plan"):
         return "training"
+    if method == "POST" and path.startswith("/aliases/"):
+        return "inference"
     return "inference" if path in ("/generate", "/generate/stream", "/chat", "/batch") else "other"
 
 
@@ -63,7 +75,9 @@ def build(services: Services, door: Door) -> FastAPI:
     errors.install(app, errors.in_json(wire.error), door=door)
     for routes in (_service(services), _models(services), _generation(services), ollama.build(services.ollama)):
         app.include_router(routes)
+    app.include_router(aliases.build(services.aliases, services.promotions, services.datasets, services.home))
     app.include_router(jobs.training(services.training, services.registry))
+    app.include_router(planning.build(services.planner, services.registry))
     app.include_router(jobs.evaluation(services.evaluation, services.served))
     return app
 
@@ -194,7 +208,7 @@ def _generation(services: Services) -> APIRouter:
         return services.chat, await run_in_threadpool(services.served.resolve, body.model_name)
 
     def stream(request: Request, events: AsyncGenerator[Event, None], served: Served) -> Response:
-        encoder = wire.StreamEncoder(served.name, errors.language_of(request.headers))
+        encoder = wire.StreamEncoder(served.name, errors.language_of(request.headers), served.version)
         return EventStream(request, events, encoder, errors.in_json(wire.error))
 
     @routes.post("/generate")
@@ -204,7 +218,7 @@ def _generation(services: Services) -> APIRouter:
         async def whole() -> Response:
             chat, served = await asked_of(body)
             [answer] = await collect(chat.complete(body.prompt, served.model, body.sampling()), rows=1)
-            return JSONResponse(wire.generated(answer, served.name))
+            return JSONResponse(wire.generated(answer, served))
 
         return await unless_left(request, whole())
 
@@ -224,7 +238,7 @@ def _generation(services: Services) -> APIRouter:
         async def whole() -> Response:
             chat, served = await asked_of(body)
             [answer] = await collect(chat.answer(body.conversation(), served.model, body.sampling()), rows=1)
-            return JSONResponse(wire.chatted(answer, served.name))
+            return JSONResponse(wire.chatted(answer, served))
 
         if not body.stream:
             return await unless_left(request, whole())
@@ -243,8 +257,10 @@ def _generation(services: Services) -> APIRouter:
             rows = chat.batch(body.prompts, served.model, body.sampling())
             answers = await collect(rows, rows=len(body.prompts))
             pairs = zip(body.prompts, answers, strict=True)
-            results = [{"prompt": prompt, **wire.generated(answer, served.name)} for prompt, answer in pairs]
-            return JSONResponse({"results": results, "model_name": served.name, "total_count": len(results)})
+            results = [{"prompt": prompt, **wire.generated(answer, served)} for prompt, answer in pairs]
+            return JSONResponse(
+                {"results": results, **wire.spoke(served.name, served.version), "total_count": len(results)}
+            )
 
         return await unless_left(request, whole())
 

@@ -107,6 +107,19 @@ class TrainRequest(Body):
     max_length: int | None = None
     quantization: Literal["int8", "int4"] | None = None
     seed: int = 42
+    control_path: str | None = None
+    objective: Literal["sft", "dpo"] = "sft"
+    dpo_beta: Number = 0.1
+    use_rslora: bool = False
+    use_dora: bool = False
+    target_modules: Annotated[list[str], Field(max_length=64)] = []
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: Number = 0.03
+    weight_decay: Number = 0.0
+    gradient_accumulation_steps: int = 1
+    eval_steps: int = 0
+    load_best_model_at_end: bool = False
+    early_stopping_patience: int = 0
 
     def recipe(self, context_length: int) -> Recipe:
         """The recipe; ``context_length`` is the base model's, for a length nobody named."""
@@ -127,6 +140,19 @@ class TrainRequest(Body):
             dropout=self.lora_dropout,
             quantization=self.quantization,
             seed=self.seed,
+            control=self.control_path,
+            objective=self.objective,
+            dpo_beta=self.dpo_beta,
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+            target_modules=tuple(self.target_modules),
+            scheduler=self.lr_scheduler_type,
+            warmup_ratio=self.warmup_ratio,
+            weight_decay=self.weight_decay,
+            gradient_accumulation=self.gradient_accumulation_steps,
+            evaluate_every=self.eval_steps,
+            keep_best=self.load_best_model_at_end,
+            early_stopping=self.early_stopping_patience,
             max_length=min(1024, context_length) if self.max_length is None else self.max_length,
         )
 
@@ -153,7 +179,7 @@ class EvaluateRequest(Body):
             metrics=tuple(self.metrics),
             sampling=greedy,
             compare=self.compare,
-            label=served.name,
+            label=served.answers,
         )
 
 
@@ -170,6 +196,12 @@ _NAMES = {
     "rank": "lora_r",
     "alpha": "lora_alpha",
     "dropout": "lora_dropout",
+    "control": "control_path",
+    "scheduler": "lr_scheduler_type",
+    "gradient_accumulation": "gradient_accumulation_steps",
+    "evaluate_every": "eval_steps",
+    "keep_best": "load_best_model_at_end",
+    "early_stopping": "early_stopping_patience",
 }
 
 
@@ -180,24 +212,34 @@ def model(served: Served, device: str) -> dict[str, Any]:
         "device": device,
         "lora_adapter": served.model.adapter,
         "is_current": served.is_current,
+    } | ({"version": served.version} if served.version else {})
+
+
+def spoke(name: str, version: str | None) -> dict[str, Any]:
+    """Which model speaks: the name asked for, and where that led to a version (an addition), which one."""
+    return {"model_name": name} | ({"model_version": version} if version else {})
+
+
+def generated(answer: Answer, served: Served) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        **spoke(served.name, served.version),
+        "tokens_generated": answer.done.completion_tokens,
     }
 
 
-def generated(answer: Answer, name: str) -> dict[str, Any]:
-    return {"text": answer.text, "model_name": name, "tokens_generated": answer.done.completion_tokens}
-
-
-def chatted(answer: Answer, name: str) -> dict[str, Any]:
+def chatted(answer: Answer, served: Served) -> dict[str, Any]:
     """As ``generated``, with the turn to append to ``messages``."""
     message = {"role": "assistant", "content": answer.text}
-    return {"message": message, "response": answer.text, **generated(answer, name)}
+    return {"message": message, "response": answer.text, **generated(answer, served)}
 
 
 class StreamEncoder:
     """``text`` frames, then one with ``done: true`` and the totals, then ``[DONE]``."""
 
-    def __init__(self, name: str, language: str) -> None:
-        self._name, self._language, self._tokens, self._finish = name, language, 0, "stop"
+    def __init__(self, name: str, language: str, version: str | None = None) -> None:
+        self._name, self._version, self._language = name, version, language
+        self._tokens, self._finish = 0, "stop"
 
     def event(self, event: Event) -> bytes:
         if isinstance(event, Delta):
@@ -206,8 +248,8 @@ class StreamEncoder:
         return b""
 
     def end(self) -> bytes:
-        totals = {"model_name": self._name, "tokens_generated": self._tokens, "finish_reason": self._finish}
-        return frame({"text": "", "done": True, **totals}) + DONE
+        totals = {"tokens_generated": self._tokens, "finish_reason": self._finish}
+        return frame({"text": "", "done": True, **spoke(self._name, self._version), **totals}) + DONE
 
     def error(self, problem: Problem) -> bytes:
         return frame({"error": problem.message(self._language), "done": True}) + DONE
