@@ -1,4 +1,4 @@
-"""``tunesmith models``: what is here, bring a base model in, take an adapter out."""
+"""``tunesmith models``: what is here, bring a base model in; taking an adapter out is in ``exporting``."""
 
 import os
 import re
@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunesmith.cli import completing
-from tunesmith.cli.screen import HomeOption, JsonOption, line, megabytes, note, say, show_json, table, verb
+from tunesmith.cli import exporting, promoting
+from tunesmith.cli.screen import HomeOption, JsonOption, line, megabytes, say, show_json, table, verb
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound
 
 if TYPE_CHECKING:
     from tunesmith.kernel.home import Home
-    from tunesmith.models.model import Adapter, BaseModel
     from tunesmith.models.registry import Registry
 
 app = typer.Typer(no_args_is_help=True, help=say("基座模型与适配器", "Base models and adapters."))
@@ -89,66 +88,7 @@ def add(
         )
 
 
-@app.command(
-    "export", help=say("把适配器（或合并后的完整模型）写到别处", "Write an adapter, or the merged model, elsewhere.")
-)
-@verb
-def export(
-    adapter: Annotated[str, typer.Argument(autocompletion=completing.adapters, help=say("适配器", "The adapter."))],
-    destination: Annotated[Path, typer.Argument(help=say("目标目录（新建）", "The folder to make."))],
-    merged: Annotated[
-        bool,
-        typer.Option(
-            "--merged",
-            help=say("写出合并了适配器的完整模型", "Write the whole model with the adapter merged into it."),
-        ),
-    ] = False,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """The folder is there as a whole or not at all."""
-    from tunesmith.kernel.files import folder_published_whole, require_free
-
-    registry = _registry(home)
-    found = registry.adapter(adapter)
-    base = registry.base(found.base) if merged else None
-    place = destination.expanduser().absolute()
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise Conflict(f"{place} 已存在且不为空", f"{place} exists and is not empty", destination=str(place))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    require_free(place.parent, found.size_bytes + (base.size_bytes if base else 0))
-    with folder_published_whole(place) as temporary:
-        if base is not None:
-            note(say("正在合并（需要导入 torch）……", "merging (this imports torch) ..."))
-            _merge(base, found, temporary)
-        else:
-            for file in found.path.iterdir():
-                if file.is_file() and not file.is_symlink() and not file.name.startswith("."):
-                    shutil.copyfile(file, temporary / file.name)
-    if as_json:
-        show_json({"adapter": found.name, "base": found.base, "merged": merged, "folder": str(place)})
-    else:
-        line(say(f"已写到 {place}", f"written to {place}"))
-
-
-def _merge(base: "BaseModel", adapter: "Adapter", folder: Path) -> None:
-    """The base with the adapter's weights added into it, in the base's own precision."""
-    import warnings
-
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        kept = AutoModelForCausalLM.from_pretrained(base.path, dtype="auto", use_safetensors=True).dtype
-        # added in float32: bfloat16 would round most of a small change away twice
-        whole = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32, use_safetensors=True)
-        tuned = PeftModel.from_pretrained(whole, adapter.path).merge_and_unload().to(kept)
-        tuned.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base.path).save_pretrained(folder)
+app.command("export", help=exporting.HELP)(exporting.export)
 
 
 def _files_of(folder: Path) -> Iterator[Path]:
@@ -199,3 +139,6 @@ def _when(seconds: float) -> str:
     from datetime import datetime
 
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+
+
+promoting.add_to(app)
