@@ -27,6 +27,7 @@ from tunesmith.dialects.gpt_service import ollama as gpt_ollama
 from tunesmith.dialects.gpt_service import routes as gpt_service
 from tunesmith.dialects.platform_v1 import routes as platform_v1
 from tunesmith.dialects.platform_v1.catalog import Catalog
+from tunesmith.evaluation.promotion import Promotions
 from tunesmith.evaluation.service import EvaluationService
 from tunesmith.http.door import Door, KindOf
 from tunesmith.http.rates import Rates
@@ -42,13 +43,16 @@ from tunesmith.inference.served import ServedModels
 from tunesmith.inference.supervisor import Supervisor
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import Home
+from tunesmith.models.aliases import Aliases
 from tunesmith.models.model import Model
 from tunesmith.models.notes import ModelNotes
 from tunesmith.models.registry import Registry
 from tunesmith.models.spending import Spending
 from tunesmith.models.usage import UsageJournal
+from tunesmith.models.versions import Versions
 from tunesmith.settings import Settings
 from tunesmith.training.executors.local import LocalExecutor
+from tunesmith.training.planning import Planner
 from tunesmith.training.service import TrainingService
 from tunesmith.training.store import RunStore
 
@@ -68,6 +72,8 @@ class Services:
     accounts: AccountService
     vault: Vault
     registry: Registry
+    versions: Versions
+    aliases: Aliases
     notes: ModelNotes
     usage: UsageJournal
     spending: Spending
@@ -82,10 +88,13 @@ class Services:
     datasets: DatasetService
     uploads: UploadService
     training: TrainingService
+    planner: Planner
     evaluation: EvaluationService
+    promotions: Promotions
 
     async def close(self) -> None:
-        """End the engines and the connections; runs in training go on by themselves."""
+        """End the engines and the connections; runs in training go on by themselves, and others may follow them."""
+        await asyncio.to_thread(self.training.release)
         await self.evaluation.close()
         await self.gateway.close()
         await self.openrouter.close()
@@ -107,18 +116,31 @@ def compose(settings: Settings) -> Services:
     home = Home(settings.home)
     database = Database(settings.database_url or f"sqlite:///{home.root}/tunesmith.db")
     database.migrate()
-    registry = Registry(home, settings.hf_home)
+    shelf = Registry(home, settings.hf_home)
+    versions = Versions(database, shelf)
+    aliases = Aliases(database, versions, taken=lambda name: served.is_loaded(name) or shelf.knows(name))
+    registry = Registry(home, settings.hf_home, aliases.folder_named)
     usage = UsageJournal(home.usage, database)
     worker = Children()
     datasets = DatasetService(database, home, worker=worker)
-    engines = Supervisor(registry, home, settings)
+    # engines are asked for folders: which one an alias meant was decided when the request came
+    engines = Supervisor(shelf, home, settings)
     chat = Chat(engines, usage.used)
-    served = ServedModels(database, registry, engines)
+    served = ServedModels(database, registry, engines, pointers=aliases)
     vault = Vault(database, home.secrets, {"openrouter": settings.openrouter_key})
     openrouter = OpenRouter(settings, lambda: vault.at_hand("openrouter"))
     ollama = OllamaEngine.at(settings.ollama_url, terms(settings.upstream)) if settings.ollama_url else None
     tags = LiveList(ollama.models, fresh_s=_OLLAMA_LIST_S, wait_s=_LIST_WAIT_S) if ollama else None
     conversations = Conversations(database)
+    evaluation = EvaluationService(database, home, engines)
+    training = TrainingService(
+        RunStore(database),
+        {"local": LocalExecutor(home, registry, settings)},
+        registry,
+        home,
+        settings,
+        may_read=datasets.check_may_read,
+    )
     return Services(
         settings=settings,
         home=home,
@@ -126,6 +148,8 @@ def compose(settings: Settings) -> Services:
         accounts=AccountService(database, home),
         vault=vault,
         registry=registry,
+        versions=versions,
+        aliases=aliases,
         notes=ModelNotes(database, usage),
         usage=usage,
         spending=Spending(database, usage),
@@ -137,7 +161,7 @@ def compose(settings: Settings) -> Services:
         pulls=Pulls(database, ollama, on_success=tags.forget) if ollama and tags else None,
         conversations=conversations,
         gateway=Gateway(
-            _builtin(chat, served, registry),
+            _builtin(chat, served, registry, aliases),
             Remote(Chat(ollama), tags, settings.ollama_model) if ollama and tags else None,
             Remote(
                 Chat(openrouter.engine),
@@ -150,27 +174,22 @@ def compose(settings: Settings) -> Services:
         ),
         datasets=datasets,
         uploads=UploadService(database, home, settings, worker=worker),
-        training=TrainingService(
-            RunStore(database),
-            {"local": LocalExecutor(home, registry, settings)},
-            registry,
-            home,
-            settings,
-            may_read=datasets.check_may_read,
-        ),
-        evaluation=EvaluationService(database, home, engines),
+        training=training,
+        planner=Planner.of(training, home, registry, settings),
+        evaluation=evaluation,
+        promotions=Promotions(evaluation, registry, versions, aliases),
     )
 
 
-def _builtin(chat: Chat, served: ServedModels, registry: Registry) -> Builtin:
+def _builtin(chat: Chat, served: ServedModels, registry: Registry, aliases: Aliases) -> Builtin:
     """This machine's models, for the gateway."""
 
     def find(name: str | None) -> tuple[str, Model]:
         found = served.resolve(name)
-        return found.name, found.model
+        return found.answers, found.model
 
     def names() -> list[str]:
-        loaded = [each.name for each in served.list()]
+        loaded = [*(each.name for each in served.list()), *(alias.name for alias in aliases.list())]
         on_disk = [*(base.name for base in registry.bases()), *(adapter.name for adapter in registry.adapters())]
         return list(dict.fromkeys([*loaded, *on_disk]))
 
@@ -212,8 +231,13 @@ def create_app(services: Services, *, wants_token: bool) -> ASGIApp:
             chat=services.chat,
             gateway=services.gateway,
             ollama=_ollama(services),
+            aliases=services.aliases,
+            promotions=services.promotions,
+            datasets=services.datasets,
+            home=services.home,
             served=services.served,
             training=services.training,
+            planner=services.planner,
             evaluation=services.evaluation,
             registry=services.registry,
             device_of=lambda base: _device_of(services.engines, base),

@@ -8,6 +8,7 @@ from tunesmith import __version__
 from tunesmith.cli import (
     asking,
     bench,
+    checking,
     data,
     demo,
     doctor,
@@ -55,6 +56,7 @@ app.command("train", help=training.HELP)(training.train)
 app.command("evaluate", help=evaluating.HELP)(evaluating.evaluate)
 app.command("chat", help=asking.CHAT_HELP)(asking.chat)
 app.command("compare", help=asking.COMPARE_HELP)(asking.compare)
+data.app.command("check", help=checking.HELP)(checking.check)
 app.add_typer(data.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunesmith.cli import completing, watching
+from tunesmith.cli import completing, planning, watching
 from tunesmith.cli.screen import (
     PROBLEM,
     HomeOption,
@@ -67,14 +67,18 @@ def list_(
 @verb
 def show(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Its recipe, where it stands, and its files."""
+    from tunesmith.training.findings import read_report
+
     with opened(home) as services:
         run = find(services.training, run_id)
         curve = watching.Curve()
         for row in services.training.metrics(run.id):
             curve.take(row)
         folder = services.home.runs / run.id
+        held = planning.held(folder)
+        examined = read_report(folder)
     if as_json:
-        show_json(summary(run) | {"folder": folder, "losses": curve.losses})
+        show_json(summary(run) | {"folder": folder, "losses": curve.losses, "plan": held, "data": examined})
         return
     reason = run.reason(language())
     facts: list[tuple[str, object]] = [
@@ -88,6 +92,10 @@ def show(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = Fals
     if losses := curve.losses:
         bars = watching.sparkline(losses, 60)
         facts.append((say("损失", "loss"), f"{bars}  {losses[0]:.3f} -> {losses[-1]:.3f}"))
+    if held is not None:
+        facts.append((say("预测", "predicted"), planning.judged(held)))
+    if examined is not None:
+        facts.append((say("数据", "data"), examined.line(language())))
     for text in aligned(facts):
         line(text)
     line(say("配方", "recipe"))

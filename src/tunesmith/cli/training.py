@@ -2,15 +2,18 @@
 
 import asyncio
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunesmith.cli import completing, data, watching
+from tunesmith.cli import completing, data, pairs, planning, repeating, watching
 from tunesmith.cli.screen import (
     INTERRUPTED,
+    PROBLEM,
     HomeOption,
     JsonOption,
     aligned,
@@ -38,7 +41,7 @@ _START_WAIT_S = 10.0
 @verb
 def train(
     dataset: Annotated[
-        str,
+        str | None,
         typer.Argument(
             autocompletion=completing.datasets,
             help=say(
@@ -46,7 +49,7 @@ def train(
                 "Dataset, file under home, or any file (kept as a dataset first).",
             ),
         ),
-    ],
+    ] = None,
     base: Annotated[
         str, typer.Option(autocompletion=completing.bases, help=say("基座模型", "Base model."))
     ] = "tunesmith-small",
@@ -74,6 +77,43 @@ def train(
         float | None,
         typer.Option(help=say("通用数据的占比，默认 0.25", "Their share; 0.25 when --replay is given.")),
     ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            help=say("训练前后各评一次的数据，看忘了什么", "Dataset scored before and after: what is forgotten?")
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help=say("sft（学回答）或 dpo（学偏好：chosen/rejected）", "sft, or dpo for chosen/rejected rows.")
+        ),
+    ] = None,
+    dpo_beta: Annotated[float | None, typer.Option(help=say("DPO 的 beta", "DPO's beta."))] = None,
+    use_dora: Annotated[bool | None, typer.Option("--dora", help=say("使用 DoRA", "Weight-decomposed LoRA."))] = None,
+    use_rslora: Annotated[
+        bool | None, typer.Option("--rslora", help=say("使用 rsLoRA", "Rank-stabilized LoRA."))
+    ] = None,
+    target_modules: Annotated[
+        str | None,
+        typer.Option(help=say("LoRA 模块，逗号分隔，默认全部线性层", "Modules, by commas; all linear ones.")),
+    ] = None,
+    gradient_accumulation: Annotated[
+        int | None, typer.Option(help=say("每次更新累积的步数", "Batches to one update of the weights."))
+    ] = None,
+    warmup_ratio: Annotated[
+        float | None, typer.Option(help=say("预热步数的占比", "Share of the steps spent warming up."))
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help=say("权重衰减", "Weight decay."))] = None,
+    evaluate_every: Annotated[
+        int | None, typer.Option(help=say("每多少步评估一次，默认每轮", "Steps between scorings; each epoch."))
+    ] = None,
+    keep_best: Annotated[
+        bool | None, typer.Option("--keep-best", help=say("保留评估最好的权重", "Keep the best scored weights."))
+    ] = None,
+    early_stopping: Annotated[
+        int | None, typer.Option(help=say("多少次评估无改进后停止", "Scorings without gain to stop at."))
+    ] = None,
     seed: Annotated[int | None, typer.Option(help=say("随机种子", "Random seed."))] = None,
     scheduler: Annotated[str | None, typer.Option(help="cosine, linear, constant")] = None,
     quantization: Annotated[
@@ -81,8 +121,29 @@ def train(
     ] = None,
     format_: data.FormatOption = None,
     skip_bad: data.SkipBadOption = False,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="ADAPTER",
+            autocompletion=completing.adapters,
+            help=say(
+                "原样重复一个适配器的训练，并比较字节", "Repeat the run that made an adapter, and compare the bytes."
+            ),
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help=say("开始后立即返回", "Return once it has started."))
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help=say(
+                "只试跑几步，说明这次训练需要多少时间、内存与磁盘",
+                "Only try some steps, and say what time, memory and disk the run would take.",
+            ),
+        ),
     ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -91,22 +152,63 @@ def train(
     chosen = {
         "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "rank": rank, "alpha": alpha,
         "dropout": dropout, "max_length": max_length, "seed": seed, "scheduler": scheduler,
-        "quantization": quantization,
+        "quantization": quantization, "objective": objective, "dpo_beta": dpo_beta, "use_dora": use_dora,
+        "use_rslora": use_rslora, "gradient_accumulation": gradient_accumulation, "warmup_ratio": warmup_ratio,
+        "weight_decay": weight_decay, "evaluate_every": evaluate_every, "keep_best": keep_best,
+        "early_stopping": early_stopping,
+        "target_modules": tuple(target_modules.replace(",", " ").split()) if target_modules else None,
     }  # fmt: skip
+    others = {**chosen, "validation": validation, "replay": replay, "replay_share": replay_share, "format": format_,
+              "control": control}  # fmt: skip
+    repeating.check_usage(dataset, from_, others | {"skip_bad": skip_bad, "detach": detach})
+    if dataset is None:
+        assert from_ is not None
+        _repeat(home, from_, output, dry_run=dry_run, as_json=as_json)
+        return
     with Session(home) as session:
         services = session.services
         services.registry.base(base)  # before anything is copied
-        kept = data.kept_name(services, dataset, format=format_, skip_bad=skip_bad)
+        pairs_wanted = objective == "dpo"
+        kept = (
+            pairs.kept_name(services, dataset)
+            if pairs_wanted
+            else data.kept_name(services, dataset, format=format_, skip_bad=skip_bad)
+        )
         recipe = replace(recipe_for(services, base, kept, chosen), dataset_format=format_, skip_bad=skip_bad)
         if validation:
-            recipe = replace(recipe, validation=data.kept_name(services, validation))
+            kept = (pairs if pairs_wanted else data).kept_name(services, validation)
+            recipe = replace(recipe, validation=kept)
+        if control:
+            recipe = replace(recipe, control=data.kept_name(services, control))
         if replay:
             share = 0.25 if replay_share is None else replay_share
             recipe = replace(recipe, replay=data.kept_name(services, replay), replay_share=share)
+        if dry_run:
+            planning.show(session.run(services.planner.plan(recipe, output=output)), as_json=as_json)
+            return
         run = services.training.start(recipe, output=output)
         note(say(f"任务 {run.id}", f"run {run.id}"))
         ended = session.run(_started(services, run)) if detach else _watched(session, run)
     _report(services, ended, detached=detach, as_json=as_json)
+
+
+def _repeat(home: Path | None, adapter: str, output: str | None, *, dry_run: bool, as_json: bool) -> None:
+    """Make ``adapter`` again; exit 1 where other bytes came out."""
+    with Session(home) as session:
+        services = session.services
+        original = repeating.checked(services, adapter)
+        if dry_run:
+            planning.show(session.run(services.planner.plan(original.recipe, output=output)), as_json=as_json)
+            return
+        run = services.training.start(original.recipe, output=output)
+        note(say(f"任务 {run.id}", f"run {run.id}"))
+        ended = _watched(session, run)
+    facts = repeating.compared(services, original, ended) if ended.state.value == "completed" else {}
+    _report(services, ended, detached=False, as_json=as_json, more=facts)
+    if not as_json:
+        repeating.show(facts)
+    if not facts["same_bytes"]:
+        raise typer.Exit(PROBLEM)
 
 
 def recipe_for(services: "Services", base: str, dataset: str, chosen: dict[str, Any]) -> "Recipe":
@@ -162,7 +264,9 @@ async def _started(services: "Services", run: "Run") -> "Run":
     return run
 
 
-def _report(services: "Services", run: "Run", *, detached: bool, as_json: bool) -> None:
+def _report(
+    services: "Services", run: "Run", *, detached: bool, as_json: bool, more: Mapping[str, Any] | None = None
+) -> None:
     from tunesmith.cli.runs import summary
 
     folder = services.home.runs / run.id
@@ -173,7 +277,7 @@ def _report(services: "Services", run: "Run", *, detached: bool, as_json: bool) 
         watching.completed(run)
     facts = summary(run)
     if as_json:
-        show_json(facts | {"adapter": run.output, "folder": folder, "loss_png": folder / "loss.png"})
+        show_json(facts | {"adapter": run.output, "folder": folder, "loss_png": folder / "loss.png"} | dict(more or {}))
         return
     if not run.state.final:
         queued = run.state.value == "queued"

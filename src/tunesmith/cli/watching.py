@@ -30,15 +30,21 @@ STATES = {
 
 @dataclass(slots=True)
 class Curve:
-    """The losses seen so far, in order."""
+    """The losses seen so far, in order.
+
+    Attributes:
+        told_at: when the trainer told of the last (seconds since the epoch).
+    """
 
     losses: list[float] = field(default_factory=list)
+    told_at: float | None = None
 
     def take(self, row: Mapping[str, Any]) -> None:
         """Add one row of metrics.jsonl; rows that tell of an event, such as a validation loss, are no step."""
         loss = row.get("loss")
         if isinstance(loss, int | float) and "event" not in row:
             self.losses.append(float(loss))
+            self.told_at = row.get("time", self.told_at)
 
 
 Seen = Callable[["Run", Curve], None]
@@ -127,12 +133,12 @@ class _Lines:
         due = bool(run.progress.step) and run.state.value == "running" and now - self._said_at >= _LINE_EVERY_S
         if run.state.value != self._state or due:
             self._state, self._said_at = run.state.value, now
-            note(_facts(run))
+            note(_facts(run, curve))
         if run.state.final and curve.losses:
             note(f"{say('损失', 'loss')} {sparkline(curve.losses, 60)}")
 
 
-def _facts(run: "Run") -> str:
+def _facts(run: "Run", curve: Curve) -> str:
     """One line about where the run stands."""
     progress = run.progress
     parts = [say(*STATES[run.state.value])]
@@ -149,6 +155,10 @@ def _facts(run: "Run") -> str:
     if progress.seconds_left is not None and not run.state.final:
         left = duration(progress.seconds_left)
         parts.append(say(f"剩余 {left}", f"{left} left"))
+    elif run.state.value == "running" and run.progress.step and curve.told_at is not None:
+        # the executor takes the time left back when no step comes any more
+        quiet = duration(max(0.0, time.time() - curve.told_at))
+        parts.append(say(f"已有 {quiet} 没有新的一步", f"no step for {quiet}"))
     return "  ".join(parts)
 
 
@@ -158,7 +168,10 @@ def _drawn(run: "Run", curve: Curve, width: int) -> "RenderableType":
 
     columns = max(10, min(60, width - 2))
     full = round(run.progress.fraction * columns)
-    rows = [Text("━" * full, style="green").append("━" * (columns - full), style="bright_black"), Text(_facts(run))]
+    rows = [
+        Text("━" * full, style="green").append("━" * (columns - full), style="bright_black"),
+        Text(_facts(run, curve)),
+    ]
     if curve.losses:
         rows.append(Text(sparkline(curve.losses, columns), style="cyan"))
     return Group(*rows)

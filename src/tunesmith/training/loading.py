@@ -1,5 +1,6 @@
 """A base model brought into memory, frozen, in the right number format (torch, transformers)."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tunesmith.training.tokenizing import unusable
 
 # up to here four bytes a weight cost little, and rounding would cost a small model dearly
 _SMALL = 100_000_000
+_CPU = torch.device("cpu")
 
 
 def load_base(folder: Path, quantization: str | None) -> Any:
@@ -26,7 +28,8 @@ def load_base(folder: Path, quantization: str | None) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # torchrun gives every process a device of its own
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else _CPU
     options: dict[str, Any] = {"dtype": _number_format(_count_weights(folder), device)}
     if quantization is not None:
         options |= {"quantization_config": _quantized(quantization), "device_map": {"": str(device)}}

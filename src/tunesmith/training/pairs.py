@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from tunesmith.datasets.example import Source
+from tunesmith.datasets.example import Example, Source
 from tunesmith.datasets.formats import BadRow
 from tunesmith.datasets.preferences import Preference
 from tunesmith.datasets.reading import LISTED, refusal
@@ -63,9 +63,13 @@ def encode_pair(preference: Preference, encoder: Encoder) -> EncodedPair | BadRo
 
 
 def encode_pairs(
-    preferences: Iterable[Preference], encoder: Encoder, label: str, on_bad: Callable[[BadRow], None] | None = None
+    preferences: Iterable[Preference],
+    encoder: Encoder,
+    label: str,
+    on_bad: Callable[[BadRow], None] | None = None,
+    on_good: Callable[[Example, Encoded], None] = lambda example, encoded: None,
 ) -> list[EncodedPair]:
-    """Every preference in tokens; as ``encode_all``.
+    """Every preference in tokens; as ``encode_all``, ``on_good`` being handed the chosen ones.
 
     Raises:
         Invalid: rows cannot be learned (the first twenty are listed), or none is left.
@@ -76,6 +80,7 @@ def encode_pairs(
         found = encode_pair(preference, encoder)
         if isinstance(found, EncodedPair):
             encoded.append(found)
+            on_good(preference.chosen, found.chosen)
         elif on_bad is not None:
             on_bad(found)
         else:

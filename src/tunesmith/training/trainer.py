@@ -2,6 +2,8 @@
 
 It is told everything by files in DIR and tells everything through files there (see run_folder). SIGTERM asks it to stop
 at the end of the step. It may be killed at any line: ``done.json`` is written last, the adapter appears whole or not.
+
+Under ``torchrun`` the first process is the trainer, and the others only do their share of each step.
 """
 
 import argparse
@@ -10,9 +12,10 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -20,18 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tunesmith.datasets.example import Example
-from tunesmith.datasets.formats import BadRow
-from tunesmith.datasets.reading import read_examples
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Problem
 from tunesmith.training import accuracy, curve, failures, run_folder
+from tunesmith.training.bundle import gathered
 from tunesmith.training.room import peak_memory
 from tunesmith.training.run import Progress, State
 from tunesmith.training.run_folder import Done, Order, Stopped
 
 if TYPE_CHECKING:
-    from tunesmith.training.encoding import Encoded, Encoder
     from tunesmith.training.loop import Outcome
     from tunesmith.training.material import Material
 
@@ -48,13 +48,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lock-fd", type=int, help="descriptor that already holds the run's lock")
     options = parser.parse_args(arguments)
     folder: Path = options.run_dir
-    held = options.lock_fd if options.lock_fd is not None else run_folder.lock(folder)
-    if held is None:
-        return BUSY
     stop = threading.Event()
+    if under_torchrun():
+        _end_with_parent()
+        if os.environ["RANK"] != "0":
+            return _lend_a_hand(folder, stop)
+    else:  # torchrun holds the lock itself: it hands no descriptors on
+        held = options.lock_fd if options.lock_fd is not None else run_folder.lock(folder)
+        if held is None:
+            return BUSY
+        os.set_inheritable(held, False)  # the run is ours for as long as we live, not a child of ours
     signal.signal(signal.SIGTERM, _setter(stop))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to whoever started us
-    run_folder.write_trainer(folder, os.getpid())
+    run_folder.write_trainer(folder, os.getppid() if under_torchrun() else os.getpid())
     if run_folder.read_cancel(folder) is not None:
         stop.set()
     if run_folder.read_done(folder) is None:
@@ -100,11 +106,13 @@ class _Trainer:
     def _completed(self, order: Order) -> Done:
         home = Home(Path(order.home))
         self._stage("checking")
-        # torch is not needed to find bad data, and takes seconds to import
+        # bad data is found before the model is loaded
+        from tunesmith.training.preparing import prepared
         from tunesmith.training.tokenizing import load_tokenizer
 
         tokenizer = load_tokenizer(Path(order.base_path))
-        material = self._material(home, order, tokenizer)
+        material = prepared(home, order, tokenizer, self._folder, self._stopped)
+        ingredients = gathered(home, order.recipe, Path(order.base_path), tokenizer, order.threads)
         self._stage("loading")
         model = self._model(home, order)
         outcome = self._trained(order, model, material)
@@ -112,7 +120,7 @@ class _Trainer:
         self._stage("saving")
         from tunesmith.training.publishing import publish
 
-        publish(home, order, model, tokenizer, outcome)
+        publish(home, order, model, tokenizer, outcome, ingredients, material.digest())
         _log.info("published %s, loss %.4f", order.output, outcome.loss)
         self._draw(order, outcome)
         self._hold_to_plan(home, order)
@@ -126,13 +134,15 @@ class _Trainer:
     def _trained(self, order: Order, model: Any, material: "Material") -> "Outcome":
         """Train, from the newest checkpoint where there is one."""
         from tunesmith.training.checkpoints import Keeper, read_newest
+        from tunesmith.training.ranks import joined
         from tunesmith.training.recipe import execute
 
         found = read_newest(self._folder)
         self._stage("training", **({"from_step": found.position.progress.step} if found else {}))
         keeper = Keeper(self._folder, order.checkpoint_s)
         try:
-            return execute(order.recipe, model, material, self._metrics, self._stopped, keeper, found)
+            with joined() as ranks:
+                return execute(order.recipe, model, material, self._metrics, self._stopped, keeper, found, ranks)
         finally:
             keeper.flush()
 
@@ -142,50 +152,10 @@ class _Trainer:
             _log.info("control set: loss %(before).4f before, %(after).4f after", losses)
             self._metrics.write({"event": "control", **losses, "time": time.time()})
 
-    def _material(self, home: Home, order: Order, tokenizer: Any) -> "Material":
-        from tunesmith.training.encoding import Encoder
-        from tunesmith.training.material import Material
-
-        recipe = order.recipe
-        # what a trainer before this one left out is left out again
-        (self._folder / run_folder.SKIPPED).unlink(missing_ok=True)
-        encoder = Encoder(tokenizer, recipe.max_length)
-
-        def read(name: str, kind: str | None = None) -> "list[Encoded]":
-            return self._encoded(home, order, encoder, name, kind)
-
-        return Material(
-            main=read(recipe.dataset, recipe.dataset_format),
-            replay=read(recipe.replay) if recipe.replay and recipe.replay_share else [],
-            validation=read(recipe.validation) if recipe.validation else [],
-            control=read(recipe.control) if recipe.control else [],
-        )
-
-    def _encoded(self, home: Home, order: Order, encoder: "Encoder", name: str, kind: str | None) -> "list[Encoded]":
-        from tunesmith.training.encoding import encode_all
-
-        on_bad = _Quarantine(self._folder / run_folder.SKIPPED) if order.recipe.skip_bad else None
-        examples = read_examples(home, name, format=kind, on_bad=on_bad)
-        encoded = encode_all(self._stoppable(examples), encoder, name, on_bad)
-        _log.info("%s: %d examples, %d left out", name, len(encoded), on_bad.count if on_bad else 0)
-        return encoded
-
-    def _stoppable(self, examples: Iterator[Example]) -> Iterator[Example]:
-        for example in examples:
-            if self._stopped():
-                raise Stopped
-            yield example
-
     def _model(self, home: Home, order: Order) -> Any:
-        import torch
-
-        from tunesmith.training.loading import load_base
-        from tunesmith.training.lora_modules import with_lora
         from tunesmith.training.publishing import require_room
 
-        if order.threads:
-            torch.set_num_threads(order.threads)
-        model = with_lora(load_base(Path(order.base_path), order.recipe.quantization), order.recipe)
+        model = _loaded(order)
         require_room(home, model)
         return model
 
@@ -251,16 +221,55 @@ class _Metrics:
             return file.tell()
 
 
-class _Quarantine:
-    """Keeps what was left out, with the reasons."""
+class _Silent:
+    """Tells nobody."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self.count = path, 0
+    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> int:
+        return 0
 
-    def __call__(self, bad: BadRow) -> None:
-        self.count += 1
-        with self._path.open("ab") as file:
-            file.write(msgspec.json.encode(bad) + b"\n")
+
+def under_torchrun() -> bool:
+    """Whether ``torchrun`` started this process, with others or alone."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process with ``torchrun``: who finds that gone must not meet us at work."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _lend_a_hand(folder: Path, stop: threading.Event) -> int:
+    """Do a share of each step beside the first process, which alone tells, keeps and publishes."""
+    from tunesmith.training.checkpoints import read_newest
+    from tunesmith.training.ranks import joined
+    from tunesmith.training.recipe import execute
+
+    signal.signal(signal.SIGTERM, _setter(stop))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    order = run_folder.read_order(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        _, material = read_material(Path(scratch), order)
+    model, found = _loaded(order), read_newest(folder)
+    try:
+        with joined() as ranks:
+            execute(order.recipe, model, material, _Silent(), stop.is_set, None, found, ranks)
+    except Stopped:
+        return 1
+    return 0
+
+
+def _loaded(order: Order) -> Any:
+    """The base with fresh LoRA weights."""
+    import torch
+
+    from tunesmith.training.loading import load_base
+    from tunesmith.training.lora_modules import with_lora
+
+    if order.threads:
+        torch.set_num_threads(order.threads)
+    return with_lora(load_base(Path(order.base_path), order.recipe.quantization), order.recipe)
 
 
 def read_material(folder: Path, order: Order) -> "tuple[Any, Material]":
@@ -270,10 +279,11 @@ def read_material(folder: Path, order: Order) -> "tuple[Any, Material]":
         Problem: as the trainer would end with.
     """
     _prepare_process(folder)
+    from tunesmith.training.preparing import prepared
     from tunesmith.training.tokenizing import load_tokenizer
 
     tokenizer = load_tokenizer(Path(order.base_path))
-    return tokenizer, _Trainer(folder, lambda: False)._material(Home(Path(order.home)), order, tokenizer)
+    return tokenizer, prepared(Home(Path(order.home)), order, tokenizer, folder, lambda: False)
 
 
 def _setter(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
