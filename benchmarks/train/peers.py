@@ -7,9 +7,12 @@ import subprocess
 import sys
 import venv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from tunesmith.training.surroundings import ALLOCATOR
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -29,12 +32,14 @@ class Contestant:
 
     Attributes:
         python: of its environment. script: what trains. settings: its own options.
+        environment: variables that who starts it sets.
     """
 
     name: str
     python: Path
     script: Path
     settings: Mapping[str, Any]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def trl_python(folder: Path) -> Path:
@@ -66,12 +71,18 @@ def trained(contestant: Contestant, job: Mapping[str, Any], log: Path) -> dict[s
     Raises:
         LeftOut: it failed; the end of its log is in the text.
     """
-    return asked(contestant.python, contestant.script, {**job, "settings": contestant.settings}, log)
+    return asked(
+        contestant.python, contestant.script, {**job, "settings": contestant.settings}, log, contestant.environment
+    )
 
 
-def asked(python: Path, script: Path, job: Mapping[str, Any], log: Path) -> dict[str, Any]:
+def asked(
+    python: Path, script: Path, job: Mapping[str, Any], log: Path, more: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """The result that ``script`` prints for ``job``; as ``trained``."""
-    environ = {name: os.environ[name] for name in ("PATH", "LANG", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
+    environ = dict(more) | {
+        name: os.environ[name] for name in ("PATH", "LANG", "HOME", "LD_LIBRARY_PATH") if name in os.environ
+    }
     environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(job["threads"]),
                 "OMP_WAIT_POLICY": "passive", "CUDA_VISIBLE_DEVICES": "", "HF_DATASETS_CACHE": str(log.parent / "datasets")}  # fmt: skip
     command = [str(python), str(script), json.dumps(job)]
@@ -90,8 +101,8 @@ def asked(python: Path, script: Path, job: Mapping[str, Any], log: Path) -> dict
 
 
 def ours(settings: Mapping[str, Any]) -> Contestant:
-    """Tunesmith as it lies in this tree."""
-    return Contestant("tunesmith", Path(sys.executable), HERE / "ours.py", settings)
+    """Tunesmith as it lies in this tree, with the allocator its executor starts a trainer with."""
+    return Contestant("tunesmith", Path(sys.executable), HERE / "ours.py", settings, ALLOCATOR)
 
 
 def _environment(place: Path, wanted: str, installs: list[list[str]], *, constrained: bool) -> Path:

@@ -154,9 +154,9 @@ def _unknown(rows: Sequence[Mapping[str, object]]) -> tuple[str, str]:
     row = rows[0]
     if "chosen" in row and "rejected" in row:
         return (
-            "这是偏好数据（chosen/rejected），尚不支持；请只保留好的回答，例如 {prompt, completion}",
-            "this is preference data (chosen/rejected), which is not supported;"
-            " keep the good answer only, e.g. {prompt, completion}",
+            "这是偏好数据（chosen/rejected）；请用 --objective dpo 训练，或只保留好的回答，例如 {prompt, completion}",
+            "this is preference data (chosen/rejected); train it with --objective dpo,"
+            " or keep the good answer only, e.g. {prompt, completion}",
         )
     if "text" in row:
         return (

@@ -8,7 +8,7 @@ from tunesmith.settings import Settings
 _UNPASSED = frozenset({"HF_TOKEN", "OPENROUTER_API_KEY", "TOGETHER_API_KEY", "FIREWORKS_API_KEY"})
 # Tensors of megabytes come and go at every layer. By default glibc gives each back to the system, which hands it out
 # again page by page, zeroed: a tenth of a step's time (see docs/performance.md). Read when a process starts.
-_ALLOCATOR = {
+ALLOCATOR = {
     "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184",
     "THP_MEM_ALLOC_ENABLE": "1",
 }
@@ -25,7 +25,7 @@ def command(module: str, settings: Settings) -> list[str]:
 def environment(settings: Settings) -> dict[str, str]:
     """This process's, without the keys of providers, which no trainer asks."""
     passed = {name: value for name, value in os.environ.items() if name not in _UNPASSED}
-    passed = _ALLOCATOR | passed | {"PYTHONSAFEPATH": "1"}
+    passed = ALLOCATOR | passed | {"PYTHONSAFEPATH": "1"}
     if settings.threads:
         passed["OMP_NUM_THREADS"] = str(settings.threads)
     return passed

@@ -70,6 +70,7 @@ def test_without_a_test_set_an_alias_moves_only_by_force(tunesmith: Invoke, prom
 def test_a_refusal_is_a_table_that_names_what_became_worse_and_exit_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # a pipe gets the table as wide as it needs to be
     monkeypatch.setenv("TUNESMITH_LANG", "en")
 
     def figure(value: float, **more: Any) -> dict[str, Any]:
