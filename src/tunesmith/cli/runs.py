@@ -27,6 +27,7 @@ from tunesmith.kernel.problems import Conflict, Invalid, NotFound
 if TYPE_CHECKING:
     from tunesmith.app import Services
     from tunesmith.training.run import Run, State
+    from tunesmith.training.run_folder import Done
     from tunesmith.training.service import TrainingService
 
 app = typer.Typer(
@@ -68,6 +69,7 @@ def list_(
 def show(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Its recipe, where it stands, and its files."""
     from tunesmith.training.findings import read_report
+    from tunesmith.training.run_folder import read_done
 
     with opened(home) as services:
         run = find(services.training, run_id)
@@ -76,9 +78,10 @@ def show(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = Fals
             curve.take(row)
         folder = services.home.runs / run.id
         held = planning.held(folder)
-        examined = read_report(folder)
+        examined, done = read_report(folder), read_done(folder)
     if as_json:
-        show_json(summary(run) | {"folder": folder, "losses": curve.losses, "plan": held, "data": examined})
+        found = {"folder": folder, "losses": curve.losses, "plan": held, "data": examined}
+        show_json(summary(run) | found | {"done": done})
         return
     reason = run.reason(language())
     facts: list[tuple[str, object]] = [
@@ -92,6 +95,7 @@ def show(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = Fals
     if losses := curve.losses:
         bars = watching.sparkline(losses, 60)
         facts.append((say("损失", "loss"), f"{bars}  {losses[0]:.3f} -> {losses[-1]:.3f}"))
+    facts += _ending(run, done)
     if held is not None:
         facts.append((say("预测", "predicted"), planning.judged(held)))
     if examined is not None:
@@ -101,6 +105,22 @@ def show(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = Fals
     line(say("配方", "recipe"))
     for text in aligned(_recipe(run).items()):
         line(f"  {text}")
+
+
+def _ending(run: "Run", done: "Done | None") -> list[tuple[str, object]]:
+    """What a trainer found out beside the loss."""
+    facts: list[tuple[str, object]] = []
+    if done is None or run.state.value != "completed":
+        return facts
+    if done.validation_loss is not None:
+        of = say(f"（第 {done.best_step} 步的权重）", f" (weights of step {done.best_step})") if done.best_step else ""
+        facts.append((say("验证损失", "validation loss"), f"{done.validation_loss:.4f}{of}"))
+    if run.progress.step < run.progress.total_steps:
+        said = say("验证损失不再下降", "the validation loss fell no more")
+        facts.append((say("提前停止", "stopped early"), said))
+    if done.control_before is not None and done.control_after is not None:
+        facts.append((say("对照集损失", "control loss"), f"{done.control_before:.4f} -> {done.control_after:.4f}"))
+    return facts
 
 
 @app.command(

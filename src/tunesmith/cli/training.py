@@ -23,6 +23,7 @@ from tunesmith.cli.screen import (
     say,
     show_json,
     verb,
+    wrong_usage,
 )
 from tunesmith.cli.session import Session
 from tunesmith.kernel.problems import Conflict
@@ -51,8 +52,11 @@ def train(
         ),
     ] = None,
     base: Annotated[
-        str, typer.Option(autocompletion=completing.bases, help=say("基座模型", "Base model."))
-    ] = "tunesmith-small",
+        str | None,
+        typer.Option(
+            autocompletion=completing.bases, help=say("基座模型，默认 tunesmith-small", "Base model; tunesmith-small.")
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -158,7 +162,9 @@ def train(
         "early_stopping": early_stopping,
         "target_modules": tuple(target_modules.replace(",", " ").split()) if target_modules else None,
     }  # fmt: skip
-    others = {**chosen, "validation": validation, "replay": replay, "replay_share": replay_share, "format": format_,
+    if replay_share is not None and replay is None and from_ is None:
+        raise wrong_usage("--replay-share 需要同时给出 --replay", "--replay-share needs --replay beside it")
+    others = {**chosen, "base": base, "validation": validation, "replay": replay, "replay_share": replay_share, "format": format_,
               "control": control}  # fmt: skip
     repeating.check_usage(dataset, from_, others | {"skip_bad": skip_bad, "detach": detach})
     if dataset is None:
@@ -167,6 +173,7 @@ def train(
         return
     with Session(home) as session:
         services = session.services
+        base = base or "tunesmith-small"
         services.registry.base(base)  # before anything is copied
         pairs_wanted = objective == "dpo"
         kept = (

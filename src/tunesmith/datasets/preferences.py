@@ -78,6 +78,8 @@ def to_preference(row: object, source: Source) -> Preference | BadRow:
         ends = []
         for field in _FIELDS:
             answer = _answer(needed(row, field), field)
+            if answer[: len(asked)] == asked and len(answer) > len(asked):
+                answer = answer[len(asked) :]  # the whole conversation once more, as UltraFeedback has it
             found = to_example({"messages": [*asked, *answer]}, "openai", source)
             if isinstance(found, BadRow):
                 return BadRow(source, _told(found.field, len(asked), field), found.zh, found.en, row)

@@ -65,13 +65,15 @@ def keep(home: Home, recipe: Recipe, plan: Plan) -> None:
 def hold(folder: Path, home: Home, recipe: Recipe, started: float, ended: float, memory_bytes: int) -> Held | None:
     """Write how right the prediction for the run in ``folder`` was; None where there is none to hold it to.
 
-    A run that was interrupted took the time of what interrupted it: it is not compared.
+    A run that was interrupted took the time of what interrupted it, and one that stopped early did not take its own:
+    they are not compared.
 
     Args:
         started, ended: seconds since the epoch.
     """
     rows = list(run_folder.metrics(folder))
-    if any("from_step" in row for row in rows):
+    last = run_folder.read_progress(folder)
+    if any("from_step" in row for row in rows) or last.step < last.total_steps:
         return None
     predicted = _kept(home, recipe) or _from_first_steps(rows, started)
     if predicted is None:

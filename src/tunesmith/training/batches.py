@@ -1,6 +1,7 @@
 """Which examples are learned together, and when. Decided by the seed alone; no torch here."""
 
 import random
+from bisect import bisect_left, insort
 from collections.abc import Sequence, Sized
 from itertools import islice
 from math import ceil
@@ -72,16 +73,18 @@ def packs(examples: Sequence[_Some], most: int) -> list[list[_Some]]:
 
     Best fit, the longest first; in a pack the longest come first, so that neighbours are of about equal length.
     """
-    dealt: list[tuple[int, list[_Some]]] = []  # free tokens, examples
+    dealt: list[list[_Some]] = []
+    room: list[tuple[int, int]] = []  # free tokens and number of each pack, the fullest first
     for example in sorted(examples, key=len, reverse=True):
-        fitting = [at for at, (free, _) in enumerate(dealt) if free >= len(example)]
-        if not fitting:
-            dealt.append((most - len(example), [example]))
-            continue
-        best = min(fitting, key=lambda at: dealt[at][0])
-        free, pack = dealt[best]
-        dealt[best] = (free - len(example), [*pack, example])
-    return [pack for _, pack in dealt]
+        best = bisect_left(room, (len(example), 0))
+        if best < len(room):
+            free, number = room.pop(best)
+        else:
+            free, number = most, len(dealt)
+            dealt.append([])
+        dealt[number].append(example)
+        insort(room, (free - len(example), number))
+    return dealt
 
 
 def rectangles(examples: Sequence[_Some], most: int) -> list[list[_Some]]:

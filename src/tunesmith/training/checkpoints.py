@@ -21,7 +21,6 @@ from tunesmith.kernel.problems import Conflict
 from tunesmith.training import run_folder
 from tunesmith.training.run import Progress
 
-_TENSORS = "state.safetensors"
 _KEPT = 2  # the newest, and the one before it in case the disk loses the newest
 _SHARE = 0.02  # of the time may go into copying and writing
 
@@ -36,6 +35,8 @@ class Position:
         validation_loss: the last.
         best_loss, best_step: the best so far, and after which step. worse: scorings since then.
         over: training has stopped early.
+        unscored: the step is done but not told yet: training was stopped while the validation data was scored after it.
+        grad_norm: of the last step.
         control_before: of the control set, before the first step.
         metrics_bytes: size of metrics.jsonl; what was appended later belongs to steps that will be done again.
         material: digest of the examples, in their order.
@@ -52,6 +53,8 @@ class Position:
     best_step: int | None = None
     worse: int = 0
     over: bool = False
+    unscored: bool = False
+    grad_norm: float = 0.0
     control_before: float | None = None
 
 
@@ -115,30 +118,29 @@ def write(run: Path, checkpoint: Checkpoint) -> None:
     for rest in folder.glob(f"{PARTIAL}*"):  # of a trainer that was killed while it wrote
         shutil.rmtree(rest, ignore_errors=True)
     target = folder / run_folder.checkpoint_name(checkpoint.position.progress.step)
-    if target.exists():
+    if target in run_folder.checkpoints(run) and not _position(target).unscored:
         return  # a run that was gone on with has come to the same step again: the same bytes
+    shutil.rmtree(target, ignore_errors=True)  # damaged, or of the same step before its scoring
     metrics = run / run_folder.METRICS
     if metrics.exists():
         sync(metrics)  # the position speaks of its size
     with folder_published_whole(target) as place:
-        save_file(dict(checkpoint.tensors), place / _TENSORS)
+        save_file(dict(checkpoint.tensors), place / run_folder.TENSORS)
         write_json(place / run_folder.POSITION, checkpoint.position)
     for old in run_folder.checkpoints(run)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def read_newest(run: Path) -> Checkpoint | None:
-    """The newest checkpoint that can be read; None where there is none."""
-    from safetensors import SafetensorError
+    """The newest whole checkpoint; None where there is none."""
     from safetensors.torch import load_file
 
-    for folder in reversed(run_folder.checkpoints(run)):
-        try:
-            position = msgspec.json.decode((folder / run_folder.POSITION).read_bytes(), type=Position)
-            return Checkpoint(position, load_file(folder / _TENSORS))
-        except (OSError, msgspec.MsgspecError, SafetensorError):
-            continue  # the one before it will do
-    return None
+    found = run_folder.checkpoints(run)
+    return Checkpoint(_position(found[-1]), load_file(found[-1] / run_folder.TENSORS)) if found else None
+
+
+def _position(folder: Path) -> Position:
+    return msgspec.json.decode((folder / run_folder.POSITION).read_bytes(), type=Position)
 
 
 class Keeper:

@@ -3,8 +3,8 @@
 import errno
 
 _NO_MEMORY = (
-    "内存（或显存）不足：请减小 batch_size 或 max_length，或使用更小的模型，然后重新开始",
-    "out of memory: lower batch_size or max_length, or use a smaller model, and start the run again",
+    "内存（或显存）不足：请减小 max_length，设置 quantization，或使用更小的模型，然后重新开始",
+    "out of memory: lower max_length, set quantization, or use a smaller model, and start the run again",
 )
 NO_ROOM = (
     "磁盘已满：请清理空间，然后用 tunesmith runs resume 从检查点继续",

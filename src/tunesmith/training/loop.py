@@ -3,7 +3,8 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -128,6 +129,9 @@ class Loop:
         at = self._resumed(checkpoint) if checkpoint else Position(material=self._digest)
         if checkpoint is None and self._material.control:
             at = replace(at, control_before=self._score(self._material.control, self._likelihood))
+        if at.unscored:
+            at = self._told(at)
+            self._keep_or_stop(at)
         for epoch in range(self._recipe.epochs):
             updates = self._plan.epoch()  # of epochs gone by, too: the plan draws on
             if epoch < at.epoch or at.over:
@@ -146,12 +150,29 @@ class Loop:
         began = time.perf_counter()
         loss, norm, rate = self._update(at.progress.step, batches)
         self._pace.append((time.perf_counter() - began, sum(len(example) for batch in batches for example in batch)))
-        at = replace(at, number=at.number + 1, losses=(*at.losses, loss), progress=self._progress(at, loss, rate))
-        scored = self._due(at.progress.step, last)
+        at = replace(
+            at, number=at.number + 1, losses=(*at.losses, loss), progress=self._progress(at, loss, rate), grad_norm=norm
+        )
+        return self._told(replace(at, unscored=self._due(at.progress.step, last)))
+
+    def _told(self, at: Position) -> Position:
+        """The step is told of, after the scoring where one is due."""
+        scored = at.unscored
         if scored:
-            at = self._scored(at)
-        told = self._teller.step(at.progress, norm, at.validation_loss if scored else None)
+            with self._kept_if_stopped(at):
+                at = replace(self._scored(at), unscored=False)
+        told = self._teller.step(at.progress, at.grad_norm, at.validation_loss if scored else None)
         return replace(at, metrics_bytes=told)
+
+    @contextmanager
+    def _kept_if_stopped(self, at: Position) -> Iterator[None]:
+        """Scoring may take minutes: whoever stops it finds all steps before it in a checkpoint."""
+        try:
+            yield
+        except Stopped:
+            if self._keeper is not None:
+                self._keeper.last(partial(taken, self._weights, self._optimizer, at, self._best))
+            raise
 
     def _due(self, step: int, last: bool) -> bool:
         """Whether the validation data is scored after ``step``, the ``last`` of its epoch or not."""
@@ -261,12 +282,15 @@ class Loop:
             with torch.no_grad():
                 for weight, found in zip(self._weights, self._best, strict=True):
                     weight.copy_(found)
-        control = self._material.control
+        control, after = self._material.control, None
+        if control:
+            with self._kept_if_stopped(at):
+                after = self._score(control, self._likelihood)
         return Outcome(
             replace(at.progress, seconds_left=0.0),
             math.fsum(at.losses) / len(at.losses),
             at.best_loss if best else at.validation_loss,
             at.best_step if best else None,
             at.control_before,
-            self._score(control, self._likelihood) if control else None,
+            after,
         )

@@ -19,6 +19,8 @@ from torch.nn import functional
 
 from tunesmith.training.run import Recipe
 
+QUANTIZED = ("Linear4bit", "Linear8bitLt")  # bitsandbytes
+_TINY = 1e-12
 Weight = Callable[[torch.dtype], Tensor]
 
 
@@ -210,7 +212,7 @@ class LoraLinear(FrozenLinear):
         cross_OR = W @ A.t()
         square_O = W.square().sum(1) + 2 * self.scale * (cross_OR * B).sum(1)
         square_O += self.scale**2 * ((B @ (A @ A.t())) * B).sum(1)
-        return square_O.clamp_min(0).sqrt()
+        return square_O.clamp_min(0).sqrt().clamp_min(_TINY)  # a row of zeros has no direction
 
 
 def scaling(recipe: Recipe) -> float:

@@ -8,7 +8,7 @@ from torch import nn
 
 from tunesmith.kernel.problems import Invalid
 from tunesmith.training.loading import computed_in
-from tunesmith.training.lora import FrozenLinear, LoraLinear
+from tunesmith.training.lora import QUANTIZED, FrozenLinear, LoraLinear
 from tunesmith.training.lora_mlp import LoraGatedMLP, gated
 from tunesmith.training.run import Recipe
 
@@ -33,7 +33,7 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
     for name, linear in list(_linears(model)):
         if name in chosen:
             _put(model, name, LoraLinear(linear, recipe))
-        elif narrow:
+        elif narrow or type(linear).__name__ in QUANTIZED:
             _put(model, name, FrozenLinear(linear))
     if narrow:
         _widened(model)
@@ -96,5 +96,6 @@ def _target(name: str) -> str:
 
 
 def _linear(module: Any) -> bool:
-    # by class name: quantized layers derive from Linear, but Conv1D of GPT-2 does not
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    # a class with a forward of its own (a router, a grouped layer) computes something else
+    plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    return plain or type(module).__name__ in (*QUANTIZED, "Conv1D")

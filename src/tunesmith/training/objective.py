@@ -1,5 +1,6 @@
 """What a model makes of supervised tokens: how surprising each is, computed at no other position (torch)."""
 
+import re
 from collections.abc import Sequence, Sized
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from tunesmith.training.surprise import surprise
 # Tokens that go through the model at once. Enough for full speed of the matrix units; what is kept for the gradient
 # grows with it. A constant: were it chosen by the free memory, the bytes of an adapter would depend on the weather.
 _TOKENS = {"cpu": 1024, "cuda": 8192}
+_ROPE_OF_LENGTH = re.compile(r"'(rope_)?type': '(longrope|dynamic)'")
 _Some = TypeVar("_Some", bound=Sized)
 _PROBE = (5, 3)  # lengths of the examples that show whether a model can be packed
 
@@ -43,10 +45,14 @@ class Surprise:
             model.config._attn_implementation = attention.IMPLEMENTATION
         model.train(was_training)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the model at once; more only where one example has more."""
+        return _TOKENS.get(self._device.type, _TOKENS["cuda"])
+
     def parts(self, examples: Sequence[_Some]) -> list[list[_Some]]:
         """``examples`` as they go through the model together; each part needs about as much memory as the others."""
-        most = _TOKENS.get(self._device.type, _TOKENS["cuda"])
-        return packs(examples, most) if self.packs else rectangles(examples, most)
+        return packs(examples, self.tokens) if self.packs else rectangles(examples, self.tokens)
 
     def laid(self, examples: Sequence[Encoded]) -> Laid:
         """One of the parts as tensors."""
@@ -70,6 +76,8 @@ class Surprise:
 
     def _can_pack(self) -> bool:
         """Whether packed examples come out as they do alone."""
+        if _ROPE_OF_LENGTH.search(str(self._core.config.to_dict())):
+            return False  # positions are turned by the longest in a row: a short example would depend on its neighbours
         tokens = torch.arange(1, 1 + sum(_PROBE), device=self._device).remainder(len(self._weight_VD))
         groups = attention.grouped(_PROBE, self._device)
         positions = torch.cat([torch.arange(length, device=self._device) for length in _PROBE])
@@ -81,7 +89,7 @@ class Surprise:
                 together = self._body(
                     input_ids=tokens[None], position_ids=positions[None], groups=groups, use_cache=False
                 ).last_hidden_state
-        except (NotImplementedError, TypeError, ValueError, KeyError, RuntimeError):
+        except (NotImplementedError, TypeError, ValueError, KeyError, RuntimeError, AttributeError):
             return False  # attention of its own, or one that does not take our word for what belongs together
         finally:
             self._core.config._attn_implementation = self._usual
@@ -111,7 +119,9 @@ def _same(core: Any, body: Any, weight_VD: Tensor, bias_V: Tensor | None) -> boo
     """Whether the head on the body's last hidden state gives the model's own logits."""
     tokens_BT = torch.arange(4, device=weight_VD.device).remainder(len(weight_VD))[None]
     with torch.no_grad():
-        hidden_BTD = body(input_ids=tokens_BT, use_cache=False).last_hidden_state
+        hidden_BTD = getattr(body(input_ids=tokens_BT, use_cache=False), "last_hidden_state", None)
+        if hidden_BTD is None:
+            return False  # several models in one: what it calls its base is the whole
         bias = None if bias_V is None else bias_V.to(hidden_BTD.dtype)
         parts_BTV = functional.linear(hidden_BTD, weight_VD.to(hidden_BTD.dtype), bias)
         return _close(parts_BTV, core(input_ids=tokens_BT, use_cache=False).logits)

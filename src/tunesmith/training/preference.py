@@ -1,6 +1,6 @@
 """Direct preference optimization (torch): Rafailov et al., arXiv:2305.18290."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from tunesmith.training.objective import Surprise
 from tunesmith.training.pairs import EncodedPair
+from tunesmith.training.run_folder import Stopped
 
 
 class Preference:
@@ -25,9 +26,15 @@ class Preference:
         self._surprise, self._beta = surprise, beta
         self._base: dict[int, Tensor] = {}  # by the pair's id: how much likelier the base finds the chosen one, in nats
 
-    def measure_base(self, pairs: Iterable[EncodedPair]) -> None:
-        """Remember what the model, which is the base now, makes of ``pairs``."""
+    def measure_base(self, pairs: Iterable[EncodedPair], stopped: Callable[[], bool] = lambda: False) -> None:
+        """Remember what the model, which is the base now, makes of ``pairs``.
+
+        Raises:
+            Stopped: ``stopped()`` was true.
+        """
         for part in self.parts(list(pairs)):
+            if stopped():
+                raise Stopped
             with torch.no_grad():
                 margins = self._margins(part)
             self._base |= {id(pair): margin for pair, margin in zip(part, margins, strict=True)}

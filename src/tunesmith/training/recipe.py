@@ -50,7 +50,7 @@ def execute(
             objective: Objective = likelihood
             if recipe.objective == "dpo":
                 objective = preference = Preference(surprise, recipe.dpo_beta)
-                preference.measure_base([*material.main, *material.validation])  # type: ignore[list-item]
+                preference.measure_base([*material.main, *material.validation], stopped)  # type: ignore[list-item]
             loop = Loop(recipe, model, objective, likelihood, material, teller, stopped, keeper, ranks)
             return loop.run(checkpoint)
         finally:

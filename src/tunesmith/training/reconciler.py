@@ -119,8 +119,8 @@ class Reconciler:
         """Give a queued run of ours to its executor; False where that must be tried again later."""
         try:
             handle = await executor.submit(run)
-        except Unavailable as problem:
-            _log.warning("submit_postponed", run_id=run.id, reason=problem.en)
+        except (Unavailable, OSError) as problem:  # OSError: no room to write the order, say
+            _log.warning("submit_postponed", run_id=run.id, reason=str(problem))
             await asyncio.to_thread(self._store.release, self._me.name, run.id)
             return False
         except Problem as problem:

@@ -38,6 +38,7 @@ METRICS, LOG, SKIPPED, CANCEL, PICTURE, DONE = (
     "metrics.jsonl", "log.txt", "skipped.jsonl", "cancel.json", "loss.png", "done.json",
 )  # fmt: skip
 CHECKPOINTS, POSITION, STARTS = "checkpoints", "position.json", "starts.json"
+TENSORS = "state.safetensors"  # of a checkpoint
 SILENT, RESERVE = "silent.json", "reserve"
 FACTS = "tunesmith.json"  # in the adapter's folder: who made it
 NO_ROOM = 74  # a trainer's exit status: the disk has no room for its last words
@@ -121,7 +122,9 @@ class Done:
     Attributes:
         state: a final one.
         adapter: name of the published adapter, only when completed.
-        validation_loss: after the last epoch, where the recipe names validation data.
+        validation_loss: of the published weights, where the recipe names validation data.
+        best_step: the step these weights are of, where the best were to be kept.
+        control_before, control_after: loss on the control set, of the base and of these weights.
     """
 
     state: State
@@ -130,6 +133,9 @@ class Done:
     progress: Progress = field(default_factory=Progress)
     adapter: str | None = None
     validation_loss: float | None = None
+    best_step: int | None = None
+    control_before: float | None = None
+    control_after: float | None = None
 
 
 def write_order(folder: Path, order: Order) -> None:
@@ -205,8 +211,8 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The run's checkpoints, the newest last."""
-    return sorted(path for path in (folder / CHECKPOINTS).glob("step-*") if path.is_dir())
+    """The run's checkpoints, the newest last. One that a broken disk or a copy has damaged is none."""
+    return sorted(path for path in (folder / CHECKPOINTS).glob("step-*") if _whole(path))
 
 
 def checkpointed_step(folder: Path) -> int:
@@ -217,13 +223,9 @@ def checkpointed_step(folder: Path) -> int:
 
 def back_to_checkpoint(folder: Path) -> None:
     """Forget the metrics of steps beyond the newest checkpoint: they are done again."""
-    size = 0
-    for path in reversed(checkpoints(folder)):
-        found = _read(path / POSITION, dict)
-        if found is not None and isinstance(found.get("metrics_bytes"), int):
-            size = found["metrics_bytes"]
-            break
-    truncate_metrics(folder, size)
+    found = checkpoints(folder)
+    position = _read(found[-1] / POSITION, dict) if found else None
+    truncate_metrics(folder, position["metrics_bytes"] if position else 0)
 
 
 def go_on_from(old: Path, new: Path) -> None:
@@ -236,6 +238,25 @@ def go_on_from(old: Path, new: Path) -> None:
         if (old / METRICS).exists():
             shutil.copyfile(old / METRICS, folder / METRICS)
         back_to_checkpoint(folder)
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Whether all that belongs to a checkpoint is there, as far as lengths tell."""
+    position = _read(checkpoint / POSITION, dict)
+    if position is None or not isinstance(position.get("metrics_bytes"), int):
+        return False
+    try:
+        with (checkpoint / TENSORS).open("rb") as file:
+            # safetensors: the length of a JSON header, the header, the numbers it tells the places of
+            length = int.from_bytes(file.read(8), "little")
+            size = os.fstat(file.fileno()).st_size
+            header = msgspec.json.decode(file.read(length)) if length < size else None
+    except (OSError, msgspec.DecodeError):
+        return False
+    if not isinstance(header, dict):
+        return False
+    places = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    return size == 8 + length + max(places, default=0)
 
 
 def truncate_metrics(folder: Path, size: int) -> None:

@@ -213,7 +213,11 @@ class TrainingService:
             event, loss = row.get("event"), row.get("loss")
             if event in (None, "validation") and isinstance(loss, int | float) and math.isfinite(loss):
                 found["train_loss" if event is None else "val_loss"] = float(loss)
-        if found.get("val_loss", math.inf) < 700:  # beyond, it is more than a float holds
+        done = run_folder.read_done(self._home.runs / run.id)
+        if done is not None and done.validation_loss is not None:
+            found["val_loss"] = done.validation_loss  # of the published weights, which need not be the last
+        # of a likelihood alone; beyond 700 it is more than a float holds
+        if run.recipe.objective == "sft" and found.get("val_loss", math.inf) < 700:
             found["perplexity"] = math.exp(found["val_loss"])
         return found
 
@@ -247,9 +251,9 @@ class TrainingService:
         recipe = replace(recipe, base_model=base.name)
         limits.check(recipe, base.context_length)
         self._check_readable(recipe.dataset, recipe.dataset_format, recipe, caller, learned=True)
-        for name in (recipe.validation, recipe.replay, recipe.control):
+        for name, learned in ((recipe.validation, True), (recipe.replay, False), (recipe.control, False)):
             if name is not None:
-                self._check_readable(name, None, recipe, caller, learned=name == recipe.validation)
+                self._check_readable(name, None, recipe, caller, learned=learned)
         run_id, now = uuid.uuid4().hex, self._clock()
         place = self._places.free(output.replace("{dataset}", f"{_stem(recipe.dataset)}-{run_id[:8]}"), caller)
         require_free(self._home.root, _ROOM)

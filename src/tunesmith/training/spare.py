@@ -11,6 +11,7 @@ from torch import Tensor
 from tunesmith.training.encoding import Encoded
 from tunesmith.training.material import Material
 from tunesmith.training.objective import Surprise
+from tunesmith.training.room import free_memory
 
 _SHARE = 0.5  # of the free memory may be kept for the gradient
 _PROBE = 16  # tokens
@@ -18,8 +19,8 @@ _PROBE = 16  # tokens
 
 def keep_less(model: Any, surprise: Surprise, material: Material) -> bool:
     """Turn activation checkpointing on where the largest part would keep too much; whether it is on now."""
-    parts = surprise.parts([*material.main, *material.replay])
-    tokens = max(sum(map(len, part)) for part in parts)
+    examples = [*material.main, *material.replay]
+    tokens = min(sum(map(len, examples)), max(surprise.tokens, *map(len, examples)))
     if tokens * kept_bytes(model, surprise) <= _SHARE * _free_bytes(model):
         return False
     if not getattr(model, "supports_gradient_checkpointing", False):
@@ -57,6 +58,4 @@ def _free_bytes(model: Any) -> int:
     device = model.device
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return free_memory()

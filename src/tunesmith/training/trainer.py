@@ -117,7 +117,7 @@ class _Trainer:
         model = self._model(home, order)
         outcome = self._trained(order, model, material)
         self._tell_control(outcome)
-        self._stage("saving")
+        self._stage("saving", stoppable=False)  # too late to cancel: what was asked for is there
         from tunesmith.training.publishing import publish
 
         publish(home, order, model, tokenizer, outcome, ingredients, material.digest())
@@ -129,6 +129,9 @@ class _Trainer:
             progress=outcome.progress,
             adapter=order.output,
             validation_loss=outcome.validation_loss,
+            best_step=outcome.best_step,
+            control_before=outcome.control_before,
+            control_after=outcome.control_after,
         )
 
     def _trained(self, order: Order, model: Any, material: "Material") -> "Outcome":
@@ -138,7 +141,7 @@ class _Trainer:
         from tunesmith.training.recipe import execute
 
         found = read_newest(self._folder)
-        self._stage("training", **({"from_step": found.position.progress.step} if found else {}))
+        self._stage("training", from_step=found.position.progress.step if found else None)
         keeper = Keeper(self._folder, order.checkpoint_s)
         try:
             with joined() as ranks:
@@ -159,9 +162,10 @@ class _Trainer:
         require_room(home, model)
         return model
 
-    def _stage(self, name: str, **facts: int) -> None:
-        if self._stopped():
+    def _stage(self, name: str, *, stoppable: bool = True, from_step: int | None = None) -> None:
+        if stoppable and self._stopped():
             raise Stopped
+        facts = {} if from_step is None else {"from_step": from_step}
         _log.info("%s %s", name, facts or "")
         self._metrics.write({"event": "stage", "stage": name, **facts, "time": time.time()})
 

@@ -19,6 +19,7 @@ SHAPES: dict[str, dict[str, object]] = {
     "a prompt of messages": {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
     "messages beside": {"messages": [USER], "chosen": GOOD, "rejected": BAD},
     "whole conversations": {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+    "the prompt and the whole": {"prompt": "Hi?", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
     "alpaca": {"instruction": "Hi?", "input": "", "chosen": "Hello!", "rejected": "No."},
     "sharegpt": {
         "conversations": [{"from": "human", "value": "Hi?"}],

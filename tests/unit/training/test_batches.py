@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.datasets.example import Source
-from tunesmith.training.batches import Plan, in_batches
+from tunesmith.training.batches import Plan, in_batches, packs, rectangles
 from tunesmith.training.encoding import Encoded
 
 
@@ -78,3 +78,27 @@ def test_batches_are_full_but_for_the_last(size: int) -> None:
     batches = in_batches(some, size)
     assert list(chain.from_iterable(batches)) == some
     assert all(len(batch) == size for batch in batches[:-1])
+
+
+LENGTHS = st.lists(st.integers(1, 60), max_size=60)
+
+
+@settings(max_examples=200, deadline=None)
+@given(LENGTHS, st.integers(20, 90))
+def test_every_example_is_in_one_pack_and_no_pack_holds_more_than_it_may(lengths: list[int], most: int) -> None:
+    rows = examples(0, "main", lengths) if lengths else []
+    dealt = packs(rows, most)
+    assert Counter(e.source.line for pack in dealt for e in pack) == Counter(range(1, len(lengths) + 1))
+    assert all(sum(map(len, pack)) <= most or len(pack) == 1 for pack in dealt)
+    assert all(list(map(len, pack)) == sorted(map(len, pack), reverse=True) for pack in dealt)
+    # no two packs would fit into one: at most one is less than half full
+    assert sum(2 * sum(map(len, pack)) < most for pack in dealt) <= 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(LENGTHS, st.integers(20, 90))
+def test_every_example_is_in_one_rectangle_with_what_pads_it(lengths: list[int], most: int) -> None:
+    rows = examples(0, "main", lengths) if lengths else []
+    dealt = rectangles(rows, most)
+    assert Counter(e.source.line for batch in dealt for e in batch) == Counter(range(1, len(lengths) + 1))
+    assert all(max(map(len, batch)) * len(batch) <= most or len(batch) == 1 for batch in dealt)

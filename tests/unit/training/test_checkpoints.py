@@ -12,10 +12,10 @@ import torch
 from tests.unit.training.conftest import encoded
 from tunesmith.kernel.problems import Conflict
 from tunesmith.training import run_folder
-from tunesmith.training.checkpoints import Keeper, read_newest
+from tunesmith.training.checkpoints import Keeper, Position, read_newest
 from tunesmith.training.encoding import Encoded, Encoder
 from tunesmith.training.loading import load_base
-from tunesmith.training.loop import Outcome
+from tunesmith.training.loop import Loop, Outcome
 from tunesmith.training.lora_modules import with_lora
 from tunesmith.training.material import Material
 from tunesmith.training.recipe import execute
@@ -148,6 +148,59 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(
     found = read_newest(folder)
     assert found is not None and run_folder.checkpoint_name(found.position.progress.step) == before.name
     assert same(whole, train(folder)[0])
+    assert told(folder) == told(tmp_path / "whole")  # no step twice
+
+
+def test_a_run_stopped_while_it_scores_keeps_the_step_before(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"evaluate_every": 2, "keep_best": True}
+    whole, outcome = train(tmp_path / "whole", **options)
+    assert outcome is not None and outcome.best_step is not None
+    scored = Loop._scored
+    for at in (2, 6):
+        folder = tmp_path / f"while scoring after {at}"
+
+        def interrupted(loop: Loop, position: Position, at: int = at) -> Position:
+            if position.progress.step == at:
+                raise Stopped
+            return scored(loop, position)
+
+        monkeypatch.setattr(Loop, "_scored", interrupted)
+        assert train(folder, **options)[1] is None
+        monkeypatch.setattr(Loop, "_scored", scored)
+        assert run_folder.checkpointed_step(folder) == at and len(told(folder)) == at - 1
+        again, ended = train(folder, every_s=0.0, **options)
+        assert same(whole, again) and ended is not None and told(folder) == told(tmp_path / "whole")
+        assert (ended.validation_loss, ended.best_step) == (outcome.validation_loss, outcome.best_step)
+
+
+def test_training_stops_where_the_validation_loss_falls_no_more_and_the_best_weights_stay(
+    train: Train, tmp_path: Path
+) -> None:
+    # far too high a rate: what is learned first is destroyed again
+    options: dict[str, Any] = {"evaluate_every": 1, "keep_best": True, "early_stopping": 2, "learning_rate": 0.3}
+    best, outcome = train(tmp_path / "run", epochs=30, **options)
+    assert outcome is not None and outcome.best_step is not None
+    assert outcome.progress.step == outcome.best_step + 2 < outcome.progress.total_steps
+    until_then, _ = train(tmp_path / "again", stop_after=outcome.best_step, epochs=30, **options)
+    assert same(best, until_then)
+    whole, ended = train(tmp_path / "again", epochs=30, **options)
+    assert same(best, whole) and ended is not None
+    assert (ended.best_step, ended.validation_loss) == (outcome.best_step, outcome.validation_loss)
+
+
+def test_a_control_set_is_scored_before_and_after_and_a_stop_in_between_changes_neither(
+    train: Train, tmp_path: Path, material: Material
+) -> None:
+    data = Material(material.main, material.replay, material.validation, material.replay)
+    whole, outcome = train(tmp_path / "whole", data=data)
+    assert outcome is not None and outcome.control_before is not None and outcome.control_after is not None
+    assert outcome.control_before != outcome.control_after
+    train(tmp_path / "run", data=data, stop_after=3)
+    again, ended = train(tmp_path / "run", data=data)
+    assert same(whole, again) and ended is not None
+    assert (ended.control_before, ended.control_after) == (outcome.control_before, outcome.control_after)
 
 
 def test_what_a_killed_trainer_left_half_written_is_removed(train: Train, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tunesmith.training.layout import packed, padded
 from tunesmith.training.loading import load_base
 from tunesmith.training.lora import FrozenLinear, LoraLinear, kept
 from tunesmith.training.lora_mlp import LoraGatedMLP
-from tunesmith.training.lora_modules import lora_layers, with_lora
+from tunesmith.training.lora_modules import linear_modules, lora_layers, with_lora
 from tunesmith.training.objective import Surprise
 from tunesmith.training.peft_files import save_adapter
 from tunesmith.training.run import Recipe
@@ -221,6 +221,43 @@ def test_a_quantized_base_is_computed_with_as_what_its_codes_stand_for(
 
     for got, want in zip(scored(quantized), scored(plain), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_of_a_quantized_base_that_wear_no_lora_are_computed_with_alike(tiny_base: Path) -> None:
+    x = torch.randn(3, 64)
+
+    def of(*targets: str) -> Any:
+        model = with_lora(load_base(tiny_base, "int4"), replace(RECIPE, target_modules=targets))
+        return model.model.layers[0].self_attn
+
+    assert torch.equal(of("q_proj").q_proj(x), of("k_proj").q_proj(x))
+
+
+def test_a_row_of_zeros_has_no_direction_and_stays_zero() -> None:
+    base = linear(12, 10, bias=False)
+    base.weight[3] = 0
+    dora = LoraLinear(base, replace(RECIPE, use_dora=True))
+    x = torch.randn(4, 12, requires_grad=True)
+    assert dora(x).isfinite().all() and not dora(x)[:, 3].any()
+
+
+def test_a_model_whose_positions_depend_on_the_longest_in_a_row_is_not_packed() -> None:
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_type": "longrope", "rope_theta": 10000.0}
+    model = llama(
+        rope_parameters=factors | {"original_max_position_embeddings": 16}, original_max_position_embeddings=16
+    ).eval()
+    model.requires_grad_(False)
+    assert not Surprise(with_lora(model, RECIPE)).packs
+
+
+def test_only_layers_that_are_linear_and_nothing_else_wear_lora(tiny_base: Path) -> None:
+    class Router(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            return x, super().forward(x)
+
+    model = load_base(tiny_base, None)
+    model.model.layers[0].router = Router(64, 2)
+    assert "router" not in linear_modules(model)
 
 
 def llama(**changes: Any) -> Any:

@@ -138,7 +138,8 @@ class Lora:
         B, share = B * config.scaling, None
         if "lora_magnitude_vector" in parts:
             magnitude = parts["lora_magnitude_vector"].to(device=target.device, dtype=torch.float32)
-            share = magnitude / torch.linalg.vector_norm(target.float() + B @ A, dim=1)
+            lengths = torch.linalg.vector_norm(target.float() + B @ A, dim=1)
+            share = magnitude / lengths.clamp_min(1e-12)  # a row of zeros has no direction
             B, share = B * share[:, None], share.to(target.dtype)
         return LayerWeights(A.t().to(target.dtype).contiguous(), B.t().to(target.dtype).contiguous(), share)
 

@@ -26,9 +26,9 @@ def cause(status: int | None, killed_for_memory: int, silent: Silent | None) -> 
         return failures.NO_ROOM
     if killed_for_memory and status in (None, -signal.SIGKILL):
         return (
-            "系统内存耗尽，训练进程被系统终止（信号 9）：请减小 batch_size 或 max_length，或使用更小的模型",
-            "the system ran out of memory and killed the trainer (signal 9): lower batch_size or max_length, or use a "
-            "smaller model",
+            "系统内存耗尽，训练进程被系统终止（信号 9）：请减小 max_length，设置 quantization，或使用更小的模型",
+            "the system ran out of memory and killed the trainer (signal 9): lower max_length, set "
+            "quantization, or use a smaller model",
         )
     if status is None:
         return (
