@@ -19,6 +19,7 @@ from torch import Tensor
 from tunesmith.kernel.files import PARTIAL, folder_published_whole, sync, write_json
 from tunesmith.kernel.problems import Conflict
 from tunesmith.training import run_folder
+from tunesmith.training.checkpoint_files import POSITION, TENSORS
 from tunesmith.training.run import Progress
 
 _KEPT = 2  # the newest, and the one before it in case the disk loses the newest
@@ -125,8 +126,8 @@ def write(run: Path, checkpoint: Checkpoint) -> None:
     if metrics.exists():
         sync(metrics)  # the position speaks of its size
     with folder_published_whole(target) as place:
-        save_file(dict(checkpoint.tensors), place / run_folder.TENSORS)
-        write_json(place / run_folder.POSITION, checkpoint.position)
+        save_file(dict(checkpoint.tensors), place / TENSORS)
+        write_json(place / POSITION, checkpoint.position)
     for old in run_folder.checkpoints(run)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -136,11 +137,11 @@ def read_newest(run: Path) -> Checkpoint | None:
     from safetensors.torch import load_file
 
     found = run_folder.checkpoints(run)
-    return Checkpoint(_position(found[-1]), load_file(found[-1] / run_folder.TENSORS)) if found else None
+    return Checkpoint(_position(found[-1]), load_file(found[-1] / TENSORS)) if found else None
 
 
 def _position(folder: Path) -> Position:
-    return msgspec.json.decode((folder / run_folder.POSITION).read_bytes(), type=Position)
+    return msgspec.json.decode((folder / POSITION).read_bytes(), type=Position)
 
 
 class Keeper:

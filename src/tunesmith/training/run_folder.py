@@ -30,6 +30,7 @@ import msgspec
 
 from tunesmith.kernel.files import folder_published_whole, write_json
 from tunesmith.training import memory_kills
+from tunesmith.training.checkpoint_files import POSITION, whole
 from tunesmith.training.memory_kills import MemoryKills
 from tunesmith.training.run import Progress, Recipe, State
 
@@ -37,8 +38,7 @@ RECIPE, LOCK, TRAINER, HEARTBEAT = "recipe.json", "run.lock", "trainer.json", "h
 METRICS, LOG, SKIPPED, CANCEL, PICTURE, DONE = (
     "metrics.jsonl", "log.txt", "skipped.jsonl", "cancel.json", "loss.png", "done.json",
 )  # fmt: skip
-CHECKPOINTS, POSITION, STARTS = "checkpoints", "position.json", "starts.json"
-TENSORS = "state.safetensors"  # of a checkpoint
+CHECKPOINTS, STARTS = "checkpoints", "starts.json"
 SILENT, RESERVE = "silent.json", "reserve"
 FACTS = "tunesmith.json"  # in the adapter's folder: who made it
 NO_ROOM = 74  # a trainer's exit status: the disk has no room for its last words
@@ -212,7 +212,7 @@ def checkpoint_name(step: int) -> str:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The run's checkpoints, the newest last. One that a broken disk or a copy has damaged is none."""
-    return sorted(path for path in (folder / CHECKPOINTS).glob("step-*") if _whole(path))
+    return sorted(path for path in (folder / CHECKPOINTS).glob("step-*") if whole(path))
 
 
 def checkpointed_step(folder: Path) -> int:
@@ -238,25 +238,6 @@ def go_on_from(old: Path, new: Path) -> None:
         if (old / METRICS).exists():
             shutil.copyfile(old / METRICS, folder / METRICS)
         back_to_checkpoint(folder)
-
-
-def _whole(checkpoint: Path) -> bool:
-    """Whether all that belongs to a checkpoint is there, as far as lengths tell."""
-    position = _read(checkpoint / POSITION, dict)
-    if position is None or not isinstance(position.get("metrics_bytes"), int):
-        return False
-    try:
-        with (checkpoint / TENSORS).open("rb") as file:
-            # safetensors: the length of a JSON header, the header, the numbers it tells the places of
-            length = int.from_bytes(file.read(8), "little")
-            size = os.fstat(file.fileno()).st_size
-            header = msgspec.json.decode(file.read(length)) if length < size else None
-    except (OSError, msgspec.DecodeError):
-        return False
-    if not isinstance(header, dict):
-        return False
-    places = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    return size == 8 + length + max(places, default=0)
 
 
 def truncate_metrics(folder: Path, size: int) -> None:

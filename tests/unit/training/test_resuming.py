@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.unit.training.test_service import RECIPE, World, make_world
 from tunesmith.kernel.caller import Caller
@@ -34,7 +36,7 @@ def leave_checkpoints(world: World, run: Run, *steps: int) -> None:
         place = folder / run_folder.CHECKPOINTS / run_folder.checkpoint_name(step)
         place.mkdir(parents=True)
         (place / "position.json").write_text(json.dumps({"metrics_bytes": 30 * step}))
-        (place / "state.safetensors").write_text(f"state of {step}")
+        save_file({"state": torch.full((3,), float(step))}, place / "state.safetensors")
 
 
 def ended(world: World, report: Report = FAILED) -> Run:
@@ -53,7 +55,8 @@ def test_a_failed_run_goes_on_as_a_new_one_from_its_newest_checkpoint(world: Wor
     folder = world.home.runs / new.id
     assert run_folder.checkpointed_step(folder) == 5
     assert [row["step"] for row in run_folder.metrics(folder)] == [1, 2, 3, 4, 5]  # what came later is done again
-    assert (run_folder.checkpoints(folder)[-1] / "state.safetensors").read_text() == "state of 5"
+    state = load_file(run_folder.checkpoints(folder)[-1] / "state.safetensors")["state"]
+    assert state.tolist() == [5.0, 5.0, 5.0]
     assert world.service.get(old.id) == old  # final records never change
     assert [path.name for path in world.home.runs.iterdir() if path.name.startswith(".")] == []
 
@@ -63,6 +66,16 @@ def test_a_canceled_run_can_be_gone_on_with(world: World) -> None:
     world.service.cancel(run.id)
     leave_checkpoints(world, run, 1)
     assert world.service.resume(run.id).state is State.QUEUED
+
+
+def test_a_damaged_checkpoint_is_passed_over(world: World) -> None:
+    old = ended(world)
+    leave_checkpoints(world, old, 3, 5)
+    newest = run_folder.checkpoints(world.home.runs / old.id)[-1] / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    folder = world.home.runs / world.service.resume(old.id).id
+    assert run_folder.checkpointed_step(folder) == 3
+    assert [row["step"] for row in run_folder.metrics(folder)] == [1, 2, 3]
 
 
 def test_a_run_without_checkpoint_cannot(world: World) -> None:
