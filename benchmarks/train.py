@@ -161,6 +161,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(folder, model, data, given)
     rates = [bench.rate()]
     racing, notes = contestants(bench, given)
+    racing = [who for who in racing if who.name not in given.without]
     runs: dict[str, list[dict[str, Any]]] = {who.name: [] for who in racing}
     for _ in range(given.rounds):
         for who in (each for each in racing if each.name not in notes):
@@ -281,6 +282,7 @@ def main() -> None:
     arguments.add_argument("--budget-seconds", type=float, default=240.0, help="of one training; a step at least")
     arguments.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments.add_argument("--best", choices=[name for name in TRL if name != "defaults"], help="TRL's best setting")
+    arguments.add_argument("--without", action="append", default=[], help="leave this contestant out; may be repeated")
     arguments.add_argument("--json", action="store_true", help="one object instead of the tables")
     arguments.add_argument("--folder", type=Path, default=Path("build/train"))
     given = arguments.parse_args()
