@@ -17,7 +17,7 @@ import msgspec
 from tunesmith.datasets.example import Example, Source
 from tunesmith.datasets.fields import BadField, needed, text_of, wrong
 from tunesmith.datasets.formats import BadRow, to_example
-from tunesmith.datasets.reading import LISTED, refusal, rows_of
+from tunesmith.datasets.reading import accepted, rows_of
 from tunesmith.datasets.rows import refused
 from tunesmith.kernel.home import Home
 
@@ -48,25 +48,16 @@ def read_preferences(
         NotFound, Forbidden: the file is not there, or may not be read.
         Invalid: the name, the file as a whole, or the rows listed in the message are bad.
     """
-    bad: list[BadRow] = []
     with home.open(name, "dataset") as file:
         _, rows = rows_of(file, name, format)
         first = next(rows, None)
         if first is None:
             raise refused(name, None, "文件里没有数据行；请加入样本", "the file has no rows; add some")
-        for row in chain((first,), rows):
-            found = row if isinstance(row, BadRow) else to_preference(row[1], Source(name, row[0]))
-            if isinstance(found, Preference):
-                if not bad:
-                    yield found
-            elif on_bad is not None:
-                on_bad(found)
-            else:
-                bad.append(found)
-                if len(bad) == LISTED:
-                    break
-    if bad:
-        raise refusal(bad, name)
+        found = (
+            row if isinstance(row, BadRow) else to_preference(row[1], Source(name, row[0]))
+            for row in chain((first,), rows)
+        )
+        yield from accepted(found, name, on_bad)
 
 
 def to_preference(row: object, source: Source) -> Preference | BadRow:

@@ -2,12 +2,12 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from tunesmith.datasets.dataset import kept_files
 from tunesmith.datasets.example import Example, Source
@@ -53,6 +53,7 @@ _NO_DATA = {
         "this is a pointer of Git LFS, not the data; run git lfs pull",
     ),
 }
+_Row = TypeVar("_Row")
 OnBad = Callable[[BadRow], None]
 
 
@@ -104,11 +105,11 @@ def read_file(
         yield from accepted(parse(file, path.name, shape=shape, format=format).rows, path.name, on_bad)
 
 
-def accepted(rows: Iterator[Example | BadRow], label: str, on_bad: OnBad | None) -> Iterator[Example]:
+def accepted(rows: Iterable[_Row | BadRow], label: str, on_bad: OnBad | None) -> Iterator[_Row]:
     """The good rows; bad ones go to ``on_bad``, or refuse the whole (see ``read_examples``)."""
     bad: list[BadRow] = []
     for row in rows:
-        if isinstance(row, Example):
+        if not isinstance(row, BadRow):
             if not bad:
                 yield row
         elif on_bad is not None:

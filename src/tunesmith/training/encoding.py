@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import TemplateError
 
@@ -20,6 +20,8 @@ from tunesmith.datasets.formats import BadRow
 from tunesmith.datasets.reading import LISTED, refusal
 from tunesmith.kernel.problems import Invalid
 
+_Row = TypeVar("_Row")
+_Tokens = TypeVar("_Tokens")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # private use characters: no template touches them and no sensible text holds them
 _MARK = "\ue0a7\ue1b3\ue0a7"
@@ -267,14 +269,25 @@ def encode_all(
     Raises:
         Invalid: examples cannot be learned (the first twenty are listed), or none is left.
     """
-    encoded: list[Encoded] = []
+    return learnable(examples, encoder.encode, label, on_bad, on_good)
+
+
+def learnable(
+    rows: Iterable[_Row],
+    encode: Callable[[_Row], _Tokens | BadRow],
+    label: str,
+    on_bad: Callable[[BadRow], None] | None,
+    on_good: Callable[[_Row, _Tokens], None],
+) -> list[_Tokens]:
+    """What ``encode`` makes of ``rows``; otherwise as ``encode_all``."""
+    encoded: list[_Tokens] = []
     bad: list[BadRow] = []
     left_out: BadRow | None = None
-    for example in examples:
-        found = encoder.encode(example)
-        if isinstance(found, Encoded):
+    for row in rows:
+        found = encode(row)
+        if not isinstance(found, BadRow):
             encoded.append(found)
-            on_good(example, found)
+            on_good(row, found)
         elif on_bad is not None:
             left_out = left_out or found
             on_bad(found)

@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from tunesmith.datasets.example import Example, Source
 from tunesmith.datasets.formats import BadRow
 from tunesmith.datasets.preferences import Preference
-from tunesmith.datasets.reading import LISTED, refusal
-from tunesmith.kernel.problems import Invalid
-from tunesmith.training.encoding import Encoded, Encoder
+from tunesmith.training.encoding import Encoded, Encoder, learnable
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +72,10 @@ def encode_pairs(
     Raises:
         Invalid: rows cannot be learned (the first twenty are listed), or none is left.
     """
-    encoded: list[EncodedPair] = []
-    bad: list[BadRow] = []
-    for preference in preferences:
-        found = encode_pair(preference, encoder)
-        if isinstance(found, EncodedPair):
-            encoded.append(found)
-            on_good(preference.chosen, found.chosen)
-        elif on_bad is not None:
-            on_bad(found)
-        else:
-            bad.append(found)
-            if len(bad) == LISTED:
-                break
-    if bad:
-        raise refusal(bad, label)
-    if not encoded:
-        raise Invalid(f"{label} 中没有可训练的样本", f"{label} holds no preference to learn from", file=label)
-    return encoded
+    return learnable(
+        preferences,
+        lambda preference: encode_pair(preference, encoder),
+        label,
+        on_bad,
+        lambda preference, pair: on_good(preference.chosen, pair.chosen),
+    )
