@@ -117,7 +117,7 @@ def contestants(bench: Bench, given: argparse.Namespace) -> tuple[list[Contestan
     try:
         python = trl_python(bench.folder)
         best, notes["TRL settings"] = best_setting(bench, python, given.best)
-        notes["TRL best"] = best
+        notes["TRL's best setting"] = best
         found += [Contestant("TRL defaults", python, HERE / "sft.py", TRL["defaults"]),
                   Contestant("TRL best", python, HERE / "sft.py", TRL[best])]  # fmt: skip
     except LeftOut as why:

@@ -38,7 +38,7 @@ def main() -> None:
     from tunesmith.kernel.home import Home
     from tunesmith.training.batches import Plan
     from tunesmith.training.encoding import Encoder, encode_all
-    from tunesmith.training.loading import load_base
+    from tunesmith.training.loading import computed_in, load_base
     from tunesmith.training.lora_modules import with_lora
     from tunesmith.training.material import Material
     from tunesmith.training.recipe import execute
@@ -74,7 +74,7 @@ def main() -> None:
         "learned": [sum(each.supervised for each in update) for update in done],
         "losses": timed.losses,
         "peak_bytes": peak_memory(),
-        "computes_in": str(next(model.parameters()).dtype),
+        "computes_in": str(computed_in(model)),
     }
     print("RESULT " + json.dumps(result))
 
