@@ -6,7 +6,8 @@ dies, another server takes the run as soon as the kernel has told of it (see ``h
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -38,6 +39,7 @@ class Reconciler:
         self._store, self._executors, self._me, self._clock = store, executors, me, clock
         self._room, self._lease = settings.concurrent_runs, timedelta(seconds=settings.lease_s)
         self._orphans_stopped = False
+        self._wake: Callable[[], object] = lambda: None
 
     async def once(self) -> None:
         """One pass: running runs are asked after, queued ones started while there is room, oldest first.
@@ -61,13 +63,27 @@ class Reconciler:
             raise faults[0]
 
     async def forever(self, interval_s: float) -> None:
-        """One pass after the other until canceled; nothing that goes wrong in one ends it."""
-        while True:
-            try:
-                await self.once()
-            except Exception:
-                _log.exception("reconcile_failed")
-            await asyncio.sleep(interval_s)
+        """One pass after the other until canceled, the next when ``wake`` is called or ``interval_s`` later.
+
+        Nothing that goes wrong in one ends it.
+        """
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        self._wake = lambda: loop.call_soon_threadsafe(woken.set)
+        try:
+            while True:
+                woken.clear()
+                try:
+                    await self.once()
+                except Exception:
+                    _log.exception("reconcile_failed")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), interval_s)
+        finally:
+            self._wake = lambda: None
+
+    def wake(self) -> None:
+        """There is something to do; from any thread."""
+        self._wake()
 
     def release(self) -> None:
         """End every lease of ours, so that others need not wait for that."""

@@ -94,6 +94,7 @@ class TrainingService:
             settled = recipe if isinstance(recipe, Recipe) else recipe()
             run = self._checked(settled, _DEFAULT_OUTPUT if output is None else output, executor, caller)
             self._store.add(run, once)
+            self._reconciler.wake()
         except Problem:
             # another try of this very request may have come first, and its run be what is in the way
             if (made := self._made(caller, once)) is not None:
@@ -184,6 +185,7 @@ class TrainingService:
         # before the record: a run without its checkpoint would begin from nothing
         run_folder.go_on_from(self._home.runs / old.id, self._home.runs / run.id)
         self._store.add(run, None)
+        self._reconciler.wake()
         return run
 
     def metrics(self, run_id: str, after: int = 0, caller: Caller = LOCAL) -> Sequence[dict[str, Any]]:

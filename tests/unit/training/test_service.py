@@ -358,6 +358,19 @@ def test_a_fault_in_one_run_does_not_hold_up_the_others_nor_end_the_timer(world:
     assert world.store.get(broken.id).state is State.RUNNING
 
 
+async def test_a_run_is_started_at_once_however_seldom_the_reconciler_looks_by_itself(world: World) -> None:
+    service = world.service
+    started, loop = asyncio.Event(), asyncio.get_running_loop()
+    world.store.on_change = lambda run: loop.call_soon_threadsafe(started.set) if run.state is State.RUNNING else None
+    looking = asyncio.create_task(service.run_forever(3600))
+    await asyncio.sleep(0.1)  # it has looked, and found nothing
+    await asyncio.to_thread(service.start, RECIPE)
+    await asyncio.wait_for(started.wait(), 20)
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    service.start(replace(RECIPE, seed=7), output="adapters/later")  # nobody looks any more: no harm
+
+
 def test_a_run_of_an_executor_that_is_not_configured_any_more_is_left_as_it_is(world: World) -> None:
     run = world.service.start(RECIPE)
     world.store.save(replace(run, executor="moon"), was=run)
