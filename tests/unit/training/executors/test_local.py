@@ -142,11 +142,11 @@ async def test_a_trainer_that_cannot_be_seen_from_here_is_not_taken_for_dead(hom
 
 async def test_memory_is_named_where_the_kernel_counted_and_not_elsewhere(home: Home, folder: Path) -> None:
     counted = memory_kills.now()
-    if counted is None:
-        pytest.skip("this system does not count")
     gone = run_folder.TrainerProcess(pid=os.getpid(), started=1.0, memory_kills=counted)
     write_json(folder / run_folder.TRAINER, gone)
     assert "without a word" in ((await executor(home).poll(RUN)).error or "")
+    if counted is None:  # a system that does not count: nothing more can be known
+        return
     before = replace(counted, count=counted.count - 1)
     write_json(folder / run_folder.TRAINER, replace(gone, memory_kills=before))
     failed = await executor(home).poll(RUN)
