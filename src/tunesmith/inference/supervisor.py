@@ -159,7 +159,8 @@ class Supervisor:
                 with contextlib.suppress(Problem):
                     await asyncio.shield(seat.starting)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(seat.empty.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await seat.empty.wait()
             if seat.rows:
                 raise Conflict(
                     f"模型 {base} 仍有 {seat.rows} 个请求在运行，未卸载",

@@ -77,7 +77,8 @@ class Reconciler:
                 except Exception:
                     _log.exception("reconcile_failed")
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), interval_s)
+                    async with asyncio.timeout(interval_s):  # wait_for would make a task each time
+                        await woken.wait()
         finally:
             self._wake = lambda: None
 
