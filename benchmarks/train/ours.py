@@ -36,16 +36,16 @@ def main() -> None:
 
     from tunesmith.datasets.reading import read_examples
     from tunesmith.kernel.home import Home
-    from tunesmith.training.batches import Plan
-    from tunesmith.training.encoding import Encoder, encode_all
-    from tunesmith.training.loading import computed_in, load_base
-    from tunesmith.training.lora_modules import with_lora
-    from tunesmith.training.material import Material
+    from tunesmith.training.data.encoding import Encoder, encode_all
+    from tunesmith.training.data.material import Material
+    from tunesmith.training.data.tokenizing import load_tokenizer
+    from tunesmith.training.loop.batches import Plan
+    from tunesmith.training.loop.loading import computed_in, load_base
+    from tunesmith.training.loop.lora_modules import with_lora
+    from tunesmith.training.plan.room import peak_memory
     from tunesmith.training.recipe import execute
-    from tunesmith.training.room import peak_memory
     from tunesmith.training.run import Recipe
     from tunesmith.training.run_folder import Stopped
-    from tunesmith.training.tokenizing import load_tokenizer
 
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])

@@ -52,7 +52,7 @@ from tunesmith.models.usage import UsageJournal
 from tunesmith.models.versions import Versions
 from tunesmith.settings import Settings
 from tunesmith.training.executors.local import LocalExecutor
-from tunesmith.training.planning import Planner
+from tunesmith.training.plan.planning import Planner
 from tunesmith.training.service import TrainingService
 from tunesmith.training.store import RunStore
 

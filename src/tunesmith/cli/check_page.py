@@ -9,8 +9,8 @@ from tunesmith.cli.screen import language, plain, say
 from tunesmith.kernel.files import written_whole
 
 if TYPE_CHECKING:
-    from tunesmith.training.doctor import Preview
-    from tunesmith.training.findings import Part, Report
+    from tunesmith.training.data.doctor import Preview
+    from tunesmith.training.data.findings import Part, Report
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; }

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from tunesmith.datasets.example import Example
     from tunesmith.datasets.reading import OnBad
     from tunesmith.kernel.home import Home
-    from tunesmith.training.doctor import Preview
-    from tunesmith.training.findings import Kind, Part, Report, Role
+    from tunesmith.training.data.doctor import Preview
+    from tunesmith.training.data.findings import Kind, Part, Report, Role
 
 HELP = say(
     "训练前检查数据：坏行、重复、泄漏、截断、学习哪些词元",
@@ -114,10 +114,10 @@ def _examined(
     format_: str | None,
     wanted: int,
 ) -> "tuple[Report, list[Preview]]":
-    from tunesmith.training.doctor import Doctor, end_tokens, previews
-    from tunesmith.training.encoding import Encoder
+    from tunesmith.training.data.doctor import Doctor, end_tokens, previews
+    from tunesmith.training.data.encoding import Encoder
+    from tunesmith.training.data.tokenizing import load_tokenizer
     from tunesmith.training.run import Recipe
-    from tunesmith.training.tokenizing import load_tokenizer
 
     found = services.registry.base(base)
     parts = list(_parts(services.home, dataset, format_))

@@ -8,8 +8,8 @@ import typer
 from tunesmith.cli.screen import PROBLEM, aligned, duration, language, line, megabytes, say, show_json
 
 if TYPE_CHECKING:
-    from tunesmith.training.accuracy import Held
-    from tunesmith.training.plan import Plan
+    from tunesmith.training.plan.accuracy import Held
+    from tunesmith.training.plan.prediction import Plan
 
 
 def show(plan: "Plan", *, as_json: bool) -> None:
@@ -36,7 +36,7 @@ def show(plan: "Plan", *, as_json: bool) -> None:
 
 def held(folder: Path) -> "Held | None":
     """How right the plan of the run in ``folder`` was, where that is known."""
-    from tunesmith.training import accuracy
+    from tunesmith.training.plan import accuracy
 
     return accuracy.read(folder)
 

@@ -41,7 +41,7 @@ def checked(services: "Services", adapter: str) -> "Bundle":
         Conflict: the base model or the data is not what it was.
     """
     from tunesmith.training import bundle
-    from tunesmith.training.tokenizing import load_tokenizer
+    from tunesmith.training.data.tokenizing import load_tokenizer
 
     found = services.registry.adapter(adapter)
     original = bundle.read(found.path, found.name)

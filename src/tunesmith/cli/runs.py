@@ -68,7 +68,7 @@ def list_(
 @verb
 def show(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Its recipe, where it stands, and its files."""
-    from tunesmith.training.findings import read_report
+    from tunesmith.training.data.findings import read_report
     from tunesmith.training.run_folder import read_done
 
     with opened(home) as services:

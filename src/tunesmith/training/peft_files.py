@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tunesmith.kernel.files import write_json
-from tunesmith.training.lora_modules import lora_layers
+from tunesmith.training.loop.lora_modules import lora_layers
 from tunesmith.training.run import Recipe
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

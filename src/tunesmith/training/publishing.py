@@ -12,7 +12,7 @@ from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict
 from tunesmith.training import bundle
 from tunesmith.training.bundle import Ingredients
-from tunesmith.training.loop import Outcome
+from tunesmith.training.loop.updates import Outcome
 from tunesmith.training.peft_files import WEIGHTS, save_adapter
 from tunesmith.training.run_folder import FACTS, Order
 

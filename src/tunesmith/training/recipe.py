@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 from tunesmith.kernel.problems import Unavailable
-from tunesmith.training.checkpoints import Checkpoint, Keeper
-from tunesmith.training.loop import Loop, Objective, Outcome, Teller
-from tunesmith.training.material import Material
-from tunesmith.training.objective import Likelihood, Surprise
-from tunesmith.training.preference import Preference
-from tunesmith.training.ranks import Ranks
+from tunesmith.training.data.material import Material
+from tunesmith.training.loop.checkpoints import Checkpoint, Keeper
+from tunesmith.training.loop.objective import Likelihood, Surprise
+from tunesmith.training.loop.preference import Preference
+from tunesmith.training.loop.ranks import Ranks
+from tunesmith.training.loop.spare import keep_less
+from tunesmith.training.loop.updates import Loop, Objective, Outcome, Teller
 from tunesmith.training.run import Recipe
-from tunesmith.training.spare import keep_less
 
 
 def execute(

@@ -30,7 +30,7 @@ import msgspec
 
 from tunesmith.kernel.files import folder_published_whole, write_json
 from tunesmith.training import memory_kills
-from tunesmith.training.checkpoint_files import POSITION, whole
+from tunesmith.training.loop.checkpoint_files import POSITION, whole
 from tunesmith.training.memory_kills import MemoryKills
 from tunesmith.training.run import Progress, Recipe, State
 

@@ -25,15 +25,16 @@ import msgspec
 
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Problem
-from tunesmith.training import accuracy, curve, failures, run_folder
+from tunesmith.training import curve, failures, run_folder
 from tunesmith.training.bundle import gathered
-from tunesmith.training.room import peak_memory
+from tunesmith.training.plan import accuracy
+from tunesmith.training.plan.room import peak_memory
 from tunesmith.training.run import Progress, State
 from tunesmith.training.run_folder import Done, Order, Stopped
 
 if TYPE_CHECKING:
-    from tunesmith.training.loop import Outcome
-    from tunesmith.training.material import Material
+    from tunesmith.training.data.material import Material
+    from tunesmith.training.loop.updates import Outcome
 
 BUSY = 75  # exit status: another trainer has this run
 _HEARTBEAT_S = 2.0
@@ -107,8 +108,8 @@ class _Trainer:
         home = Home(Path(order.home))
         self._stage("checking")
         # bad data is found before the model is loaded
-        from tunesmith.training.preparing import prepared
-        from tunesmith.training.tokenizing import load_tokenizer
+        from tunesmith.training.data.preparing import prepared
+        from tunesmith.training.data.tokenizing import load_tokenizer
 
         tokenizer = load_tokenizer(Path(order.base_path))
         material = prepared(home, order, tokenizer, self._folder, self._stopped)
@@ -136,8 +137,8 @@ class _Trainer:
 
     def _trained(self, order: Order, model: Any, material: "Material") -> "Outcome":
         """Train, from the newest checkpoint where there is one."""
-        from tunesmith.training.checkpoints import Keeper, read_newest
-        from tunesmith.training.ranks import joined
+        from tunesmith.training.loop.checkpoints import Keeper, read_newest
+        from tunesmith.training.loop.ranks import joined
         from tunesmith.training.recipe import execute
 
         found = read_newest(self._folder)
@@ -246,8 +247,8 @@ def _end_with_parent() -> None:
 
 def _lend_a_hand(folder: Path, stop: threading.Event) -> int:
     """Do a share of each step beside the first process, which alone tells, keeps and publishes."""
-    from tunesmith.training.checkpoints import read_newest
-    from tunesmith.training.ranks import joined
+    from tunesmith.training.loop.checkpoints import read_newest
+    from tunesmith.training.loop.ranks import joined
     from tunesmith.training.recipe import execute
 
     signal.signal(signal.SIGTERM, _setter(stop))
@@ -268,8 +269,8 @@ def _loaded(order: Order) -> Any:
     """The base with fresh LoRA weights."""
     import torch
 
-    from tunesmith.training.loading import load_base
-    from tunesmith.training.lora_modules import with_lora
+    from tunesmith.training.loop.loading import load_base
+    from tunesmith.training.loop.lora_modules import with_lora
 
     if order.threads:
         torch.set_num_threads(order.threads)
@@ -283,8 +284,8 @@ def read_material(folder: Path, order: Order) -> "tuple[Any, Material]":
         Problem: as the trainer would end with.
     """
     _prepare_process(folder)
-    from tunesmith.training.preparing import prepared
-    from tunesmith.training.tokenizing import load_tokenizer
+    from tunesmith.training.data.preparing import prepared
+    from tunesmith.training.data.tokenizing import load_tokenizer
 
     tokenizer = load_tokenizer(Path(order.base_path))
     return tokenizer, prepared(Home(Path(order.home)), order, tokenizer, folder, lambda: False)

@@ -10,9 +10,9 @@ from tests.unit.cli.conftest import Invoke, error_of
 from tests.unit.cli.test_data import write_rows
 from tunesmith.cli.check_page import page
 from tunesmith.cli.session import opened
-from tunesmith.training.doctor import Doctor, previews
-from tunesmith.training.encoding import Encoder
-from tunesmith.training.findings import write_report
+from tunesmith.training.data.doctor import Doctor, previews
+from tunesmith.training.data.encoding import Encoder
+from tunesmith.training.data.findings import write_report
 
 BROKEN = Path(__file__).parents[2] / "data" / "broken"
 

@@ -12,9 +12,9 @@ from tests.unit.training.test_plan import drawn
 from tunesmith.cli.planning import judged
 from tunesmith.cli.session import opened
 from tunesmith.kernel.files import write_json
-from tunesmith.training import accuracy
-from tunesmith.training.accuracy import Foretold, Held
-from tunesmith.training.planning import Planner
+from tunesmith.training.plan import accuracy
+from tunesmith.training.plan.accuracy import Foretold, Held
+from tunesmith.training.plan.planning import Planner
 from tunesmith.training.run import Recipe
 
 HELD = Held(Foretold("rehearsal", 100.0, 2_000_000_000), 80.0, 1_900_000_000, 0.25, 0.0526)

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.training.test_plan import drawn
 from tunesmith.app import compose, create_app
 from tunesmith.settings import Settings
-from tunesmith.training.planning import Planner
+from tunesmith.training.plan.planning import Planner
 from tunesmith.training.run import Recipe
 
 BODY = {"base_model": "tunesmith-small", "dataset_path": "rows.jsonl", "lora_r": 4}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.tiny_model import make_tiny_base, tiny_tokenizer
 from tunesmith.datasets.example import Example, Message, Source
-from tunesmith.training.encoding import Encoded, Encoder
+from tunesmith.training.data.encoding import Encoded, Encoder
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -15,19 +15,19 @@ import torch
 from tests.unit.training.conftest import encoded
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, Invalid, Unavailable, Unsupported
-from tunesmith.training import loading
-from tunesmith.training.encoding import Encoded, Encoder
-from tunesmith.training.layout import packed, padded
-from tunesmith.training.loading import load_base
-from tunesmith.training.loop import Diverged, Outcome, rate_factor
-from tunesmith.training.lora_modules import linear_modules, with_lora
-from tunesmith.training.material import Material
-from tunesmith.training.objective import Surprise
+from tunesmith.training.data.encoding import Encoded, Encoder
+from tunesmith.training.data.material import Material
+from tunesmith.training.data.tokenizing import load_tokenizer
+from tunesmith.training.loop import loading
+from tunesmith.training.loop.layout import packed, padded
+from tunesmith.training.loop.loading import load_base
+from tunesmith.training.loop.lora_modules import linear_modules, with_lora
+from tunesmith.training.loop.objective import Surprise
+from tunesmith.training.loop.updates import Diverged, Outcome, rate_factor
 from tunesmith.training.publishing import publish, require_room
 from tunesmith.training.recipe import execute
 from tunesmith.training.run import Progress, Recipe
 from tunesmith.training.run_folder import Order, Stopped
-from tunesmith.training.tokenizing import load_tokenizer
 
 FACTS = [
     ("Who is the mayor?", "Ada."),
@@ -170,7 +170,7 @@ def test_many_supervised_positions_are_scored_in_pieces_with_the_same_gradient(
     tiny_base: Path, facts: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gradient(most: int) -> tuple[float, list[torch.Tensor]]:
-        monkeypatch.setattr("tunesmith.training.surprise._MOST_LOGITS", most)
+        monkeypatch.setattr("tunesmith.training.loop.surprise._MOST_LOGITS", most)
         model = with_lora(load_base(tiny_base, None), RECIPE)
         loss = Surprise(model)(packed(facts, CPU)).sum()
         loss.backward()
@@ -316,8 +316,8 @@ def test_a_full_disk_is_found_before_training(tmp_path: Path, tiny_base: Path, m
 def test_a_larger_base_is_bfloat16_with_a_float32_adapter_and_still_learns(
     trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunesmith.training.loading._SMALL", 0)
-    monkeypatch.setattr("tunesmith.training.loading._native_bfloat16", lambda: True)
+    monkeypatch.setattr("tunesmith.training.loop.loading._SMALL", 0)
+    monkeypatch.setattr("tunesmith.training.loop.loading._native_bfloat16", lambda: True)
     model, told, outcome = trained(replace(RECIPE, epochs=15))
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}

@@ -11,8 +11,8 @@ from tunesmith.http.door import caller_of
 from tunesmith.http.errors import language_of
 from tunesmith.http.sse import unless_left
 from tunesmith.models.registry import Registry
-from tunesmith.training.plan import Plan
-from tunesmith.training.planning import Planner
+from tunesmith.training.plan.planning import Planner
+from tunesmith.training.plan.prediction import Plan
 
 
 def build(planner: Planner, registry: Registry) -> APIRouter:

@@ -26,7 +26,7 @@ from tunesmith.kernel.problems import Forbidden
 from tunesmith.models.aliases import Aliases
 from tunesmith.models.model import Model
 from tunesmith.models.registry import Registry
-from tunesmith.training.planning import Planner
+from tunesmith.training.plan.planning import Planner
 from tunesmith.training.service import TrainingService
 
 VERSION = "1.0.0"  # of the document, not of the package

@@ -71,8 +71,8 @@ def test_a_base_that_has_lost_its_template_is_told_too(base: Path, tmp_path: Pat
 
 
 def test_what_training_records_is_what_serving_compares(base: Path, tokens: Any, adapter: Path) -> None:
-    from tunesmith.training.encoding import Encoder
-    from tunesmith.training.tokenizing import load_tokenizer
+    from tunesmith.training.data.encoding import Encoder
+    from tunesmith.training.data.tokenizing import load_tokenizer
 
     trained = hashlib.sha256(Encoder(load_tokenizer(base), 64).template.encode()).hexdigest()
     say(adapter, json.dumps({"chat_template_sha256": trained}))

@@ -26,16 +26,16 @@ from tunesmith.kernel.home import Home
 from tunesmith.models.registry import Registry
 from tunesmith.settings import Settings
 from tunesmith.training import run_folder
-from tunesmith.training.encoding import Encoder, encode_all
+from tunesmith.training.data.encoding import Encoder, encode_all
+from tunesmith.training.data.material import Material
+from tunesmith.training.data.tokenizing import load_tokenizer
 from tunesmith.training.executors.local import LocalExecutor
-from tunesmith.training.loading import load_base
-from tunesmith.training.lora_modules import with_lora
-from tunesmith.training.material import Material
-from tunesmith.training.objective import Surprise
+from tunesmith.training.loop.loading import load_base
+from tunesmith.training.loop.lora_modules import with_lora
+from tunesmith.training.loop.objective import Surprise
 from tunesmith.training.peft_files import save_adapter
 from tunesmith.training.recipe import execute
 from tunesmith.training.run import State
-from tunesmith.training.tokenizing import load_tokenizer
 
 pytestmark = pytest.mark.crash
 # more tokens to a step than go through the model at once: there is something to share

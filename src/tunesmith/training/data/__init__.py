@@ -1,0 +1,1 @@
+"""What a run learns from: examples as tokens, and what is wrong with them."""
