@@ -22,6 +22,11 @@ class Sampling:
         repetition_penalty: 1 is none (CTRL, arXiv:1909.05858, over prompt and completion).
         seed: draws repeat with the same seed; None draws anew.
         stop: strings that end the completion and are not part of it.
+        min_p: least probability kept, as a share of the most likely token's (arXiv:2407.01082); 0 keeps all.
+        presence_penalty: taken once from the logit of every token the completion holds already (OpenAI's).
+        frequency_penalty: taken for each time it holds it.
+        schema: JSON text of a JSON schema the completion has to satisfy; None asks for none.
+        top_logprobs: report the log-probability of every token, and of so many most likely ones; None reports none.
     """
 
     max_new_tokens: int
@@ -31,6 +36,11 @@ class Sampling:
     repetition_penalty: float
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    schema: str | None = None
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +49,42 @@ class Request:
 
     Attributes:
         prompt: a conversation to be rendered with the base model's chat template, or raw text continued as it stands.
+        owner: whose it is. What an engine keeps of a prompt is used again for the same owner alone.
     """
 
     prompt: tuple[Message, ...] | str
     model: Model
     sampling: Sampling
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token of a completion, as likely as the model held it: natural logarithm, before temperature and limits.
+
+    Attributes:
+        text: it alone, decoded; where it ends inside a character, with U+FFFD.
+        raw: its bytes, which are whole when ``text`` is not; empty where the engine does not know them.
+        top: the most likely tokens in its place, most likely first, each without ``top`` of its own.
+    """
+
+    text: str
+    logprob: float
+    raw: bytes = b""
+    top: "tuple[TokenLogprob, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More text of row ``row``; never empty, never half a character."""
+    """More text of row ``row``; never half a character, and empty only where it carries log-probabilities.
+
+    Attributes:
+        logprobs: of the tokens that came since the last delta, where they were asked for.
+    """
 
     row: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
