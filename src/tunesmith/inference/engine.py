@@ -12,7 +12,7 @@ FinishReason = Literal["stop", "length", "canceled"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn. Every value comes from the dialect; there are no defaults here.
+    """How the next token is drawn. Every value comes from the dialect; what few dialects know is off by default.
 
     Attributes:
         max_new_tokens: most tokens to generate, at least 1.
