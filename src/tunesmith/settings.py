@@ -11,6 +11,7 @@ from tunesmith.kernel.problems import Invalid
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 OPENROUTER_MODEL = "mistralai/mistral-7b-instruct"  # the first of the document's list
 _OLLAMA_PORT = 11434
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Settings:
         engine_start_s: longest wait for an engine process to become ready.
         engine_idle_s: an engine nobody asked for so long is ended; 0 keeps it for ever.
         max_rows: rows an engine decodes at once; more wait their turn.
+        precision: in which numbers an engine keeps its weights; "auto" never rounds what the checkpoint holds.
         environment: "dev" shows error details to clients; anything else does not.
         allowed_hosts: names the server answers to, beside this machine's own names and plain addresses.
         cors_origins: web origins whose pages may call the server; none by default.
@@ -72,6 +74,7 @@ class Settings:
     engine_start_s: float = 300.0
     engine_idle_s: float = 0.0
     max_rows: int = 64
+    precision: str = "auto"
     environment: str = "production"
     finetuning_base_model: str | None = None
     finetuning_lora_path: str | None = None
@@ -135,6 +138,7 @@ class Settings:
             engine_start_s=number("TUNESMITH_ENGINE_START_SECONDS", 300.0),
             engine_idle_s=number("TUNESMITH_ENGINE_IDLE_SECONDS", 0.0),
             max_rows=max(1, int(number("TUNESMITH_MAX_ROWS", 64))),
+            precision=_precision(environ.get("TUNESMITH_ENGINE_PRECISION") or "auto"),
             environment=environ.get("TUNESMITH_ENV") or "production",
             finetuning_base_model=environ.get("FINETUNING_BASE_MODEL") or None,
             finetuning_lora_path=environ.get("FINETUNING_LORA_PATH") or None,
@@ -190,6 +194,16 @@ def _url(name: str, environ: Mapping[str, str]) -> str | None:
             field=name,
         )
     return text.rstrip("/")
+
+
+def _precision(text: str) -> str:
+    if text not in PRECISIONS:
+        names = ", ".join(PRECISIONS)
+        raise Invalid(
+            f"环境变量 TUNESMITH_ENGINE_PRECISION 应为 {names} 之一，得到 {text!r}",
+            f"TUNESMITH_ENGINE_PRECISION must be one of {names}, got {text!r}",
+        )
+    return text
 
 
 def _ollama_url(host: str) -> str | None:

@@ -67,6 +67,7 @@ class EngineProcess:
         command = [sys.executable, "-P", "-m", "tunesmith.inference.worker"]
         command += ["--base-name", base.name, "--base-path", str(base.path), "--socket", str(address)]
         command += ["--threads", str(settings.threads), "--max-rows", str(settings.max_rows)]
+        command += ["--precision", settings.precision]
         command += ["--parent-watch", str(os.getpid())]
         with _open_log(folder, base.name) as output:
             process = await asyncio.create_subprocess_exec(

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--socket", required=True, type=Path, help="unix socket to listen on; made with mode 0600")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch decide")
     parser.add_argument("--max-rows", type=int, default=64, help="rows decoded at once")
+    parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16, float16 or int8")
     parser.add_argument("--parent-watch", type=int, metavar="PID", help="end when this process does")
     arguments = parser.parse_args()
     if arguments.parent_watch:
@@ -39,7 +40,13 @@ def main() -> None:
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    worker = Worker(arguments.base_name, arguments.base_path, threads=arguments.threads, max_rows=arguments.max_rows)
+    worker = Worker(
+        arguments.base_name,
+        arguments.base_path,
+        threads=arguments.threads,
+        max_rows=arguments.max_rows,
+        precision=arguments.precision,
+    )
     runner = web.AppRunner(worker.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     before = os.umask(0o177)  # the socket is its owner's alone

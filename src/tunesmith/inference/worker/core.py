@@ -12,6 +12,7 @@ import torch
 from tunesmith.inference.worker.events import Mailbox, RowEvent
 from tunesmith.inference.worker.lora import AdapterWeights
 from tunesmith.inference.worker.model import LanguageModel
+from tunesmith.inference.worker.precision import AUTO
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.scheduler import Scheduler
 from tunesmith.inference.worker.tokens import Tokens
@@ -24,6 +25,7 @@ class Core:
     Args:
         name: what callers call the base model.
         threads: torch's CPU threads; 0 leaves its default.
+        precision: see ``LanguageModel``.
         loop: the loop that reads events.
 
     Raises:
@@ -31,14 +33,21 @@ class Core:
     """
 
     def __init__(
-        self, name: str, folder: Path, *, threads: int, max_rows: int, loop: asyncio.AbstractEventLoop
+        self,
+        name: str,
+        folder: Path,
+        *,
+        threads: int,
+        max_rows: int,
+        precision: str = AUTO,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.name = name
         self._threads = threads
         if threads:
             torch.set_num_threads(threads)
         self.tokens = Tokens(folder)
-        self.model = LanguageModel(folder)
+        self.model = LanguageModel(folder, precision=precision)
         self.tokens.context = self.model.context
         self.adapters: dict[str, AdapterWeights] = {}
         self.max_rows = max_rows

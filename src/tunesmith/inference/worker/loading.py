@@ -1,6 +1,7 @@
 """Reading a base model's folder: what is wrong with it is said plainly, and before much memory is taken for it."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,27 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
         if not model._can_set_attn_implementation() or not type(model)._supports_attention_backend:
             raise unsupported(config.model_type, "its code does not use the attention interface")
         return model.to(device).eval().requires_grad_(False)
+
+
+def architecture(folder: Path) -> str:
+    """What config.json calls it; "" when it does not say.
+
+    Raises:
+        Invalid: config.json is missing or cannot be read.
+    """
+    return str(_raw_config(folder).get("model_type") or "")
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The numbers most weights are stored in: one of float32, bfloat16 and float16; others count as float32."""
+    counts: dict[str, int] = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(str(path), framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  (not a dict)
+                tensor = file.get_slice(key)
+                counts[tensor.get_dtype()] = counts.get(tensor.get_dtype(), 0) + math.prod(tensor.get_shape())
+    most = max(counts, key=lambda name: counts[name], default="F32")
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(most, torch.float32)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
-"""LoRA on many rows at once: every linear layer adds each row's own low-rank product on that row's tokens.
+"""LoRA on many rows at once: every matrix product adds each row's own low-rank product on that row's tokens.
+
+Layers that share their input (q, k, v; gate, up) are one product of the model, and one ``x @ A`` of an adapter.
 
 Weights are read from PEFT folders (safetensors only) without importing peft. Whatever in a folder would change the
 result and is not computed here is refused, so an adapter that loads gives what peft gives.
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from tunesmith.kernel.problems import Invalid, NotFound, Problem, Unsupported
 from tunesmith.models.model import MAX_RANK
@@ -35,38 +38,74 @@ _EMPTY: tuple[object, ...] = (None, False, [], {}, "")
 _PLAIN_INITIALIZERS = (True, False, None, "gaussian", "eva")
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One linear layer of a site: columns [begin, end) of the site's output."""
+
+    name: str
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerWeights:
-    """What an adapter adds to one linear layer.
+class Site:
+    """A matrix product of the model that adapters add to: one linear layer, or several that share their input.
 
     Attributes:
-        A: (in, rank). B: (rank, out), scaling already in it.
-        share: (out,), what the layer's own outputs are multiplied by, bias left out, where the adapter is a DoRA
-            (arXiv:2402.09353): magnitude over length of the tuned weight's row, a constant once training is over.
+        bias: (out,) of the product, where it has one.
+        weight: the base's weight as the product uses it, (out, in) in float32, made anew.
+    """
+
+    inputs: int
+    parts: tuple[Part, ...]
+    bias: Tensor | None
+    weight: Callable[[], Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WornPart:
+    """What an adapter adds to columns [begin, end) of a site, from columns [low, high) of its ``x @ A``.
+
+    Attributes:
+        B: (rank, end - begin), scaling already in it.
+        share: (end - begin,), what the layer's own outputs are multiplied by, bias left out, where the adapter is a
+            DoRA (arXiv:2402.09353): magnitude over length of the tuned weight's row, a constant once training is over.
             Already in B. None for LoRA.
     """
 
-    A: Tensor
+    begin: int
+    end: int
+    low: int
+    high: int
     B: Tensor
-    share: Tensor | None = None
+    share: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Worn:
+    """An adapter at one site. ``A``: (in, ranks of all parts together)."""
+
+    A: Tensor
+    parts: tuple[WornPart, ...]
 
     @property
     def size_bytes(self) -> int:
-        return int(self.A.nbytes + self.B.nbytes + (0 if self.share is None else self.share.nbytes))
+        sizes = (part.B.nbytes + (0 if part.share is None else part.share.nbytes) for part in self.parts)
+        return int(self.A.nbytes + sum(sizes))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterWeights:
-    """One version of an adapter, held by the table and by every row that uses it; ``layers`` by module name."""
+    """One version of an adapter, held by the table and by every row that uses it."""
 
     name: str
     path: Path
     rank: int
-    layers: dict[str, LayerWeights]
+    sites: dict[Site, Worn]
 
     @property
     def size_bytes(self) -> int:
-        return sum(layer.size_bytes for layer in self.layers.values())
+        return sum(worn.size_bytes for worn in self.sites.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +118,42 @@ class Segment:
 
 
 class Lora:
-    """Puts adapters on a model's linear layers, in place.
+    """Reads adapters for a model's sites and adds them to the rows that wear them.
 
     Args:
-        model: a transformers model; its output head and embeddings are left as they are.
+        dtype, device: of the numbers the model computes with.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.segments: Sequence[Segment] = ()  # set for the duration of one forward
-        head = model.get_output_embeddings()
-        self._linears: dict[str, Any] = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and module is not head
-        }
-        for name, linear in self._linears.items():
-            linear.forward = _Forward(self, name, linear)
+        self._dtype, self._device = dtype, device
+        self._places: dict[str, tuple[Site, Part]] = {}
+
+    def adopt(self, site: Site) -> None:
+        """Let adapters be read for the layers of ``site``."""
+        self._places |= {part.name: (site, part) for part in site.parts}
+
+    def add(self, site: Site, x_TI: Tensor, y_TO: Tensor) -> Tensor:
+        """``y_TO``, the site's output for the inputs ``x_TI``, with each row's own adapter added in place."""
+        for segment in self.segments:
+            worn = segment.adapter.sites.get(site)
+            if worn is None:
+                continue
+            rows = slice(segment.begin, segment.end)
+            low = x_TI[rows] @ worn.A
+            for part in worn.parts:
+                y = y_TO[rows, part.begin : part.end]
+                if part.share is not None:
+                    _weigh(y, part.share, None if site.bias is None else site.bias[part.begin : part.end])
+                y.addmm_(low[:, part.low : part.high], part.B)
+        return y_TO
+
+    def keep(self, tokens: Sequence[int]) -> None:
+        """From now on the rows are these of the step's tokens, rising."""
+        cut = [
+            Segment(bisect_left(tokens, one.begin), bisect_left(tokens, one.end), one.adapter) for one in self.segments
+        ]
+        self.segments = [segment for segment in cut if segment.begin < segment.end]
 
     def read(self, name: str, folder: Path) -> AdapterWeights:
         """The adapter in ``folder``, checked against this model, in the model's dtype and on its device.
@@ -105,67 +164,81 @@ class Lora:
             Unsupported: it needs something this engine does not compute (modules_to_save, bias, ...).
         """
         config = _read_config(name, folder)
-        tensors = _read_weights(name, folder)
-        halves = _by_module(name, tensors, config.parts)
-        return AdapterWeights(
-            name, folder, config.rank, {module: self._fit(name, module, config, halves[module]) for module in halves}
-        )
+        halves = _by_module(name, _read_weights(name, folder), config.parts)
+        by_site: dict[Site, list[tuple[Part, dict[str, Tensor]]]] = {}
+        for module, parts in halves.items():
+            site, part = self._place(name, module)
+            _check_shapes(name, config, site, part, parts)
+            by_site.setdefault(site, []).append((part, parts))
+        worn = {site: self._worn(site, config, found) for site, found in by_site.items()}
+        return AdapterWeights(name, folder, config.rank, worn)
 
-    def _fit(self, name: str, module: str, config: "_Config", parts: dict[str, Tensor]) -> LayerWeights:
-        linear = self._linears.get(module)
-        if linear is None:
+    def _place(self, name: str, module: str) -> tuple[Site, Part]:
+        place = self._places.get(module)
+        if place is None:
             raise Unsupported(
                 f"适配器 {name} 含有基础模型中不存在或不支持的层：{module}",
                 f"adapter {name} is for {module}, which is not a linear layer of this base model (or its output head)",
                 adapter=name,
             )
-        fitting = {
-            "lora_A": (config.rank, linear.in_features),
-            "lora_B": (linear.out_features, config.rank),
-            "lora_magnitude_vector": (linear.out_features,),
-        }
-        for part, tensor in parts.items():
-            if tuple(tensor.shape) != fitting[part]:
-                raise _broken(
-                    name,
-                    f"{module} 的形状与基础模型不符",
-                    f"{module} has {part} of shape {tuple(tensor.shape)}, expected {fitting[part]}",
-                )
-            if not (tensor.is_floating_point() and tensor.isfinite().all()):
-                raise _broken(name, f"{module} 的权重含有非有限数", f"{module} holds numbers that are not finite")
-        target = linear.weight
-        A, B = (parts[part].to(device=target.device, dtype=torch.float32) for part in ("lora_A", "lora_B"))
-        B, share = B * config.scaling, None
-        if "lora_magnitude_vector" in parts:
-            magnitude = parts["lora_magnitude_vector"].to(device=target.device, dtype=torch.float32)
-            lengths = torch.linalg.vector_norm(target.float() + B @ A, dim=1)
-            share = magnitude / lengths.clamp_min(1e-12)  # a row of zeros has no direction
-            B, share = B * share[:, None], share.to(target.dtype)
-        return LayerWeights(A.t().to(target.dtype).contiguous(), B.t().to(target.dtype).contiguous(), share)
+        return place
+
+    def _worn(self, site: Site, config: "_Config", found: "list[tuple[Part, dict[str, Tensor]]]") -> Worn:
+        """All that the adapter has for one site, the A of its layers side by side."""
+        found.sort(key=lambda item: item[0].begin)
+        dora = "lora_magnitude_vector" in config.parts
+        weight_OI = site.weight() if dora else None
+        parts = []
+        for n, (part, tensors) in enumerate(found):
+            tensors = {key: tensor.to(self._device, torch.float32) for key, tensor in tensors.items()}
+            B, share = tensors["lora_B"] * config.scaling, None
+            if weight_OI is not None:
+                tuned = weight_OI[part.begin : part.end] + B @ tensors["lora_A"]
+                lengths = torch.linalg.vector_norm(tuned, dim=1)
+                share = tensors["lora_magnitude_vector"] / lengths.clamp_min(1e-12)  # a row of zeros has no direction
+                B, share = B * share[:, None], share.to(self._dtype)
+            B = B.t().to(self._dtype).contiguous()
+            parts.append(WornPart(part.begin, part.end, n * config.rank, (n + 1) * config.rank, B, share))
+        A = torch.cat([tensors["lora_A"].to(self._device, torch.float32) for _, tensors in found])
+        return Worn(A.t().to(self._dtype).contiguous(), tuple(parts))
 
 
-class _Forward:
-    """Stands in for one linear layer's ``forward``."""
+class WearingLinear:
+    """Stands in for one linear layer's ``forward`` in a model that runs on transformers' own code."""
 
-    def __init__(self, lora: Lora, name: str, linear: Any) -> None:
-        self._lora, self._name, self._plain, self._bias = lora, name, linear.forward, linear.bias
+    def __init__(self, lora: Lora, site: Site, plain: Callable[[Tensor], Tensor]) -> None:
+        self._lora, self._site, self._plain = lora, site, plain
 
     def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = self._plain(x)
-        for segment in self._lora.segments:
-            weights = segment.adapter.layers.get(self._name)
-            if weights is not None:
-                rows = slice(segment.begin, segment.end)
-                if weights.share is not None:
-                    self._weigh(y[..., rows, :], weights.share)
-                y[..., rows, :] += x[..., rows, :] @ weights.A @ weights.B
+        y = self._plain(x)
+        if self._lora.segments:
+            self._lora.add(self._site, x[0], y[0])
         return y
 
-    def _weigh(self, y: Tensor, share: Tensor) -> None:
-        if self._bias is None:
-            y *= share
-        else:
-            y.sub_(self._bias).mul_(share).add_(self._bias)
+
+def _weigh(y: Tensor, share: Tensor, bias: Tensor | None) -> None:
+    if bias is None:
+        y *= share
+    else:
+        y.sub_(bias).mul_(share).add_(bias)
+
+
+def _check_shapes(name: str, config: "_Config", site: Site, part: Part, tensors: dict[str, Tensor]) -> None:
+    outputs = part.end - part.begin
+    fitting = {
+        "lora_A": (config.rank, site.inputs),
+        "lora_B": (outputs, config.rank),
+        "lora_magnitude_vector": (outputs,),
+    }
+    for key, tensor in tensors.items():
+        if tuple(tensor.shape) != fitting[key]:
+            raise _broken(
+                name,
+                f"{part.name} 的形状与基础模型不符",
+                f"{part.name} has {key} of shape {tuple(tensor.shape)}, expected {fitting[key]}",
+            )
+        if not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise _broken(name, f"{part.name} 的权重含有非有限数", f"{part.name} holds numbers that are not finite")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,25 @@
-"""A base model, loaded once: transformers' modelling code, our attention, cache and LoRA."""
+"""A base model, loaded once: our decoder or transformers' own code, our attention, cache and LoRA."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import structlog
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunesmith.inference.worker.attention import Chunk, PackedAttention, Plan, decode_groups
+from tunesmith.inference.worker.block import FAMILIES, Decoder
 from tunesmith.inference.worker.cache import Cache, Lease
-from tunesmith.inference.worker.loading import faults_of_the_model, load, unsupported
-from tunesmith.inference.worker.lora import Lora, Segment
+from tunesmith.inference.worker.loading import architecture, faults_of_the_model, load, stored_dtype, unsupported
+from tunesmith.inference.worker.lora import Lora, Part, Segment, Site, WearingLinear
+from tunesmith.inference.worker.precision import AUTO, choose
 
 _LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 _CHECK_TOKENS = 12
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +42,23 @@ class Step:
     keep: Sequence[int]
 
 
+class Runs(Protocol):
+    """What computes a step's logits: (kept, vocabulary), in the order of ``keep``."""
+
+    def __call__(self, tokens_T: Tensor, positions_T: Tensor, keep: Sequence[int]) -> Tensor: ...
+
+
 class LanguageModel:
     """One base model, ready to run steps. Not thread-safe: steps belong to one thread.
 
     Args:
         folder: config.json, safetensors and tokenizer files; nothing is ever fetched or executed from it.
         cache_bytes: room for keys and values; None takes a share of the memory that is free.
+        precision: one of ``precision.NAMES``, or auto.
+
+    Attributes:
+        dtype: of activations, keys and values.
+        fused: it runs as a ``Decoder``; otherwise on transformers' own code, which is slower.
 
     Raises:
         Invalid: the folder cannot be loaded.
@@ -50,17 +66,20 @@ class LanguageModel:
         Unavailable: the machine is out of memory or cannot read the files.
     """
 
-    def __init__(self, folder: Path, *, cache_bytes: int | None = None) -> None:
+    def __init__(self, folder: Path, *, cache_bytes: int | None = None, precision: str = AUTO) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self._model = load(folder, self.dtype, self.device)
         with faults_of_the_model(), torch.inference_mode():
-            self.config = self._model.config.get_text_config()
-            self.vocabulary: int = self._model.get_output_embeddings().weight.shape[0]
-            self.context = _context(self.config)
-            self._attention = PackedAttention()
-            self.lora = Lora(self._model)
-            self._adopt(cache_bytes)
+            stored = stored_dtype(folder)
+            self.precision = choose(precision, stored, self.device)
+            self.fused = architecture(folder) in FAMILIES
+            refused = self._build(folder, stored, cache_bytes)
+            if refused and self.fused:
+                log.warning("not fused", reason=refused)
+                self.fused = False
+                refused = self._build(folder, stored, cache_bytes)
+            if refused:
+                raise unsupported(self.config.model_type, refused)
+        log.info("model", architecture=self.config.model_type, fused=self.fused, precision=self.precision.name)
 
     def forward(self, step: Step) -> Tensor:
         """Run one step and write its keys and values; float32 logits of ``step.keep``, (kept, vocabulary).
@@ -68,41 +87,65 @@ class LanguageModel:
         The leases' ``length`` is left for the caller to advance.
         """
         ids = torch.tensor([list(step.tokens), list(step.positions)], device=self.device)
-        keep = torch.tensor(list(step.keep), dtype=torch.long, device=self.device)
         self._attention.plan = Plan(step.chunks, decode_groups(step.decoding, self.device))
         self.lora.segments = step.segments
         try:
-            return self._logits(ids[:1], ids[1:], keep).float()
+            return self._run(ids[0], ids[1], step.keep).float()
         finally:
             self._attention.plan, self.lora.segments = None, ()
 
-    def _logits(self, tokens_1T: Tensor, positions_1T: Tensor, keep: Tensor | int) -> Tensor:
-        logits: Tensor = self._model(
-            input_ids=tokens_1T, position_ids=positions_1T, use_cache=False, logits_to_keep=keep
-        ).logits
-        return logits[0]
+    def _build(self, folder: Path, stored: torch.dtype, cache_bytes: int | None) -> str:
+        """Load the model, put our attention in, measure the layers, and prove on a few tokens that nothing changed.
 
-    def _adopt(self, cache_bytes: int | None) -> None:
-        """Put our attention in, measure the layers, and prove on a few tokens that the result is unchanged."""
+        Gives why that cannot be done, or "".
+        """
+        self.dtype = self.precision.computed
+        hf = load(folder, stored if self.fused else self.dtype, self.device)
+        exact = torch.float32 == self.dtype == hf.dtype and self.precision.name != "int8"
+        self.config = hf.config.get_text_config()
+        self.vocabulary: int = hf.get_output_embeddings().weight.shape[0]
+        self.context = _context(self.config)
+        self.lora = Lora(self.dtype, self.device)
+        self._attention = PackedAttention()
+        tokens = [(7 * i + 1) % self.vocabulary for i in range(_CHECK_TOKENS)]
+        expected, windows = self._measure(hf, tokens)
+        layers = range(self.config.num_hidden_layers)
+        if set(self._attention.shapes) != set(layers):
+            return "some layers do not use plain attention"
+        self._run: Runs = (
+            Decoder(hf, self.precision, self.lora, self._attention, windows) if self.fused else Whole(hf, self.lora)
+        )
+        del hf
+        shapes = [self._attention.shapes[layer] for layer in layers]
+        limit = cache_bytes if cache_bytes is not None else _free_share(self.device)
+        self.cache = Cache(shapes, self.context, limit=limit, dtype=self.dtype, device=self.device)
+        found = self._replay(tokens)
+        tolerance = 1e-3 if exact else 0.1
+        if torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())):
+            return ""
+        return "its results change with this engine's attention"
+
+    def _measure(self, hf: Any, tokens: list[int]) -> tuple[Tensor, dict[int, int | None]]:
+        """The last token's logits by transformers' own attention, and each layer's sliding window.
+
+        Leaves our attention in the model, which knows the shape of every layer now.
+        """
         from transformers import AttentionInterface
 
-        tokens = [(7 * i + 1) % self.vocabulary for i in range(_CHECK_TOKENS)]
-        ids = torch.tensor([tokens, list(range(_CHECK_TOKENS))], device=self.device)
-        expected = self._logits(ids[:1], ids[1:], 1)[0].float()
+        windows: dict[int, int | None] = {}
+
+        def noting(module: Any, *given: Any, **options: Any) -> tuple[Tensor, None]:
+            windows[module.layer_idx] = options.get("sliding_window")
+            return self._attention(module, *given, **options)
+
+        ids = torch.tensor([tokens, list(range(len(tokens)))], device=self.device)
+        whole = Whole(hf)
+        expected = whole(ids[0], ids[1], [len(tokens) - 1])[0].float()
         name = f"tunesmith-{id(self._attention):x}"
-        AttentionInterface.register(name, self._attention)
-        self._model.set_attn_implementation(name)
-        self._logits(ids[:1], ids[1:], 1)
-        shapes = [self._attention.shapes.get(layer) for layer in range(self.config.num_hidden_layers)]
-        known = [shape for shape in shapes if shape is not None]
-        if len(known) != len(shapes) or len(self._attention.shapes) != len(shapes):
-            raise unsupported(self.config.model_type, "some layers do not use plain attention")
-        limit = cache_bytes if cache_bytes is not None else _free_share(self.device)
-        self.cache = Cache(known, self.context, limit=limit, dtype=self.dtype, device=self.device)
-        found = self._replay(tokens)
-        tolerance = 1e-3 if self.dtype == torch.float32 else 0.1
-        if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())):
-            raise unsupported(self.config.model_type, "its results change with this engine's attention")
+        AttentionInterface.register(name, noting)
+        hf.set_attn_implementation(name)
+        whole(ids[0], ids[1], [len(tokens) - 1])
+        return expected, windows
 
     def _replay(self, tokens: list[int]) -> Tensor:
         """Logits of the last token when the others came in two chunks beside another row, and it decodes alone."""
@@ -124,6 +167,35 @@ class LanguageModel:
         self.cache.release(lease)
         self.cache.release(other)
         return logits
+
+
+class Whole:
+    """Transformers' own code, whatever the architecture.
+
+    Args:
+        lora: gets every linear layer but the output head; None leaves the model as it is.
+    """
+
+    def __init__(self, hf: Any, lora: Lora | None = None) -> None:
+        self._hf = hf
+        head = hf.get_output_embeddings()
+        if lora is None:
+            return
+        for name, module in hf.named_modules():
+            if isinstance(module, nn.Linear) and module is not head:
+                parts = (Part(name, 0, module.out_features),)
+                site = Site(module.in_features, parts, module.bias, module.weight.float)
+                lora.adopt(site)
+                module.forward = WearingLinear(lora, site, module.forward)
+
+    def __call__(self, tokens_T: Tensor, positions_T: Tensor, keep: Sequence[int]) -> Tensor:
+        logits: Tensor = self._hf(
+            input_ids=tokens_T[None],
+            position_ids=positions_T[None],
+            use_cache=False,
+            logits_to_keep=torch.tensor(keep, device=tokens_T.device),
+        ).logits
+        return logits[0]
 
 
 def _context(config: Any) -> int:

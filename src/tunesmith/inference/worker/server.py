@@ -32,9 +32,9 @@ class Worker:
         name: what callers call the base model.
     """
 
-    def __init__(self, name: str, folder: Path, *, threads: int, max_rows: int) -> None:
+    def __init__(self, name: str, folder: Path, *, threads: int, max_rows: int, precision: str = "auto") -> None:
         self._name, self._folder = name, folder
-        self._threads, self._max_rows = threads, max_rows
+        self._threads, self._max_rows, self._precision = threads, max_rows, precision
         self._core: Core | None = None
         self._problem: Problem | None = None
         self._process = psutil.Process()
@@ -62,7 +62,14 @@ class Worker:
         def build() -> "Core":
             from tunesmith.inference.worker.core import Core
 
-            return Core(self._name, self._folder, threads=self._threads, max_rows=self._max_rows, loop=loop)
+            return Core(
+                self._name,
+                self._folder,
+                threads=self._threads,
+                max_rows=self._max_rows,
+                precision=self._precision,
+                loop=loop,
+            )
 
         try:
             self._core = await asyncio.to_thread(build)
@@ -93,6 +100,7 @@ class Worker:
             body |= {
                 "device": str(core.model.device),
                 "dtype": str(core.model.dtype).removeprefix("torch."),
+                "precision": core.model.precision.name,
                 "context_length": core.model.context,
                 "max_rows": core.max_rows,
                 "rows": dict(zip(("running", "waiting"), core.rows, strict=True)),

@@ -9,10 +9,14 @@ from transformers import (
     AutoModelForCausalLM,
     FalconConfig,
     Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     Phi3Config,
+    Qwen2Config,
     Qwen3Config,
 )
 
@@ -54,12 +58,18 @@ def write_model(folder: Path, config: Any) -> Path:
         Qwen3Config(**SIZES, head_dim=16),
         Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=5, max_window_layers=1),
         Phi3Config(**SIZES),
+        Phi3Config(**SIZES, partial_rotary_factor=0.5),
+        Qwen2Config(**SIZES, tie_word_embeddings=True),
+        GemmaConfig(**SIZES, head_dim=16),
+        Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=6, layer_types=["sliding_attention", "full_attention"]),
+        Olmo2Config(**SIZES),
     ],
-    ids=["llama", "llama-mha", "mistral-window", "qwen3", "qwen3-half-window", "phi3"],
+    ids=lambda config: config.model_type,
 )
 def test_greedy_rows_equal_transformers_generate(config: Any, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", config)
     model = LanguageModel(folder, cache_bytes=1 << 26)
+    assert model.fused == (config.model_type != "olmo2")
     events: list[tuple[Row, RowEvent]] = []
     scheduler = Scheduler(model, lambda ids: "x" * len(ids), frozenset(), max_rows=8, deliver=events.extend)
     greedy = Sampling(max_new_tokens=20, temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)

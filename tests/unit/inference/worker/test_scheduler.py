@@ -274,7 +274,7 @@ def test_numbers_that_are_not_finite_end_their_row_and_spoil_no_other(
     good = worn[1]
     assert good is not None
     broken = AdapterWeights(
-        "broken", good.path, good.rank, {n: replace(w, A=w.A * torch.inf) for n, w in good.layers.items()}
+        "broken", good.path, good.rank, {n: replace(w, A=w.A * torch.inf) for n, w in good.sites.items()}
     )
     sick, well = bench.row("hello", broken), bench.row("hello")
     bench.add(sick, well)
