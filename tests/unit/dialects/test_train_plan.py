@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.unit.training.test_plan import drawn
+from tests.unit.training.plan.test_plan import drawn
 from tunesmith.app import compose, create_app
 from tunesmith.settings import Settings
 from tunesmith.training.plan.planning import Planner

@@ -35,23 +35,28 @@ def choose(asked: str, stored: torch.dtype, device: torch.device) -> Precision:
             return Precision("float32", torch.float32)
         if fast_bfloat16(device):
             return Precision("bfloat16", torch.bfloat16)
-        return Precision("float16" if packs_float16(device) else "float32", torch.float32)
+        return Precision("float16" if packs(device) else "float32", torch.float32)
     if asked not in NAMES:
         names = "、".join((AUTO, *NAMES)), ", ".join((AUTO, *NAMES))
         raise Unsupported(f"未知的精度 {asked}，可选：{names[0]}", f"unknown precision {asked}; choose of {names[1]}")
-    narrow = torch.bfloat16 if fast_bfloat16(device) else torch.float32
-    match asked:
-        case "float32":
-            return Precision("float32", torch.float32)
-        case "bfloat16":
-            return Precision("bfloat16", torch.bfloat16)
-        case "float16":
-            if device.type != "cpu":
-                return Precision("float16", torch.float16)
-            if not packs_float16(device):
-                raise _unable("float16")
-            return Precision("float16", torch.float32)
-    return Precision("int8", narrow)
+    if asked == "float32":
+        return Precision("float32", torch.float32)
+    if asked == "bfloat16":
+        return Precision("bfloat16", torch.bfloat16)
+    if asked == "float16" and device.type == "cuda":
+        return Precision("float16", torch.float16)
+    if not packs(device):
+        raise Unsupported(
+            f"此机器不支持 {asked} 权重，请选择 auto",
+            f"this machine does not compute with {asked} weights; choose auto",
+        )
+    return Precision("int8" if asked == "int8" else "float16", torch.float32)
+
+
+def plain(precision: Precision) -> Precision:
+    """The nearest that transformers' own code runs in."""
+    names: dict[torch.dtype, Name] = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+    return Precision(names.get(precision.computed, "float32"), precision.computed)
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -63,10 +68,6 @@ def fast_bfloat16(device: torch.device) -> bool:
     )
 
 
-def packs_float16(device: torch.device) -> bool:
-    """FBGEMM is there: products of float32 activations and float16 weights on x86."""
+def packs(device: torch.device) -> bool:
+    """FBGEMM is there (x86): products of float32 inputs with weights of 16 and 8 bits."""
     return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
-
-
-def _unable(name: str) -> Unsupported:
-    return Unsupported(f"此机器不支持 {name} 权重", f"this machine cannot compute with {name} weights")

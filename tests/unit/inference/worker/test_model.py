@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from tunesmith.inference.engine import Sampling
+from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.events import RowEvent
-from tunesmith.inference.worker.model import LanguageModel
+from tunesmith.inference.worker.model import LanguageModel, Step
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.scheduler import Scheduler
 from tunesmith.kernel.problems import Invalid, Unsupported
@@ -106,6 +107,22 @@ def test_an_architecture_this_engine_would_get_wrong_is_refused(config: Any, tmp
         LanguageModel(folder, cache_bytes=1 << 26)
     assert "built-in engine" in refused.value.en
     assert "内置引擎" in refused.value.zh
+
+
+@pytest.mark.parametrize(("precision", "error"), [("auto", 1e-4), ("float32", 1e-5), ("int8", 0.05)])
+def test_a_checkpoint_of_16_bits_gives_what_transformers_computes_in_32(
+    precision: str, error: float, tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path / "model", LlamaConfig(**SIZES, dtype="bfloat16"))
+    model = LanguageModel(folder, cache_bytes=1 << 26, precision=precision)
+    tokens = [5, 17, 40, 8]
+    lease = model.cache.lease(4)
+    with torch.inference_mode():
+        found = model.forward(Step(tokens, [0, 1, 2, 3], [Chunk(lease, 0, 4, 0)], [], [], [1, 3]))
+        plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        right = plain(torch.tensor([tokens])).logits[0, [1, 3]]
+    assert model.fused and plain.config.num_hidden_layers == 2
+    assert (found - right).norm() < error * right.norm()
 
 
 def test_pickled_weights_are_never_opened(tmp_path: Path) -> None:
