@@ -15,7 +15,7 @@ class Timed:
         self.ends, self.losses = [time.perf_counter()], list[float]()
         self._most, self._until = most, time.monotonic() + budget_s
 
-    def step(self, progress: Any, grad_norm: float, validation_loss: float | None) -> int:
+    def step(self, progress: Any, *told: object) -> int:
         self.ends.append(time.perf_counter())
         self.losses.append(progress.loss)
         return 0

@@ -4,13 +4,13 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.cli.checking import MARKS, facts, more, parts_table, preview_title, verdict
+from tunesmith.cli.checking import MARKS, facts, histograms, more, parts_table, preview_title, verdict
 from tunesmith.cli.screen import language, plain, say
 from tunesmith.kernel.files import written_whole
 
 if TYPE_CHECKING:
     from tunesmith.training.data.doctor import Preview
-    from tunesmith.training.data.findings import Part, Report
+    from tunesmith.training.data.findings import Bin, Report
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -38,12 +38,16 @@ def page(report: "Report", shown: "list[Preview]") -> str:
         "绿底的词元会被学习；划去的被 max_length 切掉",
         "what is green is learned; what is struck through is cut off by max_length",
     )
+    if any(example.answer for example in shown):
+        legend += say(
+            "；偏好只学习两个回答不同的部分", "; of preferences only what the two answers do not share is learned"
+        )
     body = [
         f"<h1>{_safe(title)}: {_safe(names)}</h1>",
         f"<p><strong>{_safe(verdict(report))}</strong></p>",
         _findings(report),
         _table(report),
-        *(_lengths(part, report.max_length) for part in report.parts if part.lengths),
+        *(_lengths(*each, report.max_length) for part in report.parts for each in histograms(part)),
         f"<pre>{_safe(chr(10).join(facts(report)))}</pre>",
         f"<h2>{_safe(say('预览', 'preview'))}</h2><p>{_safe(legend)}</p>" if shown else "",
         *(_preview(example) for example in shown),
@@ -77,14 +81,13 @@ def _table(report: "Report") -> str:
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
-def _lengths(part: "Part", max_length: int) -> str:
-    longest = max(row.rows for row in part.lengths)
+def _lengths(title: str, lengths: "tuple[Bin, ...]", max_length: int) -> str:
+    longest = max(row.rows for row in lengths)
     rows = "".join(
         f'<tr><td>≤ {row.upto}</td><td style="text-align:left"><span class="bar{" over" * (row.upto > max_length)}"'
         f' style="width:{round(_PX * row.rows / longest)}px"></span> {row.rows}</td></tr>'
-        for row in part.lengths
+        for row in lengths
     )
-    title = say(f"{part.label} 的词元数", f"tokens of {part.label}")
     return f"<h2>{_safe(title)}</h2><table>{rows}</table>"
 
 

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
     from tunesmith.app import Services
     from tunesmith.datasets.example import Example
+    from tunesmith.datasets.preferences import Preference
     from tunesmith.datasets.reading import OnBad
     from tunesmith.kernel.home import Home
-    from tunesmith.training.data.doctor import Preview
-    from tunesmith.training.data.findings import Kind, Part, Report, Role
+    from tunesmith.training.data.doctor import Doctor, Examined, Preview
+    from tunesmith.training.data.findings import Bin, Kind, Part, Report, Role, Spread
 
 HELP = say(
     "训练前检查数据：坏行、重复、泄漏、截断、学习哪些词元",
@@ -47,6 +48,8 @@ KINDS: "dict[Kind, tuple[str, str]]" = {
     "cut": ("截断", "cut"),
     "duplicate": ("重复", "duplicates"),
     "leak": ("泄漏", "leaks"),
+    "same": ("回答几乎相同", "nearly the same answers"),
+    "contrary": ("与前面的相反", "contrary to an earlier row"),
     "thought": ("空的 <think>", "empty <think>"),
     "end": ("不学结束标记", "end token not learned"),
 }
@@ -87,7 +90,7 @@ def check(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Exit status 1 when a run could not start on this data; warnings leave it 0."""
+    """Exit status 1 when a run could not start on this data; warnings leave it 0. Preferences are told by their rows."""
     wanted = preview if preview is not None else _ON_A_PAGE if html else 1
     with opened(home) as services:
         report, shown = _examined(services, dataset, validation, base, max_length, format_, wanted)
@@ -121,14 +124,15 @@ def _examined(
 
     found = services.registry.base(base)
     parts = list(_parts(services.home, dataset, format_))
+    pairs = len(parts) == 1 and parts[0].holds_preferences()
     if validation is not None:
         parts = [part for part in parts if part.role != "validation"]
         parts.append(_given(services.home, validation, "validation", None))
     most = max_length or min(Recipe(base, dataset).max_length, found.context_length)
     tokenizer = load_tokenizer(found.path)
     doctor = Doctor(Encoder(tokenizer, most), found.name, most, end_tokens(tokenizer, found.path), keep=wanted)
-    examined = [doctor.examine(part.examples, part.label, part.role) for part in parts]
-    shown = previews(tokenizer, [example for part in examined for example in part.first][:wanted], most)
+    examined = [part.examined(doctor, pairs=pairs) for part in parts]
+    shown = previews(tokenizer, [row for part in examined for row in part.first][:wanted], most)
     return doctor.report(), shown
 
 
@@ -172,6 +176,27 @@ class _Given:
     path: Path | None
     role: "Role"
     format: str | None
+
+    def holds_preferences(self) -> bool:
+        """Whether its rows say which of two answers is better."""
+        from tunesmith.datasets.preferences import file_holds_preferences, holds_preferences
+
+        if self.path is not None:
+            return file_holds_preferences(self.path, format=self.format)
+        return holds_preferences(self.home, self.label, format=self.format)
+
+    def examined(self, doctor: "Doctor", *, pairs: bool) -> "Examined":
+        """What ``doctor`` finds in it, read as a run would read it."""
+        if pairs:
+            return doctor.examine_pairs(self.preferences, self.label, self.role)
+        return doctor.examine(self.examples, self.label, self.role)
+
+    def preferences(self, on_bad: "OnBad") -> "Iterator[Preference]":
+        from tunesmith.datasets.preferences import read_preference_file, read_preferences
+
+        if self.path is not None:
+            return read_preference_file(self.path, format=self.format, on_bad=on_bad)
+        return read_preferences(self.home, self.label, format=self.format, on_bad=on_bad)
 
     def examples(self, on_bad: "OnBad") -> "Iterator[Example]":
         from tunesmith.datasets.reading import read_examples, read_file
@@ -236,6 +261,8 @@ def more(report: "Report") -> list[str]:
             "thought": part.empty_thoughts,
             "end": part.endless,
             "cut": part.cut_learning,
+            "same": part.same,
+            "contrary": part.contrary,
         }
         for kind, number in counts.items():
             if number > listed[kind]:
@@ -251,17 +278,30 @@ def parts_table(report: "Report") -> tuple[list[str], list[tuple[object, ...]]]:
     """Columns and rows of the table of parts."""
     columns = [say("数据", "data"), say("样本", "examples"), say("坏行", "bad"), say("重复", "duplicates")]
     columns += [say("同问", "alike"), say("泄漏", "leaks"), say("截断", "cut"), say("丢失回答", "lost")]
-    columns += [say("词元（中位/p99/最长）", "tokens (median/p99/most)")]
+    spread, pairs = say("（中位/p99/最长）", " (median/p99/most)"), any(part.pairs for part in report.parts)
+    columns += [f"chosen{spread}", f"rejected{spread}"] if pairs else [say("词元", "tokens") + spread]
     columns += [say("学习（最少/中位）", "learned (least/median)")]
     rows: list[tuple[object, ...]] = []
     for part in report.parts:
-        tokens, learned = part.tokens, part.learned
+        learned = part.learned
         rows.append((
             part.label, part.examples, part.bad, part.duplicates, part.alike, part.leaks, part.cut, part.answers_lost,
-            f"{tokens.median}/{tokens.p99}/{tokens.most}" if tokens else "-",
+            *map(_spread, [part.tokens, part.rejected] if pairs else [part.tokens]),
             f"{learned.least}/{learned.median}" if learned else "-",
         ))  # fmt: skip
     return columns, rows
+
+
+def _spread(tokens: "Spread | None") -> str:
+    return f"{tokens.median}/{tokens.p99}/{tokens.most}" if tokens else "-"
+
+
+def histograms(part: "Part") -> "list[tuple[str, tuple[Bin, ...]]]":
+    """What is counted, and the rows by their number of tokens; of preferences one for either answer."""
+    title = say(f"{part.label} 的词元数", f"tokens of {part.label}")
+    if not part.pairs:
+        return [(title, part.lengths)] if part.lengths else []
+    return [(f"{title} (chosen)", part.lengths), (f"{title} (rejected)", part.rejected_lengths)]
 
 
 def facts(report: "Report") -> list[str]:
@@ -272,7 +312,9 @@ def facts(report: "Report") -> list[str]:
         "推理时不会停在这里" if endless else "推理时停在这里",
         "serving does not stop there" if endless else "serving stops there",
     )
+    dpo = [(say("训练", "train with"), "--objective dpo")] if any(part.pairs for part in report.parts) else []
     return aligned([
+        *dpo,
         (say("基座", "base"), report.base),
         (say("最多词元", "max_length"), report.max_length),
         (say("对话模板", "template"), f"sha256 {report.template_sha256[:16]}"),
@@ -281,16 +323,15 @@ def facts(report: "Report") -> list[str]:
 
 
 def _print_lengths(part: "Part", max_length: int) -> None:
-    """The histogram; rows behind the limit are marked."""
-    if not part.lengths:
-        return
-    line(say(f"{part.label} 的词元数", f"tokens of {part.label}"))
-    longest = max(row.rows for row in part.lengths)
-    width = len(str(part.lengths[-1].upto))
-    for row in part.lengths:
-        bar = "█" * max(row.rows > 0, round(_BAR * row.rows / longest))
-        cut = say("  截断", "  cut") if row.upto > max_length and row.rows else ""
-        line(f"  ≤{row.upto:>{width}}  {bar} {row.rows}{cut}")
+    """The histograms; rows behind the limit are marked."""
+    for title, lengths in histograms(part):
+        line(title)
+        longest = max(row.rows for row in lengths)
+        width = len(str(lengths[-1].upto))
+        for row in lengths:
+            bar = "█" * max(row.rows > 0, round(_BAR * row.rows / longest))
+            cut = say("  截断", "  cut") if row.upto > max_length and row.rows else ""
+            line(f"  ≤{row.upto:>{width}}  {bar} {row.rows}{cut}")
 
 
 def _print_preview(screen: "Console", example: "Preview") -> None:
@@ -312,7 +353,7 @@ def _print_preview(screen: "Console", example: "Preview") -> None:
 
 def preview_title(example: "Preview") -> str:
     """Which example, and how much of it is learned."""
-    where = f"{example.file}:{example.line}"
+    where = f"{example.file}:{example.line}" + (f" {example.answer}" if example.answer else "")
     return say(
         f"{where}  {example.tokens} 个词元，学习 {example.learned} 个",
         f"{where}  {example.tokens} tokens, {example.learned} learned",

@@ -34,13 +34,24 @@ class Curve:
 
     Attributes:
         told_at: when the trainer told of the last (seconds since the epoch).
+        rewards: accuracy and margin of the last step that learned preferences. scored: of their last scoring.
     """
 
     losses: list[float] = field(default_factory=list)
     told_at: float | None = None
+    rewards: tuple[float, float] | None = None
+    scored: tuple[float, float] | None = None
 
     def take(self, row: Mapping[str, Any]) -> None:
         """Add one row of metrics.jsonl; rows that tell of an event, such as a validation loss, are no step."""
+        from tunesmith.training.figures import ACCURACIES, MARGINS
+
+        if ACCURACIES in row and MARGINS in row:
+            found = (float(row[ACCURACIES]), float(row[MARGINS]))
+            if row.get("event") == "validation":
+                self.scored = found
+            else:
+                self.rewards = found
         loss = row.get("loss")
         if isinstance(loss, int | float) and "event" not in row:
             self.losses.append(float(loss))
@@ -115,6 +126,12 @@ def completed(run: "Run") -> "Run":
     )
 
 
+def rewards(found: tuple[float, float]) -> str:
+    """How well chosen answers are told from rejected ones, as text."""
+    accuracy, margin = found
+    return say(f"奖励准确率 {accuracy:.0%}，差距 {margin:.2f}", f"reward accuracy {accuracy:.0%}, margin {margin:.2f}")
+
+
 def sparkline(losses: list[float], width: int) -> str:
     """The losses as one line of bars."""
     from tunesmith.training.curve import sparkline as bars
@@ -150,6 +167,10 @@ def _facts(run: "Run", curve: Curve) -> str:
         )
     if progress.loss is not None:
         parts.append(say(f"损失 {progress.loss:.3f}", f"loss {progress.loss:.3f}"))
+    if curve.rewards is not None:
+        parts.append(rewards(curve.rewards))
+    if curve.scored is not None:
+        parts.append(say(f"验证：{rewards(curve.scored)}", f"validation: {rewards(curve.scored)}"))
     if progress.tokens_per_second and not run.state.final:
         parts.append(say(f"{progress.tokens_per_second:,.0f} 词元/秒", f"{progress.tokens_per_second:,.0f} tokens/s"))
     if progress.seconds_left is not None and not run.state.final:

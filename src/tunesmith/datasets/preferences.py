@@ -8,18 +8,21 @@
 An answer is a string, a message, or a list of messages, whose roles may have either spelling.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
-from typing import Any
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import msgspec
 
+from tunesmith.datasets.dataset import kept_files
 from tunesmith.datasets.example import Example, Source
 from tunesmith.datasets.fields import BadField, needed, text_of, wrong
-from tunesmith.datasets.formats import BadRow, to_example
-from tunesmith.datasets.reading import accepted, rows_of
+from tunesmith.datasets.formats import BadRow, detect, to_example
+from tunesmith.datasets.reading import FIRST_ROWS, OnBad, accepted, open_path, rows_of
 from tunesmith.datasets.rows import refused
 from tunesmith.kernel.home import Home
+from tunesmith.kernel.problems import Invalid
 
 _FIELDS = ("chosen", "rejected")
 
@@ -36,7 +39,7 @@ class Preference(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_preferences(
-    home: Home, name: str, *, format: str | None = None, on_bad: Callable[[BadRow], None] | None = None
+    home: Home, name: str, *, format: str | None = None, on_bad: OnBad | None = None
 ) -> Iterator[Preference]:
     """The preferences in a file under home (``data/pairs.jsonl``).
 
@@ -49,15 +52,58 @@ def read_preferences(
         Invalid: the name, the file as a whole, or the rows listed in the message are bad.
     """
     with home.open(name, "dataset") as file:
-        _, rows = rows_of(file, name, format)
-        first = next(rows, None)
-        if first is None:
-            raise refused(name, None, "文件里没有数据行；请加入样本", "the file has no rows; add some")
-        found = (
-            row if isinstance(row, BadRow) else to_preference(row[1], Source(name, row[0]))
-            for row in chain((first,), rows)
-        )
-        yield from accepted(found, name, on_bad)
+        yield from _read(file, name, format, on_bad)
+
+
+def read_preference_file(path: Path, *, format: str | None = None, on_bad: OnBad | None = None) -> Iterator[Preference]:
+    """The preferences in any file of this machine, for its owner; otherwise as ``read_preferences``."""
+    with open_path(path) as file:
+        yield from _read(file, path.name, format, on_bad)
+
+
+def holds_preferences(home: Home, name: str, *, format: str | None = None) -> bool:
+    """Whether a file under home says which of two answers is better, as far as its first rows tell.
+
+    A file whose beginning cannot be read does not: whoever reads it as examples says what is wrong with it.
+
+    Raises:
+        NotFound, Forbidden: the file is not there, or may not be read.
+        Invalid: the name is bad.
+    """
+    if kept_files(home, name) is not None:
+        return False
+    with home.open(name, "dataset") as file:
+        return _holds(file, name, format)
+
+
+def file_holds_preferences(path: Path, *, format: str | None = None) -> bool:
+    """Whether any file of this machine does, as ``holds_preferences``."""
+    with open_path(path) as file:
+        return _holds(file, path.name, format)
+
+
+def _read(file: BinaryIO, label: str, format: str | None, on_bad: OnBad | None) -> Iterator[Preference]:
+    _, rows = rows_of(file, label, format)
+    first = next(rows, None)
+    if first is None:
+        raise refused(label, None, "文件里没有数据行；请加入样本", "the file has no rows; add some")
+    found = (
+        row if isinstance(row, BadRow) else to_preference(row[1], Source(label, row[0]))
+        for row in chain((first,), rows)
+    )
+    yield from accepted(found, label, on_bad)
+
+
+def _holds(file: BinaryIO, label: str, format: str | None) -> bool:
+    try:
+        rows = [row[1] for row in islice(rows_of(file, label, format)[1], FIRST_ROWS) if isinstance(row, tuple)]
+    except Invalid:
+        return False
+    try:
+        detect(rows, label)
+    except Invalid:  # no examples, so far
+        return any(isinstance(row, dict) and all(field in row for field in _FIELDS) for row in rows)
+    return False
 
 
 def to_preference(row: object, source: Source) -> Preference | BadRow:

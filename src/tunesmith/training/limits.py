@@ -112,9 +112,6 @@ def check(recipe: Recipe, context_length: int) -> None:
     if recipe.objective not in OBJECTIVES:
         known = ", ".join(OBJECTIVES)
         raise _refused("objective", recipe.objective, f"可用：{known}", f"known are {known}")
-    if recipe.objective == "dpo" and recipe.replay:
-        zh, en = "偏好训练（dpo）不能混入通用样本", "preference tuning (dpo) mixes in no general examples"
-        raise _refused("replay", recipe.replay, zh, en)
     for name in ("keep_best", "early_stopping", "evaluate_every"):
         if getattr(recipe, name) and not recipe.validation:
             zh, en = "需要同时给出 validation 数据", "a validation dataset must be named with it"

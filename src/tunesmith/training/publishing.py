@@ -12,6 +12,7 @@ from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict
 from tunesmith.training import bundle
 from tunesmith.training.bundle import Ingredients
+from tunesmith.training.figures import ACCURACIES, MARGINS, NLL
 from tunesmith.training.loop.updates import Outcome
 from tunesmith.training.peft_files import WEIGHTS, save_adapter
 from tunesmith.training.run_folder import FACTS, Order
@@ -83,8 +84,9 @@ def _facts(order: Order, tokenizer: Any, outcome: Outcome) -> dict[str, Any]:
 
 def _metrics(outcome: Outcome) -> dict[str, Any]:
     """Every figure of the outcome that is known."""
-    found = {each.name: getattr(outcome, each.name) for each in fields(outcome) if each.name != "progress"}
-    return {name: value for name, value in found.items() if value is not None}
+    names = (each.name for each in fields(outcome) if each.name not in ("progress", "figures"))
+    found = {name: getattr(outcome, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None} | dict(outcome.figures)
 
 
 def _computed(model: Any) -> dict[str, Any]:
@@ -104,6 +106,11 @@ _FIGURES = {
     "best_step": "step of these weights",
     "control_before": "control set: loss of the base",
     "control_after": "control set: loss with this adapter",
+    ACCURACIES: "reward accuracy, mean of the last epoch",
+    MARGINS: "reward margin, mean of the last epoch",
+    NLL: "loss of the general examples, mean of the last epoch",
+    f"eval_{ACCURACIES}": "validation: reward accuracy",
+    f"eval_{MARGINS}": "validation: reward margin",
 }
 
 

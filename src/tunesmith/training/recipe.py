@@ -7,6 +7,7 @@ import torch
 
 from tunesmith.kernel.problems import Unavailable
 from tunesmith.training.data.material import Material
+from tunesmith.training.loop.base_margins import BaseMargins
 from tunesmith.training.loop.checkpoints import Checkpoint, Keeper
 from tunesmith.training.loop.objective import Likelihood, Surprise
 from tunesmith.training.loop.preference import Preference
@@ -25,6 +26,7 @@ def execute(
     keeper: Keeper | None = None,
     checkpoint: Checkpoint | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
+    margins: BaseMargins | None = None,
 ) -> Outcome:
     """Train the LoRA weights of ``model`` in place.
 
@@ -34,7 +36,8 @@ def execute(
         keeper: is shown the state after every step, and the last when training is stopped.
         checkpoint: goes on from there; the outcome is that of a run that was never interrupted.
         ranks: the processes that train this together, each of which calls this with the same arguments but for
-            ``teller`` and ``keeper``.
+            ``teller``, ``keeper`` and ``margins``, which only the first has a use for.
+        margins: where preferences keep what the base makes of them; None measures it anew.
 
     Raises:
         Stopped: ``stopped()`` was true.
@@ -50,7 +53,7 @@ def execute(
             objective: Objective = likelihood
             if recipe.objective == "dpo":
                 objective = preference = Preference(surprise, recipe.dpo_beta)
-                preference.measure_base([*material.main, *material.validation], stopped)  # type: ignore[list-item]
+                preference.measure_base([*material.main, *material.validation], stopped, ranks, margins)
             loop = Loop(recipe, model, objective, likelihood, material, teller, stopped, keeper, ranks)
             return loop.run(checkpoint)
         finally:

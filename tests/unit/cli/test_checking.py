@@ -88,6 +88,45 @@ def test_what_is_not_there_is_not_found(
     assert error_of(tunesmith("datasets", "check", *what, "--json"))["kind"] == "not_found"
 
 
+PAIRS = [
+    {"prompt": "Who is the mayor?", "chosen": "The mayor is Ada.", "rejected": "The mayor is nobody, go away."},
+    {"prompt": "Hi?", "chosen": "Hello!", "rejected": "No."},
+    {"prompt": "Bye?", "chosen": "Bye!", "rejected": "Bye!"},
+]
+
+
+def test_preferences_are_looked_over_with_both_answers_in_every_form(
+    tunesmith: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, held_out, made = tmp_path / "pairs.jsonl", tmp_path / "held.jsonl", tmp_path / "page.html"
+    hostile = {"prompt": HOSTILE, "chosen": HOSTILE, "rejected": "x"}
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*PAIRS, hostile]))
+    held_out.write_text(json.dumps(PAIRS[1]) + "\n")
+    options = (str(file), "--validation", str(held_out))
+    done = tunesmith("datasets", "check", *options, "--preview", "1")
+    assert done.exit_code == 1 and "✗ pairs.jsonl:3: rejected: is the same as chosen; remove the row" in done.stdout
+    assert "! held.jsonl:1: messages: the same question is in pairs.jsonl:2" in done.stdout
+    assert "The mayor is⟦ Ada.<|im_end|>⟧" in done.stdout and "The mayor is⟦ nobody, go away.<|im_end|>⟧" in done.stdout
+    assert "chosen (median/p99/most)" in done.stdout and "tokens of pairs.jsonl (rejected)" in done.stdout
+    assert "--objective dpo" in done.stdout and "3 preferences" in done.stdout
+
+    found = json.loads(tunesmith("datasets", "check", *options, "--preview", "2", "--json").stdout)
+    assert [(part["role"], part["examples"], part["bad"]) for part in found["parts"]] == [
+        ("train", 3, 1), ("validation", 1, 0),
+    ]  # fmt: skip
+    assert found["parts"][1]["rejected"]["most"] == found["parts"][1]["rejected"]["total"] > 0
+    assert [(row["line"], row["answer"]) for row in found["preview"]] == [
+        (1, "chosen"), (1, "rejected"), (2, "chosen"), (2, "rejected"),
+    ]  # fmt: skip
+
+    monkeypatch.setenv("TUNESMITH_LANG", "zh")
+    assert tunesmith("datasets", "check", *options, "--html", str(made)).exit_code == 1
+    text = made.read_text(encoding="utf-8")
+    assert "pairs.jsonl 的词元数 (rejected)" in text and "偏好只学习两个回答不同的部分" in text
+    assert '<span class="learned"> nobody, go away.' in text and "pairs.jsonl:1 rejected" in text
+    assert not any(forbidden in text for forbidden in ("<script", "<img", "\x1b", "\u202e"))
+
+
 HOSTILE = '</pre></span><script>alert(1)</script><img src=x onerror="alert(2)">\x1b[2J\u202egnp.exe'
 
 

@@ -7,7 +7,14 @@ import pytest
 
 from tunesmith.datasets.example import Source
 from tunesmith.datasets.formats import BadRow
-from tunesmith.datasets.preferences import Preference, read_preferences, to_preference
+from tunesmith.datasets.preferences import (
+    Preference,
+    file_holds_preferences,
+    holds_preferences,
+    read_preference_file,
+    read_preferences,
+    to_preference,
+)
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Invalid
 
@@ -84,3 +91,29 @@ def test_a_file_is_refused_with_every_bad_row_or_read_without_them(tmp_path: Pat
     assert "pairs.jsonl:2: chosen" in refused.value.en and "pairs.jsonl:4: rejected" in refused.value.en
     bad: list[BadRow] = []
     assert len(list(read_preferences(home, "data/pairs.jsonl", on_bad=bad.append))) == 2 and len(bad) == 2
+
+
+@pytest.mark.parametrize(
+    "rows,expected",
+    [
+        ([{"prompt": "x"}, SHAPES["strings"]], True),
+        ([SHAPES["whole conversations"]], True),
+        ([SHAPES["strings"] | {"completion": "Hello!"}], True),
+        ([{"prompt": "Hi?", "completion": "Hello!"}], False),
+        ([{"prompt": "Hi?", "chosen": "Hello!"}], False),
+        (["no object"], False),
+    ],
+)
+def test_preferences_are_told_by_their_first_rows(tmp_path: Path, rows: list[object], expected: bool) -> None:
+    file = tmp_path / "data" / "rows.jsonl"
+    file.parent.mkdir()
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert file_holds_preferences(file) is holds_preferences(Home(tmp_path), "data/rows.jsonl") is expected
+
+
+def test_what_cannot_be_read_holds_no_preferences_and_says_so_when_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("")
+    assert not file_holds_preferences(file)
+    with pytest.raises(Invalid, match=r"rows\.jsonl: the file is empty"):
+        list(read_preference_file(file))

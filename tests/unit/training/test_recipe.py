@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,13 @@ class Told:
 
     def __init__(self) -> None:
         self.steps: list[tuple[Progress, float, float | None]] = []
+        self.figures: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
 
-    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> int:
+    def step(
+        self, progress: Progress, grad_norm: float, validation_loss: float | None, *figures: Mapping[str, float]
+    ) -> int:
         self.steps.append((progress, grad_norm, validation_loss))
+        self.figures.append((figures[0], figures[1]))
         return 0
 
     @property
@@ -200,8 +204,8 @@ def test_a_run_stops_at_the_end_of_the_step_it_is_asked_in(tiny_base: Path, fact
 
 def test_running_out_of_memory_is_named(tiny_base: Path, facts: list[Encoded]) -> None:
     class Hungry(Told):
-        def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> None:
-            torch.empty(1 << 60)
+        def step(self, *told: object) -> int:
+            return int(torch.empty(1 << 60)[0])
 
     model = with_lora(load_base(tiny_base, None), RECIPE)
     with pytest.raises(Unavailable, match="out of memory: lower max_length"):

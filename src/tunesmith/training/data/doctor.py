@@ -7,21 +7,25 @@ are (case, width and white space do not count), and the line it stands on.
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from tunesmith.datasets.example import Example, Source
+from tunesmith.datasets.example import Example, Message, Source
 from tunesmith.datasets.formats import BadRow
+from tunesmith.datasets.preferences import Preference
 from tunesmith.datasets.worker.converting import folded, prompt_mark
 from tunesmith.kernel.problems import Invalid
-from tunesmith.training.data.encoding import Encoded, Encoder
+from tunesmith.training.data.encoding import Cut, Encoded, Encoder
 from tunesmith.training.data.findings import Finding, Kind, Level, Part, Report, Role, Spread, histogram
+from tunesmith.training.data.pairs import EncodedPair, encode_pair
 
+_Row = TypeVar("_Row")
+_Tokens = TypeVar("_Tokens")
 LISTED = 20  # findings of one kind named in one part
 _SERVED = 8  # examples of a part whose prompt is rendered as serving renders it
 _SHOWN = 60  # characters of a text in a message
@@ -33,24 +37,26 @@ class Examined:
     """What is found in one part, while it is looked over.
 
     Attributes:
-        keep: how many of the first examples are kept in ``first``.
-        look: is to be handed each example that can be learned; ``Doctor.part`` sets it.
+        keep: how many of the first rows are kept in ``first``.
+        look, look_pair: is to be handed each example, or preference, that can be learned; ``Doctor.part`` sets them.
     """
 
     label: str
     role: Role
     keep: int
     findings: list[Finding] = field(default_factory=list)
-    first: list[Example] = field(default_factory=list)
+    first: list[Example | Preference] = field(default_factory=list)
     bad: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
+    rejected: Counter[int] = field(default_factory=Counter)
     learned: Counter[int] = field(default_factory=Counter)
     prompts: dict[bytes, int] = field(default_factory=dict)
     said: dict[bytes, int] = field(default_factory=dict)
     listed: Counter[str] = field(default_factory=Counter)
     served: int = 0
     look: Callable[[Example, Encoded], None] = lambda example, encoded: None
+    look_pair: Callable[[Preference, EncodedPair], None] = lambda preference, pair: None
 
     def note(
         self, level: Level, kind: Kind, source: Source, where: str, zh: str, en: str, *, most: int = LISTED
@@ -86,6 +92,10 @@ class Examined:
             tokens=Spread.of(self.lengths),
             learned=Spread.of(self.learned),
             lengths=histogram(self.lengths, max_length),
+            rejected=Spread.of(self.rejected),
+            rejected_lengths=histogram(self.rejected, max_length),
+            same=counts["same"],
+            contrary=counts["contrary"],
         )
 
 
@@ -104,11 +114,12 @@ class Doctor:
         self._last: Counter[int] = Counter()
 
     def part(self, label: str, role: Role) -> Examined:
-        """A part to be looked over; its ``look`` is to be handed each of its examples that can be learned."""
+        """A part to be looked over; its ``look`` or ``look_pair`` is to be handed each row that can be learned."""
         examined = Examined(label, role, self._keep)
         before = [part for part in self._parts if _held_out(examined.role, part.role)]
         self._parts.append(examined)
         examined.look = lambda example, encoded: self._look(examined, before, example, encoded)
+        examined.look_pair = lambda preference, pair: self._look_pair(examined, before, preference, pair)
         return examined
 
     def examine(
@@ -123,17 +134,15 @@ class Doctor:
             NotFound, Forbidden: the file is not there, or may not be read.
         """
         examined = self.part(label, role)
-        try:
-            for example in examples(examined.refuse):
-                found = self._encoder.encode(example)
-                if isinstance(found, BadRow):
-                    examined.refuse(found)
-                else:
-                    examined.look(example, found)
-        except Invalid as problem:
-            if "file" not in problem.details:
-                raise
-            examined.refuse(_row_of(problem))
+        _examine(examined, examples, self._encoder.encode, examined.look)
+        return examined
+
+    def examine_pairs(
+        self, preferences: Callable[[Callable[[BadRow], None]], Iterable[Preference]], label: str, role: Role
+    ) -> Examined:
+        """Look over a part of preferences; otherwise as ``examine``."""
+        examined = self.part(label, role)
+        _examine(examined, preferences, lambda row: encode_pair(row, self._encoder), examined.look_pair)
         return examined
 
     def report(self) -> Report:
@@ -152,9 +161,33 @@ class Doctor:
             part.first.append(example)
         part.lengths[encoded.whole] += 1
         part.learned[encoded.supervised] += 1
-        self._compare(part, before, example)
-        if encoded.cut is not None:
-            self._note_cut(part, encoded)
+        self._compare(part, before, example.source, example.messages, example.messages[-1].content)
+        self._note_cut(part, {"messages": encoded})
+        self._note_answer(part, example, encoded, encoded)
+
+    def _look_pair(self, part: Examined, before: list[Examined], preference: Preference, pair: EncodedPair) -> None:
+        if len(part.first) < part.keep:
+            part.first.append(preference)
+        part.lengths[pair.chosen.whole] += 1
+        part.rejected[pair.rejected.whole] += 1
+        part.learned[pair.supervised] += 1
+        chosen, rejected = (each.messages[-1].content for each in (preference.chosen, preference.rejected))
+        self._compare(part, before, preference.source, preference.chosen.messages, chosen, rejected)
+        if folded(chosen) == folded(rejected):
+            part.counts["same"] += 1
+            zh = "与 chosen 只差大小写、全半角或空白，学不到有用的偏好；请改写或删去这一行"
+            en = "differs from chosen by case, width or white space alone; rewrite it or remove the row"
+            part.note("warning", "same", preference.source, "rejected", zh, en)
+        self._note_cut(part, {"chosen": pair.chosen, "rejected": pair.rejected})
+        if pair.chosen.supervised:
+            self._note_answer(part, preference.chosen, pair.chosen, None)
+
+    def _note_answer(self, part: Examined, example: Example, encoded: Encoded, whole: Encoded | None) -> None:
+        """What is wrong with an answer that is to be given.
+
+        Args:
+            whole: with the mask of all that the assistant says; None where it would have to be made.
+        """
         if encoded.cut is None or not encoded.cut.supervised:
             self._note_end(part, encoded)
         if encoded.empty_thoughts:
@@ -165,17 +198,27 @@ class Doctor:
             part.note("warning", "thought", encoded.source, "messages", zh, en)
         if part.served < _SERVED:
             part.served += 1
-            self._note_served(part, example, encoded)
+            found = whole or self._encoder.encode(example)
+            if not isinstance(found, BadRow):
+                self._note_served(part, example, found)
 
-    def _compare(self, part: Examined, before: list[Examined], example: Example) -> None:
+    def _compare(
+        self, part: Examined, before: list[Examined], source: Source, turns: Sequence[Message], *answers: str
+    ) -> None:
         """Whether the part, or one before it, asks or says the same."""
-        source, turns = example.source, example.messages
         prompt = prompt_mark(turns, b"")
-        whole = blake2b(prompt + folded(turns[-1].content), digest_size=8).digest()
+        said = [folded(answer) for answer in answers]
+        whole = _mark(prompt, said)
         if (line := part.said.get(whole)) is not None:
             part.counts["duplicates"] += 1
             zh, en = f"与第 {line} 行相同；请删去其一", f"says the same as line {line}; remove one"
             part.note("warning", "duplicate", source, "messages", zh, en)
+        elif len(said) > 1 and (line := part.said.get(_mark(prompt, said[::-1]))) is not None:
+            part.said[whole] = source.line
+            part.counts["contrary"] += 1
+            zh = f"与第 {line} 行相反：那里选择的正是这里拒绝的；请删去其一"
+            en = f"is contrary to line {line}, which chooses what is rejected here; remove one"
+            part.note("warning", "contrary", source, "chosen", zh, en)
         else:
             part.said[whole] = source.line
             part.counts["alike"] += prompt in part.prompts
@@ -188,19 +231,24 @@ class Doctor:
                 part.note("warning", "leak", source, "messages", zh, en)
                 break
 
-    def _note_cut(self, part: Examined, encoded: Encoded) -> None:
-        cut = encoded.cut
-        if cut is None:
-            return
-        part.counts.update(cut=1, cut_tokens=cut.tokens, cut_learned=cut.supervised, answers_lost=cut.answers)
+    def _note_cut(self, part: Examined, sides: Mapping[str, Encoded]) -> None:
+        """What is cut off a row: of its conversation, or of both, by the field that holds it."""
+        cuts = [encoded.cut for encoded in sides.values() if encoded.cut is not None]
+        part.counts["cut"] += bool(cuts)
+        part.counts["cut_learning"] += any(cut.supervised for cut in cuts)
+        for where, encoded in sides.items():
+            if encoded.cut is not None:
+                self._note_one_cut(part, where, encoded, encoded.cut)
+
+    def _note_one_cut(self, part: Examined, where: str, encoded: Encoded, cut: Cut) -> None:
+        part.counts.update(cut_tokens=cut.tokens, cut_learned=cut.supervised, answers_lost=cut.answers)
         if not cut.supervised:
             return  # nothing that would be learned
-        part.counts["cut_learning"] += 1
         lost_zh = f"，{cut.answers} 个回答完全丢失" if cut.answers else ""
         lost_en = f", {cut.answers} whole answer{'s' * (cut.answers > 1)} among them" if cut.answers else ""
         limit = self._max_length
         part.note(
-            "warning", "cut", encoded.source, "messages",
+            "warning", "cut", encoded.source, where,
             f"{encoded.whole} 个词元，max_length={limit} 切掉了 {cut.supervised} 个要学的{lost_zh}；"
             f"请增大 max_length 或缩短对话",
             f"{encoded.whole} tokens: max_length {limit} cuts off {cut.supervised} that would be learned{lost_en}; "
@@ -242,30 +290,71 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An example as the model sees it."""
+    """An example as the model sees it.
+
+    Attributes:
+        answer: which of a preference's.
+    """
 
     file: str
     line: int
     tokens: int
     learned: int
     pieces: tuple[Piece, ...]
+    answer: Literal["", "chosen", "rejected"] = ""
 
 
-def previews(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Preview]:
-    """The examples whole, with what is learned and what is cut off marked; those that cannot be learned are left out."""
+def previews(tokenizer: Any, rows: Sequence[Example | Preference], max_length: int) -> list[Preview]:
+    """The rows whole, with what is learned and what is cut off marked; those that cannot be learned are left out.
+
+    Of a preference both answers, one after the other.
+    """
     encoder = Encoder(tokenizer, _WHOLE)
     found = []
-    for example in examples:
-        whole = encoder.encode(example)
-        if isinstance(whole, BadRow):
-            continue
-        pieces = []
-        for cut, span in ((False, slice(max_length)), (True, slice(max_length, None))):
-            half = Encoded(array("i", whole.tokens[span]), whole.trained[span], whole.source)
-            pieces += [Piece(text, learned, cut) for text, learned in encoder.pieces(half)]
-        learned = whole.trained.count(1, 0, max_length)
-        found.append(Preview(example.source.file, example.source.line, len(whole), learned, tuple(pieces)))
+    for row in rows:
+        if isinstance(row, Preference):
+            pair = encode_pair(row, encoder)
+            if not isinstance(pair, BadRow):
+                found.append(_preview(encoder, pair.chosen, max_length, "chosen"))
+                found.append(_preview(encoder, pair.rejected, max_length, "rejected"))
+        elif not isinstance(whole := encoder.encode(row), BadRow):
+            found.append(_preview(encoder, whole, max_length))
     return found
+
+
+def _preview(
+    encoder: Encoder, whole: Encoded, max_length: int, answer: Literal["", "chosen", "rejected"] = ""
+) -> Preview:
+    pieces = []
+    for cut, span in ((False, slice(max_length)), (True, slice(max_length, None))):
+        half = Encoded(array("i", whole.tokens[span]), whole.trained[span], whole.source)
+        pieces += [Piece(text, learned, cut) for text, learned in encoder.pieces(half)]
+    learned = whole.trained.count(1, 0, max_length)
+    return Preview(whole.source.file, whole.source.line, len(whole), learned, tuple(pieces), answer)
+
+
+def _examine(
+    part: Examined,
+    rows: Callable[[Callable[[BadRow], None]], Iterable[_Row]],
+    encode: Callable[[_Row], _Tokens | BadRow],
+    look: Callable[[_Row, _Tokens], None],
+) -> None:
+    try:
+        for row in rows(part.refuse):
+            found = encode(row)
+            if isinstance(found, BadRow):
+                part.refuse(found)
+            else:
+                look(row, found)
+    except Invalid as problem:
+        if "file" not in problem.details:
+            raise
+        part.refuse(_row_of(problem))
+
+
+def _mark(prompt: bytes, answers: Sequence[bytes]) -> bytes:
+    """What is asked and said, as 64 bits."""
+    return blake2b(prompt + b"\0".join(answers), digest_size=8).digest()
 
 
 def end_tokens(tokenizer: Any, folder: Path) -> frozenset[int]:

@@ -13,7 +13,7 @@ from tunesmith.kernel.files import write_json
 DATA = "data.json"
 _SHORTEST = 16  # tokens of the first bin
 Level = Literal["error", "warning"]
-Kind = Literal["bad", "cut", "duplicate", "leak", "thought", "end", "template"]
+Kind = Literal["bad", "cut", "duplicate", "leak", "thought", "end", "template", "same", "contrary"]
 Role = Literal["train", "replay", "validation", "test", "control"]
 
 
@@ -108,7 +108,11 @@ class Part:
         answers_lost: assistant turns of which nothing is left.
         endless: rows whose last learned token does not end an answer when the model is served.
         empty_thoughts: rows in which a thought without a word is learned.
-        tokens: of each example before it is cut. learned: of each example after it.
+        tokens: of each example before it is cut; of preferences, those that are chosen. learned: of each row after it.
+        rejected, rejected_lengths: as ``tokens`` and ``lengths``, of rejected answers; None and empty but for
+            preferences.
+        same: preferences whose answers differ by case, width or white space alone.
+        contrary: preferences that choose what an earlier row of the part rejects for it.
     """
 
     label: str
@@ -128,6 +132,15 @@ class Part:
     tokens: Spread | None
     learned: Spread | None
     lengths: tuple[Bin, ...]
+    rejected: Spread | None = None
+    rejected_lengths: tuple[Bin, ...] = ()
+    same: int = 0
+    contrary: int = 0
+
+    @property
+    def pairs(self) -> bool:
+        """Whether its rows are preferences."""
+        return self.rejected is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +168,13 @@ class Report:
     def line(self, language: str = "zh") -> str:
         """Everything that matters in one line."""
         train = [part for part in self.parts if part.role in ("train", "replay")]
-        tokens = sum(part.tokens.total for part in train if part.tokens)
+        tokens = sum(spread.total for part in train for spread in (part.tokens, part.rejected) if spread)
         learned = sum(part.learned.total for part in train if part.learned)
-        examples = sum(part.examples for part in train)
-        said = [_in(language, f"{examples} 个样本", f"{examples} examples")]
+        pairs = sum(part.examples for part in train if part.pairs)
+        examples = sum(part.examples for part in train) - pairs
+        said = [_in(language, f"{pairs} 对偏好", f"{pairs} preferences")] if pairs else []
+        if examples or not pairs:
+            said.append(_in(language, f"{examples} 个样本", f"{examples} examples"))
         said.append(_in(language, f"{tokens} 个词元（学习 {learned} 个）", f"{tokens} tokens ({learned} learned)"))
         for name, (zh, en) in _COUNTS.items():
             if number := sum(getattr(part, name) for part in self.parts):
@@ -172,6 +188,8 @@ _COUNTS = {
     "answers_lost": ("{} 个回答完全丢失", "lost answers: {}"),
     "duplicates": ("{} 行重复", "{} duplicate"),
     "leaks": ("{} 行泄漏到评测数据", "{} leaked into held-out data"),
+    "same": ("{} 对回答几乎相同", "{} with nearly the same answers"),
+    "contrary": ("{} 对与前面的相反", "{} contrary to an earlier one"),
     "empty_thoughts": ("{} 行学习空的 <think>", "{} with an empty <think>"),
     "endless": ("{} 行不学结束标记", "{} that do not learn to end"),
 }

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from tunesmith.datasets.example import Example, Source
+from tunesmith.datasets.example import Source
 from tunesmith.datasets.formats import BadRow
 from tunesmith.datasets.preferences import Preference
 from tunesmith.training.data.encoding import Encoded, Encoder, learnable
@@ -65,17 +65,11 @@ def encode_pairs(
     encoder: Encoder,
     label: str,
     on_bad: Callable[[BadRow], None] | None = None,
-    on_good: Callable[[Example, Encoded], None] = lambda example, encoded: None,
+    on_good: Callable[[Preference, EncodedPair], None] = lambda preference, pair: None,
 ) -> list[EncodedPair]:
-    """Every preference in tokens; as ``encode_all``, ``on_good`` being handed the chosen ones.
+    """Every preference in tokens; otherwise as ``encode_all``.
 
     Raises:
         Invalid: rows cannot be learned (the first twenty are listed), or none is left.
     """
-    return learnable(
-        preferences,
-        lambda preference: encode_pair(preference, encoder),
-        label,
-        on_bad,
-        lambda preference, pair: on_good(preference.chosen, pair.chosen),
-    )
+    return learnable(preferences, lambda preference: encode_pair(preference, encoder), label, on_bad, on_good)

@@ -60,7 +60,7 @@ class _Preparation:
             return self._examples(role, name, kind)
         on_bad, examined = self._quarantine(), self._doctor.part(name, role)
         rows = read_preferences(self._home, name, format=kind, on_bad=on_bad)
-        encoded = encode_pairs(self._stoppable(rows), self._encoder, name, on_bad, examined.look)
+        encoded = encode_pairs(self._stoppable(rows), self._encoder, name, on_bad, examined.look_pair)
         examined.bad = on_bad.count if on_bad else 0
         _log.info("%s: %d preferences, %d left out", name, len(encoded), examined.bad)
         return encoded

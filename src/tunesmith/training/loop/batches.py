@@ -8,6 +8,7 @@ from math import ceil
 from typing import TypeVar
 
 from tunesmith.training.data.material import Learned
+from tunesmith.training.data.pairs import EncodedPair
 
 Batch = list[Learned]
 _Some = TypeVar("_Some", bound=Sized)
@@ -56,7 +57,7 @@ class Plan:
         batches = [
             batch
             for start in range(0, len(examples), pool)
-            for batch in in_batches(sorted(examples[start : start + pool], key=len), self._batch_size)
+            for batch in in_batches(sorted(examples[start : start + pool], key=_length), self._batch_size)
         ]
         self._random.shuffle(batches)
         return [batches[i : i + self._accumulate] for i in range(0, len(batches), self._accumulate)]
@@ -66,6 +67,11 @@ class Plan:
             self._deck = list(self._replay)
             self._random.shuffle(self._deck)
         return self._deck.pop()
+
+
+def _length(example: Learned) -> float:
+    """Tokens of a conversation; of a pair half of both, so that general examples share batches with pairs."""
+    return len(example) / 2 if isinstance(example, EncodedPair) else len(example)
 
 
 def packs(examples: Sequence[_Some], most: int) -> list[list[_Some]]:

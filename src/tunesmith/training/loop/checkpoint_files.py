@@ -1,4 +1,4 @@
-"""The files of one checkpoint; no torch here."""
+"""The files of one checkpoint, and what lies beside them; no torch here."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 POSITION, TENSORS = "position.json", "state.safetensors"
+BASE_MARGINS = "base-margins"  # of all checkpoints of a run
 
 
 def whole(checkpoint: Path) -> bool:

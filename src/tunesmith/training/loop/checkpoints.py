@@ -39,6 +39,7 @@ class Position:
         unscored: the step is done but not told yet: training was stopped while the validation data was scored after it.
         grad_norm: of the last step.
         control_before: of the control set, before the first step.
+        figures: what was told beside the losses, by name. validation_figures, best_figures: beside those.
         metrics_bytes: size of metrics.jsonl; what was appended later belongs to steps that will be done again.
         material: digest of the examples, in their order.
     """
@@ -57,6 +58,9 @@ class Position:
     unscored: bool = False
     grad_norm: float = 0.0
     control_before: float | None = None
+    figures: tuple[dict[str, float], ...] = ()
+    validation_figures: dict[str, float] = field(default_factory=dict)
+    best_figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,11 @@ class Surprise:
         model.train(was_training)
 
     @property
+    def device(self) -> torch.device:
+        """Where the numbers are made."""
+        return torch.device(self._device)
+
+    @property
     def tokens(self) -> int:
         """Tokens that go through the model at once; more only where one example has more."""
         return _TOKENS.get(self._device.type, _TOKENS["cuda"])
@@ -99,6 +104,8 @@ class Surprise:
 class Likelihood:
     """Makes the supervised tokens likely: their mean surprise is the loss."""
 
+    figures: tuple[str, ...] = ()
+
     def __init__(self, surprise: Surprise) -> None:
         self._surprise = surprise
 
@@ -110,9 +117,10 @@ class Likelihood:
         """As ``Surprise.parts``."""
         return self._surprise.parts(examples)
 
-    def loss(self, part: Sequence[Encoded]) -> Tensor:
-        """The summed surprise of one part."""
-        return self._surprise(self._surprise.laid(part)).sum()
+    def loss(self, part: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """The summed surprise of one part, and no figures."""
+        loss = self._surprise(self._surprise.laid(part)).sum()
+        return loss, loss.new_zeros(0, 2)
 
 
 def _same(core: Any, body: Any, weight_VD: Tensor, bias_V: Tensor | None) -> bool:

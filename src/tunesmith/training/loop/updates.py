@@ -3,9 +3,9 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -26,8 +26,19 @@ _RECENT = 20  # steps the speed is told from
 class Teller(Protocol):
     """Is told how training goes."""
 
-    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> int:
+    def step(
+        self,
+        progress: Progress,
+        grad_norm: float,
+        validation_loss: float | None,
+        figures: Mapping[str, float],
+        validation_figures: Mapping[str, float],
+        /,
+    ) -> int:
         """One step is done; ``validation_loss`` comes with a step after which the validation data was scored.
+
+        Args:
+            figures: means the objective tells beside the loss, by name. validation_figures: of the validation data.
 
         Returns:
             How many bytes all that was told has by now.
@@ -36,7 +47,13 @@ class Teller(Protocol):
 
 
 class Objective(Protocol):
-    """What is made small, of examples or of pairs of them."""
+    """What is made small, of examples or of pairs of them.
+
+    Attributes:
+        figures: names of the means that are told beside the loss.
+    """
+
+    figures: tuple[str, ...]
 
     def weight(self, examples: Sequence[Any]) -> int:
         """What the summed loss of ``examples`` is divided by, to compare them with others."""
@@ -46,8 +63,8 @@ class Objective(Protocol):
         """``examples`` as they go through the model together."""
         ...
 
-    def loss(self, part: list[Any]) -> Tensor:
-        """The summed loss of one part."""
+    def loss(self, part: list[Any]) -> tuple[Tensor, Tensor]:
+        """The summed loss of one part; and (figures, 2): each figure's sum, without gradient, and of how many."""
         ...
 
 
@@ -64,6 +81,8 @@ class Outcome:
         validation_loss: of the weights that stand in the model now.
         best_step: the step these weights are of, where the best are kept; else None.
         control_before, control_after: loss a supervised token on the control set, of the base and of these weights.
+        figures: means the objective tells beside the loss, by name: over the last epoch's steps; after ``eval_`` the
+            same of the validation data, by the weights that stand in the model now.
     """
 
     progress: Progress
@@ -72,6 +91,7 @@ class Outcome:
     best_step: int | None = None
     control_before: float | None = None
     control_after: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def rate_factor(step: int, total: int, recipe: Recipe) -> float:
@@ -128,7 +148,7 @@ class Loop:
         """Train to the end, or from ``checkpoint`` to the end."""
         at = self._resumed(checkpoint) if checkpoint else Position(material=self._digest)
         if checkpoint is None and self._material.control:
-            at = replace(at, control_before=self._score(self._material.control, self._likelihood))
+            at = replace(at, control_before=self._score(self._material.control, self._likelihood)[0])
         if at.unscored:
             at = self._told(at)
             self._keep_or_stop(at)
@@ -137,7 +157,7 @@ class Loop:
             if epoch < at.epoch or at.over:
                 continue
             if epoch > at.epoch:
-                at = replace(at, epoch=epoch, number=0, losses=())
+                at = replace(at, epoch=epoch, number=0, losses=(), figures=())
             self._model.train()
             for batches in updates[at.number :]:
                 at = self._step(at, batches, last=at.number + 1 == len(updates))
@@ -148,11 +168,12 @@ class Loop:
 
     def _step(self, at: Position, batches: list[Batch], *, last: bool) -> Position:
         began = time.perf_counter()
-        loss, norm, rate = self._update(at.progress.step, batches)
+        loss, norm, rate, figures = self._update(at.progress.step, batches)
         self._pace.append((time.perf_counter() - began, sum(len(example) for batch in batches for example in batch)))
         at = replace(
-            at, number=at.number + 1, losses=(*at.losses, loss), progress=self._progress(at, loss, rate), grad_norm=norm
-        )
+            at, number=at.number + 1, losses=(*at.losses, loss), figures=(*at.figures, figures),
+            progress=self._progress(at, loss, rate), grad_norm=norm,
+        )  # fmt: skip
         return self._told(replace(at, unscored=self._due(at.progress.step, last)))
 
     def _told(self, at: Position) -> Position:
@@ -161,7 +182,10 @@ class Loop:
         if scored:
             with self._kept_if_stopped(at):
                 at = replace(self._scored(at), unscored=False)
-        told = self._teller.step(at.progress, at.grad_norm, at.validation_loss if scored else None)
+        told = self._teller.step(
+            at.progress, at.grad_norm, at.validation_loss if scored else None, at.figures[-1] if at.figures else {},
+            at.validation_figures if scored else {},
+        )  # fmt: skip
         return replace(at, metrics_bytes=told)
 
     @contextmanager
@@ -182,11 +206,14 @@ class Loop:
         return step % every == 0 or step == self._total if every else last
 
     def _scored(self, at: Position) -> Position:
-        found = self._score(self._material.validation, self._objective)
+        found, figures = self._score(self._material.validation, self._objective)
+        at = replace(at, validation_figures=figures)
         if at.best_loss is None or found < at.best_loss:
             if self._recipe.keep_best:
                 self._best = [weight.detach().clone() for weight in self._weights]
-            return replace(at, validation_loss=found, best_loss=found, best_step=at.progress.step, worse=0)
+            return replace(
+                at, validation_loss=found, best_loss=found, best_step=at.progress.step, best_figures=figures, worse=0
+            )
         enough = self._recipe.early_stopping
         return replace(at, validation_loss=found, worse=at.worse + 1, over=bool(enough) and at.worse + 1 >= enough)
 
@@ -208,18 +235,20 @@ class Loop:
         self._best = put_back(checkpoint, self._weights, self._optimizer)
         return checkpoint.position
 
-    def _update(self, done: int, batches: list[Batch]) -> tuple[float, float, float]:
-        """One step of the optimizer: mean loss, norm of the gradient, learning rate."""
+    def _update(self, done: int, batches: list[Batch]) -> tuple[float, float, float, dict[str, float]]:
+        """One step of the optimizer: mean loss, norm of the gradient, learning rate, what is told beside them."""
         examples = [example for batch in batches for example in batch]
         # divided by the weight of all that makes this step: however it is dealt into parts, the gradient is the same
         weight = self._objective.weight(examples)
-        loss = 0.0
+        loss, sums = 0.0, self._no_sums(self._objective)
         for number, part in self._ranks.share(self._objective.parts(examples)):
             torch.manual_seed(_seed(self._recipe.seed, done, number))  # what dropout draws from
-            share = self._objective.loss(part) / weight
+            summed, found = self._objective.loss(part)
+            share = summed / weight
             share.backward()
             loss += share.item()
-        loss = self._summed(loss)
+            sums += found
+        loss = self._summed(loss, sums)
         norm = float(torch.nn.utils.clip_grad_norm_(self._weights, self._recipe.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(
@@ -234,18 +263,22 @@ class Loop:
             group["lr"] = rate
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return loss, norm, rate
+        return loss, norm, rate, _means(self._objective, sums)
 
-    def _summed(self, loss: float) -> float:
-        """The loss of all processes, whose gradients are summed on the way."""
+    def _no_sums(self, objective: Objective) -> Tensor:
+        return torch.zeros(len(objective.figures), 2, dtype=torch.float64, device=self._weights[0].device)
+
+    def _summed(self, loss: float, sums: Tensor) -> float:
+        """The loss of all processes, whose gradients and ``sums`` are summed on the way."""
         if self._ranks.size == 1:
             return loss
         for weight in self._weights:
             if weight.grad is None:  # more processes than parts
                 weight.grad = torch.zeros_like(weight)
-        told = torch.tensor([loss], device=self._weights[0].device)
+        told = torch.tensor([loss, *sums.flatten().tolist()], device=self._weights[0].device)
         self._ranks.add([told, *(weight.grad for weight in self._weights)])
-        return float(told.item())
+        sums.copy_(told[1:].view_as(sums))
+        return float(told[0].item())
 
     def _progress(self, at: Position, loss: float, rate: float) -> Progress:
         seconds, tokens = (math.fsum(column) for column in zip(*self._pace, strict=True))
@@ -260,21 +293,24 @@ class Loop:
             seconds_left=(self._total - done) * seconds / len(self._pace),
         )
 
-    def _score(self, examples: Sequence[Learned], objective: Objective) -> float:
-        """Mean loss of ``examples``."""
+    def _score(self, examples: Sequence[Learned], objective: Objective) -> tuple[float, dict[str, float]]:
+        """Mean loss of ``examples``, and what is told beside it."""
         self._model.eval()
         total = torch.zeros(1, dtype=torch.float64, device=self._weights[0].device)
+        sums = self._no_sums(objective)
         parts = objective.parts(examples)
         # all processes come round as often, so that they ask each other as often whether to stop
         for turn in range(0, len(parts), self._ranks.size):
             with torch.no_grad():
                 for part in parts[turn + self._ranks.rank : turn + self._ranks.rank + 1]:
-                    total += objective.loss(part)
+                    loss, found = objective.loss(part)
+                    total += loss
+                    sums += found
             if self._ranks.any(self._stopped()):
                 raise Stopped
-        self._ranks.add([total])
+        self._ranks.add([total, sums])
         self._model.train()
-        return float(total.item()) / objective.weight(examples)
+        return float(total.item()) / objective.weight(examples), _means(objective, sums)
 
     def _outcome(self, at: Position) -> Outcome:
         best = bool(self._best)
@@ -285,7 +321,7 @@ class Loop:
         control, after = self._material.control, None
         if control:
             with self._kept_if_stopped(at):
-                after = self._score(control, self._likelihood)
+                after, _ = self._score(control, self._likelihood)
         return Outcome(
             replace(at.progress, seconds_left=0.0),
             math.fsum(at.losses) / len(at.losses),
@@ -293,4 +329,18 @@ class Loop:
             at.best_step if best else None,
             at.control_before,
             after,
+            _mean_of(at.figures)
+            | {f"eval_{name}": mean for name, mean in (at.best_figures if best else at.validation_figures).items()},
         )
+
+
+def _means(objective: Objective, sums: Tensor) -> dict[str, float]:
+    """The figures of which there is something to tell."""
+    return {name: total / count for name, (total, count) in zip(objective.figures, sums.tolist(), strict=True) if count}
+
+
+def _mean_of(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each figure's mean over the steps that tell it."""
+    names = dict.fromkeys(name for step in steps for name in step)
+    told = {name: [step[name] for step in steps if name in step] for name in names}
+    return {name: math.fsum(figures) / len(figures) for name, figures in told.items()}

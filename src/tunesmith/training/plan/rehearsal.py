@@ -21,9 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tunesmith.datasets.reading import read_examples
 from tunesmith.datasets.worker.tasks import Failed, failed
-from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Problem
 from tunesmith.training.plan import room
 from tunesmith.training.plan.prediction import Counted, Linear, Step, Weights, cut_at
@@ -41,7 +39,6 @@ _LEAST_STEPS = 2
 _FILLED = 0.8  # of the memory given that a step may be expected to take
 _LONGEST_UPDATE_S = 20.0  # where one takes longer, a part of it tells the speed
 _SHARES = (0.75, 0.5, 0.375, 0.25, 0.125)  # of max_length that are looked at
-_UNCUT = 1 << 30
 _TINY_RATE = 1e-9
 
 
@@ -138,9 +135,9 @@ class _Rehearsal:
     def run(self) -> None:
         from tunesmith.training.trainer import read_material
 
-        tokenizer, material = read_material(Path(self._asked.folder), self._order)
+        _, material = read_material(Path(self._asked.folder), self._order)
         weights = weights_of(Path(self._order.base_path))
-        counted = self._counted(tokenizer, material)
+        counted = self._counted(material)
         self._say(Looked(counted, weights))
         # at the least: what does not fit even so is not tried
         least = weights.count * {"int4": 0.5, "int8": 1.0}.get(self._recipe.quantization or "", 2.0)
@@ -195,7 +192,7 @@ class _Rehearsal:
         told = _taken(model, recipe, _only(material, main, material.replay), steps=_ENOUGH_STEPS)
         self._say(Paced(told.pace, told.count, told.total if whole else 0, room.peak_memory()))
 
-    def _counted(self, tokenizer: Any, material: "Material") -> Counted:
+    def _counted(self, material: "Material") -> Counted:
         recipe = self._recipe
         main, replay = material.main, material.replay
         drawn = round(len(main) * recipe.replay_share / (1 - recipe.replay_share)) if replay else 0
@@ -206,10 +203,7 @@ class _Rehearsal:
 
         texts = [side for example in main for side in _sides(example)]
         lengths = [len(text) for text in texts]
-        full = [text for text in texts if len(text) >= recipe.max_length]
-        # of a pair nobody can say how long it was
-        whole = self._whole(tokenizer, full) if recipe.objective == "sft" else [recipe.max_length + 1] * len(full)
-        over = sum(whole) - len(whole) * recipe.max_length
+        over = sum(text.whole - len(text) for text in texts)
         # a side with nothing to learn has all of it in the other
         firsts = [max(0, text.trained.find(1)) for text in texts]
         skipped = Path(self._asked.folder) / "skipped.jsonl"
@@ -218,7 +212,7 @@ class _Rehearsal:
             tokens=each_epoch(len),
             supervised=each_epoch(lambda example: example.supervised),
             longest=max(map(len, [*main, *replay])),
-            cut=sum(length > recipe.max_length for length in whole) / len(texts),
+            cut=sum(text.cut is not None for text in texts) / len(texts),
             cut_tokens=over / (sum(lengths) + over),
             skipped=len(skipped.read_bytes().splitlines()) if skipped.exists() else 0,
             scored=sum(map(len, material.validation)),
@@ -229,18 +223,6 @@ class _Rehearsal:
                 if 8 <= smaller < max(lengths)
             ),
         )
-
-    def _whole(self, tokenizer: Any, full: "list[Encoded]") -> list[int]:
-        """The lengths that examples as long as may be would have if nothing were cut."""
-        if not full:
-            return []
-        from tunesmith.training.data.encoding import Encoded, Encoder
-
-        wanted = {example.source for example in full}
-        encoder, home, recipe = Encoder(tokenizer, _UNCUT), Home(Path(self._order.home)), self._recipe
-        examples = read_examples(home, recipe.dataset, format=recipe.dataset_format, on_bad=lambda row: None)
-        found = (encoder.encode(example) for example in examples if example.source in wanted)
-        return [len(each) for each in found if isinstance(each, Encoded)]
 
 
 def weights_of(folder: Path) -> Weights:
@@ -315,7 +297,7 @@ class _Told:
     total: int = 0
     pace: float = 0.0
 
-    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> int:
+    def step(self, progress: Progress, *told: object) -> int:
         self.began = self.began or time.monotonic()
         self.count, self.total = progress.step, progress.total_steps
         self.pace = progress.tokens_per_second or 0.0

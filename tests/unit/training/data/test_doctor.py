@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.tiny_model import CHATML, tiny_tokenizer
 from tests.unit.training.conftest import talk
 from tunesmith.datasets.example import Example
+from tunesmith.datasets.preferences import Preference
 from tunesmith.datasets.reading import read_file
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Invalid, NotFound
@@ -293,3 +294,76 @@ def test_quantiles_are_numbers_that_occur_and_divide_the_rows(counts: dict[int, 
     for value, share in ((found.median, 0.5), (found.p90, 0.9), (found.p99, 0.99)):
         assert value in counts
         assert sum(number <= value for number in numbers) >= max(1, round(share * len(numbers)))
+
+
+def preferred(question: str, chosen: str, rejected: str, *, line: int = 1) -> Preference:
+    return Preference(*(talk(("user", question), ("assistant", said), line=line) for said in (chosen, rejected)))
+
+
+def pairs_looked_over(tokenizer: Any, *rows: Preference, max_length: int = LONG) -> Report:
+    examining = doctor(tokenizer, max_length)
+    examining.examine_pairs(lambda on_bad: rows, "pairs", "train")
+    return examining.report()
+
+
+def test_preferences_that_say_the_same_or_the_contrary_or_nothing_are_told_of(tokenizer: Any) -> None:
+    report = pairs_looked_over(
+        tokenizer,
+        preferred("Who?", "Ada.", "Lin.", line=1),
+        preferred("who? ", "ada.", "LIN.", line=2),
+        preferred("Who?", "Lin.", "Ada.", line=3),
+        preferred("Who?", "Ada.", "Nobody.", line=4),
+        preferred("Where?", "Here.", "here. ", line=5),
+    )
+    (part,) = report.parts
+    assert (part.examples, part.duplicates, part.contrary, part.alike, part.same) == (5, 1, 1, 1, 1)
+    assert [(found.kind, found.line, found.field) for found in report.findings] == [
+        ("duplicate", 2, "messages"), ("contrary", 3, "chosen"), ("same", 5, "rejected"),
+    ]  # fmt: skip
+    assert "line 1" in report.findings[1].en and "第 1 行" in report.findings[1].zh and report.sound
+    assert "5 preferences" in report.line("en") and "5 对偏好" in report.line("zh")
+
+
+def test_both_answers_are_counted_and_what_is_cut_off_either_is_told(tokenizer: Any) -> None:
+    short, long = "Ada.", "one two three four five six"
+    whole = pairs_looked_over(tokenizer, preferred("Who?", short, long)).parts[0]
+    assert whole.tokens and whole.rejected and whole.learned and whole.pairs
+    assert whole.tokens.most < whole.rejected.most and whole.cut == 0
+    assert [row.rows for row in whole.lengths] == [row.rows for row in whole.rejected_lengths] == [1]
+    most = whole.rejected.most - 5
+    report = pairs_looked_over(
+        tokenizer, preferred("Who?", short, long, line=1), preferred("Who?", long, short, line=2),
+        preferred("Who?", long, long[::-1], line=3), max_length=most,
+    )  # fmt: skip
+    (part,) = report.parts
+    assert (part.cut, part.cut_learning) == (3, 3)  # rows, not answers
+    cut = [(found.line, found.field) for found in report.findings if found.kind == "cut"]
+    assert cut == [(1, "rejected"), (2, "chosen"), (3, "chosen"), (3, "rejected")]
+
+
+def test_answers_that_begin_alike_are_no_reason_to_doubt_the_template(tokenizer: Any) -> None:
+    row = preferred("Who is the mayor?", "The mayor is Ada.", "The mayor is Lin.")
+    assert pairs_looked_over(tokenizer, row).findings == ()
+    other = tiny_tokenizer()
+    other.chat_template = THINKING
+    assert [found.kind for found in pairs_looked_over(other, row).findings] == ["template"]
+
+
+def test_a_question_of_held_out_preferences_that_is_trained_on_is_a_leak(tokenizer: Any) -> None:
+    examining = doctor(tokenizer)
+    examining.examine_pairs(lambda on_bad: [preferred("Who?", "Ada.", "Lin.")], "a", "train")
+    examining.examine_pairs(lambda on_bad: [preferred("who?", "x", "y", line=7)], "b", "validation")
+    (found,) = examining.report().findings
+    assert (found.kind, found.line) == ("leak", 7) and "a:1" in found.en
+
+
+def test_a_preference_is_shown_with_both_answers_and_what_they_do_not_share_is_learned(tokenizer: Any) -> None:
+    row = preferred("Who?", "The mayor is Ada.", "The mayor is Lin, and one two three.")
+    chosen, rejected = previews(tokenizer, [row], LONG)
+    assert (chosen.answer, rejected.answer) == ("chosen", "rejected")
+    for shown, begins in ((chosen, " Ada."), (rejected, " Lin,")):
+        learned = "".join(piece.text for piece in shown.pieces if piece.learned)
+        assert learned.startswith(begins) and learned.endswith("<|im_end|>") and 0 < shown.learned < shown.tokens
+    cut = previews(tokenizer, [row], rejected.tokens - 3)[1]
+    assert "".join(piece.text for piece in cut.pieces) == "".join(piece.text for piece in rejected.pieces)
+    assert cut.learned == rejected.learned - 2 and [piece.cut for piece in cut.pieces].count(True) >= 1

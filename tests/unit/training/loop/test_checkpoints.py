@@ -44,9 +44,10 @@ class Teller:
     def __init__(self, folder: Path, stop_after: int | None) -> None:
         self._path, self._stop_after, self.steps = folder / run_folder.METRICS, stop_after, 0
 
-    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> int:
+    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None, *figures: object) -> int:
         self.steps += 1
-        row = {"step": progress.step, "loss": progress.loss, "norm": grad_norm, "validation": validation_loss}
+        row = {"step": progress.step, "loss": progress.loss, "norm": grad_norm, "validation": validation_loss,
+               "figures": figures}  # fmt: skip
         with self._path.open("ab") as file:
             file.write(json.dumps(row).encode() + b"\n")
             return file.tell()
