@@ -83,7 +83,9 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "tunesmith.cli", "serve", "--home", str(self.home), "--port", str(self._port)]
-        environ = {**os.environ, "TUNESMITH_THREADS": "1", "TUNESMITH_CHECKPOINT_SECONDS": "0", **self._environ}
+        # trainers are found by the run on their command line, which one that had waited for a run lacks
+        fixed = {"TUNESMITH_THREADS": "1", "TUNESMITH_CHECKPOINT_SECONDS": "0", "TUNESMITH_WARM_TRAINER": "0"}
+        environ = {**os.environ, **fixed, **self._environ}
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
         while self.ask("GET", "/health") is None:

@@ -46,7 +46,13 @@ def serving(home: Path, environ: Mapping[str, str] | None = None, options: Seque
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "TUNESMITH_THREADS": "1", "TUNESMITH_LANG": "zh", **(environ or {})},
+            env={
+                **os.environ,
+                "TUNESMITH_THREADS": "1",
+                "TUNESMITH_LANG": "zh",
+                "TUNESMITH_WARM_TRAINER": "0",
+                **(environ or {}),
+            },
         )
     server = Server(f"http://127.0.0.1:{port}", home, process)
     try:

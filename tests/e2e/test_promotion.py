@@ -140,6 +140,21 @@ def test_a_version_that_lost_what_the_one_before_knew_is_refused_and_the_figure_
     assert one.get("/aliases/live").json()["version"] == "town-old@1"
 
 
+def test_a_removed_alias_is_known_to_no_server_and_what_it_pointed_at_still_answers(
+    servers: tuple[Server, Server],
+) -> None:
+    one, two = servers
+    assert one.post("/aliases/spare", {"adapter": OLD, "force": True}).status_code == 200
+    assert two.get("/models/spare").json()["version"] == "town-old@1"
+    removed = one.delete("/aliases/spare")
+    assert removed.status_code == 200, removed.text
+    assert (removed.json()["status"], removed.json()["version"]) == ("success", "town-old@1")
+    for answer in (one.post("/generate", body("spare", 2)), two.get("/aliases/spare"), two.delete("/aliases/spare")):
+        assert answer.status_code == 404 and "spare" in answer.json()["detail"], answer.text
+    assert "spare" not in [each["name"] for each in two.get("/aliases").json()["aliases"]]
+    assert one.post("/generate", body(OLD, 2)).status_code == 200
+
+
 @pytest.mark.parametrize(
     "path, sent, status",
     [

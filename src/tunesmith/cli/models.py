@@ -1,8 +1,9 @@
-"""``tunesmith models``: what is here, bring a base model in; taking an adapter out is in ``exporting``."""
+"""``tunesmith models``: what is here, bring a base model in, remove an adapter; exporting one is in ``exporting``."""
 
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunesmith.cli import exporting, promoting
-from tunesmith.cli.screen import HomeOption, JsonOption, line, megabytes, say, show_json, table, verb
+from tunesmith.cli import completing, exporting, promoting
+from tunesmith.cli.screen import HomeOption, JsonOption, line, megabytes, plain, say, show_json, table, verb
+from tunesmith.cli.session import opened
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -28,20 +30,36 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 @app.command("list", help=say("列出基座模型与适配器", "List base models and adapters."))
 @verb
 def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Newest adapters first."""
-    registry = _registry(home)
-    bases, adapters = registry.bases(), registry.adapters()
+    """Newest adapters first, each with its version and the aliases that point at that."""
+    with opened(home) as services:
+        bases, adapters = services.registry.bases(), services.registry.adapters()
+        refs = {(version.adapter, version.fingerprint): version.ref for version in services.versions.list()}
+        pointing = promoting.pointing(services)
+    # one that came or was replaced at this moment has no number yet
+    known = [(adapter, refs.get((adapter.name, adapter.version))) for adapter in adapters]
     if as_json:
-        show_json({"bases": bases, "adapters": adapters})
+        import msgspec
+
+        rows = [
+            msgspec.to_builtins(adapter, enc_hook=str)
+            | {"adapter_version": ref, "aliases": pointing.get(ref, []) if ref else []}
+            for adapter, ref in known
+        ]
+        show_json({"bases": bases, "adapters": rows})
         return
     table(
         [say("基座模型", "base model"), say("结构", "architecture"), say("大小", "size"), say("上下文", "context")],
         [(b.name, b.architecture, megabytes(b.size_bytes), b.context_length) for b in bases],
     )
     table(
-        [say("适配器", "adapter"), say("基座", "base"), say("秩", "rank"), say("大小", "size"), say("时间", "made")],
-        [(a.name, a.base, a.rank, megabytes(a.size_bytes), _when(a.created_at)) for a in adapters],
-    )
+        [say("适配器", "adapter"), say("版本", "version"), say("别名", "aliases"), say("基座", "base"), say("秩", "rank"),
+         say("大小", "size"), say("时间", "made")],
+        [
+            (a.name, ref, ", ".join(pointing.get(ref, [])) if ref else "", a.base, a.rank, megabytes(a.size_bytes),
+             _when(a.created_at))
+            for a, ref in known
+        ],
+    )  # fmt: skip
 
 
 @app.command(
@@ -88,6 +106,34 @@ def add(
         )
 
 
+@app.command(
+    "remove", help=say("删除适配器（有别名指向它时拒绝）", "Delete an adapter; refused while an alias points at it.")
+)
+@verb
+def remove(
+    adapter: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completing.adapters, help=say("适配器或版本（town@3）", "The adapter or version (town@3).")
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help=say("不询问", "Do not ask."))] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Asks first on a terminal."""
+    with opened(home) as services:
+        name = services.registry.adapter(adapter).name
+        asking = sys.stdin.isatty() and not yes and not as_json
+        if asking and not typer.confirm(say(f"删除适配器 {plain(name)}？", f"delete {plain(name)}?"), err=True):
+            raise typer.Exit(1)
+        services.removal.remove(name)
+    if as_json:
+        show_json({"removed": name})
+    else:
+        line(say(f"已删除 {name}", f"removed {name}"))
+
+
 app.command("export", help=exporting.HELP)(exporting.export)
 
 
@@ -127,7 +173,7 @@ def _home(home: Path | None) -> "Home":
 
 
 def _registry(home: Path | None) -> "Registry":
-    """Folders are the truth, so no database is opened for these verbs."""
+    """Folders are the truth, so no database is opened where no version and no alias is told of."""
     from tunesmith.models.registry import Registry
     from tunesmith.settings import Settings
 

@@ -1,4 +1,4 @@
-"""``tunesmith models versions``, ``promote``, ``rollback`` and ``aliases``: which version answers, and since when."""
+"""``tunesmith models versions``, ``promote``, ``rollback``, ``unalias``, ``aliases``: which version answers, and since when."""
 
 import asyncio
 from collections.abc import Sequence
@@ -45,6 +45,9 @@ def add_to(app: typer.Typer) -> None:
         ),
     )(promote)
     app.command("rollback", help=say("让别名回到之前的版本", "Point an alias back at the version before."))(rollback)
+    app.command("unalias", help=say("删除别名；它指向的版本保留", "Remove an alias; the version it points at stays."))(
+        unalias
+    )
     app.command("aliases", help=say("列出别名，或一个别名的历史", "List aliases, or the history of one."))(aliases)
 
 
@@ -57,10 +60,8 @@ def versions(
     """The newest first."""
     with opened(home) as services:
         found = services.versions.list(name)
-        pointing: dict[str, list[str]] = {}
-        for alias in services.aliases.list():
-            pointing.setdefault(alias.version.ref, []).append(alias.name)
-        rows = [_version(each) | {"aliases": pointing.get(each.ref, []), "there": services.versions.lies(each)}
+        names = pointing(services)
+        rows = [_version(each) | {"aliases": names.get(each.ref, []), "there": services.versions.lies(each)}
                 for each in found]  # fmt: skip
     if as_json:
         show_json({"versions": rows})
@@ -150,6 +151,30 @@ def rollback(alias: AliasArgument, home: HomeOption = None, as_json: JsonOption 
         show_json({"alias": now.name, "before": before.version.ref, "version": now.version.ref})
     else:
         line(f"{now.name}: {before.version.ref} → {now.version.ref}")
+
+
+@verb
+def unalias(alias: AliasArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Whoever asks for it is told that there is none."""
+    with opened(home) as services:
+        removed = services.aliases.remove(alias)
+    if as_json:
+        show_json({"removed": removed.name, "version": removed.version.ref})
+    else:
+        line(
+            say(
+                f"已删除别名 {removed.name}（它指向 {removed.version.ref}）",
+                f"removed the alias {removed.name}, which pointed at {removed.version.ref}",
+            )
+        )
+
+
+def pointing(services: "Services") -> dict[str, list[str]]:
+    """The aliases that point at a version, by what it is called (``town@3``)."""
+    found: dict[str, list[str]] = {}
+    for alias in services.aliases.list():
+        found.setdefault(alias.version.ref, []).append(alias.name)
+    return found
 
 
 @verb

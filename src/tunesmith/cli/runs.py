@@ -55,13 +55,13 @@ def list_(
     """State, progress, loss and where the adapter lies."""
     wanted = _state(state)
     with opened(home) as services:
-        found = services.training.list(state=wanted, limit=limit)
+        found = [(run, services.training.silent_s(run)) for run in services.training.list(state=wanted, limit=limit)]
     if as_json:
-        show_json({"runs": [summary(run) for run in found]})
+        show_json({"runs": [summary(run, silent_s) for run, silent_s in found]})
         return
     columns = ["id", say("状态", "state"), say("进度", "done"), say("损失", "loss"), say("基座", "base")]
     columns += [say("数据集", "dataset"), say("适配器", "adapter"), say("创建", "created"), say("用时", "took")]
-    table(columns, [_row(run) for run in found])
+    table(columns, [_row(run, silent_s) for run, silent_s in found])
 
 
 @app.command("show", help=say("查看一个任务", "Show a run."))
@@ -73,6 +73,7 @@ def show(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = Fals
 
     with opened(home) as services:
         run = find(services.training, run_id)
+        silent_s = services.training.silent_s(run)
         curve = watching.Curve()
         for row in services.training.metrics(run.id):
             curve.take(row)
@@ -81,12 +82,12 @@ def show(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = Fals
         examined, done = read_report(folder), read_done(folder)
     if as_json:
         found = {"folder": folder, "losses": curve.losses, "plan": held, "data": examined}
-        show_json(summary(run) | found | {"done": done})
+        show_json(summary(run, silent_s) | found | {"done": done})
         return
     reason = run.reason(language())
     facts: list[tuple[str, object]] = [
         ("id", run.id),
-        (say("状态", "state"), say(*watching.STATES[run.state.value]) + (f": {reason}" if reason else "")),
+        (say("状态", "state"), _standing(run, silent_s) + (f": {reason}" if reason else "")),
         (say("步数", "step"), f"{run.progress.step}/{run.progress.total_steps}"),
         (say("适配器", "adapter"), run.output),
         (say("目录", "folder"), folder),
@@ -109,12 +110,18 @@ def show(run_id: IdArgument, home: HomeOption = None, as_json: JsonOption = Fals
 
 def _ending(run: "Run", done: "Done | None") -> list[tuple[str, object]]:
     """What a trainer found out beside the loss."""
+    from tunesmith.training.figures import ACCURACIES, MARGINS
+
     facts: list[tuple[str, object]] = []
     if done is None or run.state.value != "completed":
         return facts
     if done.validation_loss is not None:
         of = say(f"（第 {done.best_step} 步的权重）", f" (weights of step {done.best_step})") if done.best_step else ""
         facts.append((say("验证损失", "validation loss"), f"{done.validation_loss:.4f}{of}"))
+    for prefix, zh, en in (("", "最后一轮", "last epoch"), ("eval_", "验证", "validation")):
+        figures = [done.figures.get(f"{prefix}{name}") for name in (ACCURACIES, MARGINS)]
+        if figures[0] is not None and figures[1] is not None:
+            facts.append((say(f"偏好（{zh}）", f"preferences ({en})"), watching.rewards((figures[0], figures[1]))))
     if run.progress.step < run.progress.total_steps:
         said = say("验证损失不再下降", "the validation loss fell no more")
         facts.append((say("提前停止", "stopped early"), said))
@@ -218,12 +225,16 @@ def find(training: "TrainingService", text: str) -> "Run":
     return found[0]
 
 
-def summary(run: "Run") -> dict[str, Any]:
-    """The JSON form of a run."""
+def summary(run: "Run", silent_s: float | None = None) -> dict[str, Any]:
+    """The JSON form of a run.
+
+    Args:
+        silent_s: for so long its trainer has shown no sign of life, where that is unusual.
+    """
     import msgspec
 
     found: dict[str, Any] = msgspec.to_builtins(run, enc_hook=str)
-    return found | {"seconds": _seconds(run)}
+    return found | {"seconds": _seconds(run), "seconds_silent": silent_s}
 
 
 def _state(text: str | None) -> "State | None":
@@ -238,10 +249,17 @@ def _state(text: str | None) -> "State | None":
         raise Invalid(f"状态应为 {known} 之一，得到 {text!r}", f"state must be one of {known}, got {text!r}") from None
 
 
-def _row(run: "Run") -> tuple[object, ...]:
+def _standing(run: "Run", silent_s: float | None) -> str:
+    state = say(*watching.STATES[run.state.value])
+    if silent_s is None:
+        return state
+    return state + say(f"（{duration(silent_s)}没有动静）", f" (no sign of life for {duration(silent_s)})")
+
+
+def _row(run: "Run", silent_s: float | None) -> tuple[object, ...]:
     return (
         run.id[:8] if len(run.id) > 20 else run.id,
-        say(*watching.STATES[run.state.value]),
+        _standing(run, silent_s),
         f"{run.progress.fraction:.0%}",
         "" if run.progress.loss is None else f"{run.progress.loss:.3f}",
         run.recipe.base_model,

@@ -26,7 +26,7 @@ from tunesmith.cli.screen import (
     wrong_usage,
 )
 from tunesmith.cli.session import Session
-from tunesmith.kernel.problems import Conflict
+from tunesmith.kernel.problems import Conflict, Problem
 
 if TYPE_CHECKING:
     from tunesmith.app import Services
@@ -196,7 +196,8 @@ def train(
         run = services.training.start(recipe, output=output)
         note(say(f"任务 {run.id}", f"run {run.id}"))
         ended = session.run(_started(services, run)) if detach else _watched(session, run)
-    _report(services, ended, detached=detach, as_json=as_json)
+        version = _version_made(services, ended)
+    _report(services, ended, version, detached=detach, as_json=as_json)
 
 
 def _repeat(home: Path | None, adapter: str, output: str | None, *, dry_run: bool, as_json: bool) -> None:
@@ -210,8 +211,9 @@ def _repeat(home: Path | None, adapter: str, output: str | None, *, dry_run: boo
         run = services.training.start(original.recipe, output=output)
         note(say(f"任务 {run.id}", f"run {run.id}"))
         ended = _watched(session, run)
+        version = _version_made(services, ended)
     facts = repeating.compared(services, original, ended) if ended.state.value == "completed" else {}
-    _report(services, ended, detached=False, as_json=as_json, more=facts)
+    _report(services, ended, version, detached=False, as_json=as_json, more=facts)
     if not as_json:
         repeating.show(facts)
     if not facts["same_bytes"]:
@@ -271,8 +273,25 @@ async def _started(services: "Services", run: "Run") -> "Run":
     return run
 
 
+def _version_made(services: "Services", run: "Run") -> str | None:
+    """What the adapter of a completed run is called: ``town@3``; None where there is none, or it is gone already."""
+    if run.state.value != "completed":
+        return None
+    services.versions.take_in()  # those made before it get their numbers before it
+    try:
+        return services.versions.of(services.registry.adapter(run.output)).ref
+    except Problem:
+        return None
+
+
 def _report(
-    services: "Services", run: "Run", *, detached: bool, as_json: bool, more: Mapping[str, Any] | None = None
+    services: "Services",
+    run: "Run",
+    version: str | None,
+    *,
+    detached: bool,
+    as_json: bool,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     from tunesmith.cli.runs import summary
 
@@ -284,7 +303,8 @@ def _report(
         watching.completed(run)
     facts = summary(run)
     if as_json:
-        show_json(facts | {"adapter": run.output, "folder": folder, "loss_png": folder / "loss.png"} | dict(more or {}))
+        made = {"adapter": run.output, "adapter_version": version}
+        show_json(facts | made | {"folder": folder, "loss_png": folder / "loss.png"} | dict(more or {}))
         return
     if not run.state.final:
         queued = run.state.value == "queued"
@@ -298,6 +318,7 @@ def _report(
     for text in aligned(
         [
             (say("适配器", "adapter"), services.home.root / run.output),
+            *([(say("版本", "version"), version)] if version else []),
             (say("损失图", "loss"), folder / "loss.png"),
             (say("试一试", "try it"), f"tunesmith compare {run.output}"),
         ]

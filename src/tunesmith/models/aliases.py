@@ -1,7 +1,8 @@
 """Names such as ``prod`` that point at one version of an adapter, and every move they ever made.
 
 Where an alias points is its newest row: one insert moves it, whole or not at all, and the next serial can be taken only
-once, so of two who move it at the same time one is told. Servers on one database read it for each request.
+once, so of two who move it at the same time one is told. Servers on one database read it for each request. Removing it
+is a move, too: who had decided on what it was before is told, and another of its name begins anew.
 """
 
 import re
@@ -43,10 +44,11 @@ class Alias:
 
 
 class Aliases:
-    """Finds, moves and rolls back aliases. Blocking; share between threads.
+    """Finds, moves, rolls back and removes aliases. Blocking; share between threads.
 
     Args:
         taken: whether something else is asked for by that name: a new alias must not take its place.
+        served: whether a model is served under that name, as an alias is that was made the current model.
     """
 
     def __init__(
@@ -54,19 +56,23 @@ class Aliases:
         database: Database,
         versions: Versions,
         taken: Callable[[str], bool] = lambda name: False,
+        served: Callable[[str], bool] = lambda name: False,
         clock: Clock = utc_now,
     ) -> None:
-        self._store, self._versions, self._taken, self._clock = VersionStore(database), versions, taken, clock
+        self._store, self._versions, self._clock = VersionStore(database), versions, clock
+        self._taken, self._served = taken, served
 
     def list(self) -> list[Alias]:
         """Every alias, by name."""
-        owners = self._store.first_movers()
-        return [_alias(move, version, owners[move.alias]) for move, version in self._store.newest_moves()]
+        owners = self._store.first_movers()  # one that was removed meanwhile has none
+        newest = self._store.newest_moves()
+        return [_alias(move, version, owners[move.alias]) for move, version in newest if move.alias in owners]
 
     def find(self, name: str) -> Alias | None:
         """The alias of that name; None where there is none."""
         found = self._store.newest_move(name) if _NAME.fullmatch(name) else None
-        return None if found is None else _alias(*found, self._store.first_movers()[name])
+        owner = None if found is None else self._store.first_movers().get(name)
+        return None if found is None or owner is None else _alias(*found, owner)
 
     def get(self, name: str) -> Alias:
         """The alias of that name.
@@ -81,7 +87,7 @@ class Aliases:
         return found
 
     def history(self, name: str) -> Sequence[Move]:
-        """Every move of the alias, the newest first.
+        """Every move of the alias since it was made, the newest first.
 
         Raises:
             NotFound: there is no such alias.
@@ -122,8 +128,8 @@ class Aliases:
             self._check_new(name)
         elif not caller.sees(alias.owner):
             raise Forbidden(
-                f"只有别名 {name} 的所有者或管理员可以移动它",
-                f"only the owner of the alias {name}, or an admin, moves it",
+                f"只有别名 {name} 的所有者或管理员可以移动或删除它",
+                f"only the owner of the alias {name}, or an admin, moves or removes it",
             )
         return alias
 
@@ -147,17 +153,36 @@ class Aliases:
             Conflict: somebody moved it meanwhile, and nothing was changed; or ``to`` is gone or was replaced.
         """
         self.movable(name, caller)
-        self._versions.usable(to)
-        move = Move(name, expected + 1, kind, to.ref, caller.name, self._clock(), report)
-        if not self._store.add_move(move, to):
-            now = self.get(name)
-            raise Conflict(
-                f"别名 {name} 刚被 {now.moved_by} 指向 {now.version.ref}，未移动；请重新比较后再试",
-                f"{now.moved_by} pointed {name} at {now.version.ref} meanwhile, and it was left there: compare again",
-                alias=name,
-                version=now.version.ref,
-            )
+        self._versions.usable(to)  # here already: what is read for it is remembered
+        serial = (expected or self._store.last_removal(name)) + 1
+        move = Move(name, serial, kind, to.ref, caller.name, self._clock(), report)
+        if not self._store.add_move(move, to, still=lambda: self._versions.usable(to)):
+            raise self._moved_meanwhile(name)
         return self.get(name)
+
+    def remove(self, name: str, caller: Caller = LOCAL) -> Alias:
+        """Let the alias point nowhere; who asks for it is told that there is none.
+
+        Returns:
+            Where it pointed.
+
+        Raises:
+            NotFound: there is no such alias. Forbidden: it is another's.
+            Conflict: it was made the current model, or another served one; or somebody moved it meanwhile.
+        """
+        alias = self.get(name)
+        self.movable(name, caller)
+        if self._served(name):
+            raise Conflict(
+                f"别名 {name} 正作为模型提供服务：请先切换到别的模型，并卸载 {name}",
+                f"the alias {name} is served as a model: switch to another and unload {name} first",
+                alias=name,
+            )
+        version = alias.version
+        gone = Move(name, alias.serial + 1, Kind.REMOVED, version.ref, caller.name, self._clock())
+        if not self._store.add_move(gone, version):
+            raise self._moved_meanwhile(name)
+        return alias
 
     def roll_back(self, name: str, caller: Caller = LOCAL) -> Alias:
         """Point the alias at the version it had before; again, at the one before that.
@@ -177,6 +202,21 @@ class Aliases:
             )
         version = self._versions.get(before)
         return self.move(name, version, expected=moves[-1].serial, kind=Kind.ROLLED_BACK, caller=caller)
+
+    def _moved_meanwhile(self, name: str) -> Conflict:
+        now = self.find(name)
+        if now is None:
+            return Conflict(
+                f"别名 {name} 刚被删除，未作更改",
+                f"the alias {name} was removed meanwhile; nothing was done",
+                alias=name,
+            )
+        return Conflict(
+            f"别名 {name} 刚被 {now.moved_by} 指向 {now.version.ref}，未移动；请重新比较后再试",
+            f"{now.moved_by} pointed {name} at {now.version.ref} meanwhile, and it was left there: compare again",
+            alias=name,
+            version=now.version.ref,
+        )
 
     def _check_new(self, name: str) -> None:
         try:

@@ -1,6 +1,7 @@
 """The tables of numbered adapters and of the moves of aliases. Rows are added and never change, but for a hint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tunesmith.kernel.db import Database, metadata
 
+_POINTING = "aliases"  # one at a time: who moves an alias, and who removes what one might point at
 _versions = sa.Table(
     "adapter_versions",
     metadata,
@@ -73,6 +75,7 @@ class Kind(StrEnum):
     PROMOTED = "promoted"  # it was compared, and nothing had become worse
     FORCED = "forced"  # somebody said so, whatever a comparison said
     ROLLED_BACK = "rolled_back"  # to where it had pointed before
+    REMOVED = "removed"  # it points nowhere from then on; the next move makes another alias of that name
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Move:
 
     Attributes:
         serial: its place in the history of the alias, from 1.
-        ref: the version it points at from then on.
+        ref: the version it points at from then on; a removed one pointed at it before.
         by: the caller's name.
         report: what the comparison found; see ``evaluation.promotion``. None where nothing was compared.
     """
@@ -159,31 +162,49 @@ class VersionStore:
         query = _joined().where(_moves.c.alias == alias).order_by(_moves.c.serial.desc()).limit(1)
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else (_move(row), _version(row))
+        return None if row is None or row.kind == Kind.REMOVED else (_move(row), _version(row))
+
+    def last_removal(self, alias: str) -> int:
+        """The serial that removed the alias of that name; 0 where none was removed, or another has been made since."""
+        query = sa.select(_moves).where(_moves.c.alias == alias).order_by(_moves.c.serial.desc()).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        return row.serial if row is not None and row.kind == Kind.REMOVED else 0
 
     def newest_moves(self) -> list[tuple[Move, Version]]:
         """The last move of every alias, by its name."""
         last = sa.select(_moves.c.alias, sa.func.max(_moves.c.serial).label("serial")).group_by(_moves.c.alias)
         newest = last.subquery()
         is_last = sa.and_(_moves.c.alias == newest.c.alias, _moves.c.serial == newest.c.serial)
-        query = _joined().join(newest, is_last).order_by(_moves.c.alias)
+        query = _joined().join(newest, is_last).where(_moves.c.kind != Kind.REMOVED).order_by(_moves.c.alias)
         with self._database.read() as connection:
             return [(_move(row), _version(row)) for row in connection.execute(query)]
 
     def first_movers(self) -> dict[str, str]:
-        """Who made each alias."""
-        query = sa.select(_moves.c.alias, _moves.c.moved_by).where(_moves.c.serial == 1)
+        """Who made each alias, or the last one of its name where others were removed."""
+        query, removal = _since_removal(sa.select(_moves.c.alias, _moves.c.moved_by))
         with self._database.read() as connection:
-            return {row.alias: row.moved_by for row in connection.execute(query)}
+            return {row.alias: row.moved_by for row in connection.execute(query.where(_moves.c.serial == removal + 1))}
 
     def moves(self, alias: str) -> Sequence[Move]:
-        """Every move of the alias, the first first."""
-        query = sa.select(_moves).where(_moves.c.alias == alias).order_by(_moves.c.serial)
+        """Every move of the alias since it was made, the first first."""
+        query, removal = _since_removal(sa.select(_moves))
+        query = query.where(_moves.c.alias == alias, _moves.c.serial > removal).order_by(_moves.c.serial)
         with self._database.read() as connection:
             return [_move(row) for row in connection.execute(query)]
 
-    def add_move(self, move: Move, to: Version) -> bool:
-        """Add the move; False, and nothing is changed, where the alias has moved to that serial already."""
+    @contextmanager
+    def nobody_moves(self) -> Iterator[None]:
+        """No alias moves meanwhile, in this process or another."""
+        with self._database.write(alone=_POINTING):
+            yield
+
+    def add_move(self, move: Move, to: Version, still: Callable[[], object] = lambda: None) -> bool:
+        """Add the move; False, and nothing is changed, where the alias has moved to that serial already.
+
+        Args:
+            still: is called where nobody removes what ``to`` is; what it raises leaves the alias where it was.
+        """
         values = {
             "alias": move.alias,
             "serial": move.serial,
@@ -195,7 +216,8 @@ class VersionStore:
             "report": None if move.report is None else msgspec.json.encode(move.report).decode(),
         }
         try:
-            with self._database.write() as connection:
+            with self._database.write(alone=_POINTING) as connection:
+                still()
                 connection.execute(sa.insert(_moves).values(**values))
         except IntegrityError:
             return False
@@ -210,6 +232,14 @@ def _joined() -> sa.Select[Any]:
     mine = [column for column in _versions.c if column.name not in ("name", "number")]
     at = sa.and_(_moves.c.name == _versions.c.name, _moves.c.number == _versions.c.number)
     return sa.select(_moves, *mine).join_from(_moves, _versions, at)
+
+
+def _since_removal(query: sa.Select[Any]) -> tuple[sa.Select[Any], sa.ColumnElement[int]]:
+    """``query`` on moves, and the serial at which the last alias of the same name was removed; 0 where none was."""
+    last = sa.func.max(_moves.c.serial).label("serial")
+    removed = sa.select(_moves.c.alias, last).where(_moves.c.kind == Kind.REMOVED).group_by(_moves.c.alias).subquery()
+    joined = query.join_from(_moves, removed, removed.c.alias == _moves.c.alias, isouter=True)
+    return joined, sa.func.coalesce(removed.c.serial, 0)
 
 
 def _version(row: sa.Row[Any]) -> Version:

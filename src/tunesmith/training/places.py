@@ -1,5 +1,6 @@
 """Where an adapter may be published: a name under home that is free and stays free for its run."""
 
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -7,6 +8,7 @@ from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.home import Home, parse_name
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem
 from tunesmith.models.model import BaseModel
+from tunesmith.models.versions import name_of
 from tunesmith.training.store import LIVE, RunStore
 
 # folders of ours, and the database with whatever SQLite puts beside it
@@ -21,10 +23,16 @@ class Bases(Protocol):
 
 
 class Places:
-    """Knows what lies under home, and where runs that have not ended will publish."""
+    """Knows what lies under home, and where runs that have not ended will publish.
 
-    def __init__(self, store: RunStore, registry: Bases, home: Home) -> None:
-        self._store, self._registry, self._home = store, registry, home
+    Args:
+        is_alias: whether that name points at a version of an adapter.
+    """
+
+    def __init__(
+        self, store: RunStore, registry: Bases, home: Home, is_alias: Callable[[str], bool] = lambda name: False
+    ) -> None:
+        self._store, self._registry, self._home, self._is_alias = store, registry, home, is_alias
 
     def _is_base(self, name: str) -> bool:
         """Whether requests mean a base model by ``name``: an adapter called so would be taken for it."""
@@ -41,7 +49,8 @@ class Places:
 
         Raises:
             Invalid: it is no name, or not one for an adapter.
-            Conflict: something lies there, or a run that has not ended writes there.
+            Conflict: something lies there, or a run that has not ended writes there; or an alias is called so, or a
+                base model.
         """
         name = parse_name(text, "output")
         if not name.parts or _reserved(name.parts[0]) or any(part.startswith(".") for part in name.parts):
@@ -56,6 +65,9 @@ class Places:
             )
         if self._is_base(str(name)):
             raise _taken(name, f"{name} 是一个基座模型的名称", f"{name} is the name of a base model")
+        if self._is_alias(short := name_of(str(name), None)):
+            # who asks for it by its short name would get what the alias points at
+            raise _taken(name, f"{short} 是一个别名", f"{short} is an alias")
         path = self._home.path(text, "output")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise _taken(name, f"输出位置已有内容：{name}", f"there is something at {name} already")

@@ -30,7 +30,7 @@ import msgspec
 
 from tunesmith.kernel.files import folder_published_whole, write_json
 from tunesmith.training import memory_kills
-from tunesmith.training.loop.checkpoint_files import POSITION, whole
+from tunesmith.training.loop.checkpoint_files import BASE_MARGINS, POSITION, whole
 from tunesmith.training.memory_kills import MemoryKills
 from tunesmith.training.run import Progress, Recipe, State
 
@@ -124,7 +124,7 @@ class Done:
         adapter: name of the published adapter, only when completed.
         validation_loss: of the published weights, where the recipe names validation data.
         best_step: the step these weights are of, where the best were to be kept.
-        control_before, control_after: loss on the control set, of the base and of these weights.
+        control_before, control_after: loss on the control set, of base and weights. figures: see ``Outcome``.
     """
 
     state: State
@@ -136,6 +136,7 @@ class Done:
     best_step: int | None = None
     control_before: float | None = None
     control_after: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 def write_order(folder: Path, order: Order) -> None:
@@ -183,6 +184,15 @@ def last_sign(folder: Path) -> float | None:
         return (folder / HEARTBEAT).stat().st_mtime
     except OSError:
         return None
+
+
+def silent_s(folder: Path) -> float | None:
+    """Seconds since the trainer last showed that it lives, or got the run, by clocks that may be set: for people to read."""
+    try:
+        given = (folder / TRAINER).stat().st_mtime
+    except OSError:
+        return None
+    return max(0.0, time.time() - max(given, last_sign(folder) or 0.0))
 
 
 def keep_room(folder: Path) -> None:
@@ -235,8 +245,9 @@ def go_on_from(old: Path, new: Path) -> None:
         folder.chmod(0o700)
         (folder / CHECKPOINTS).mkdir()
         shutil.copytree(newest, folder / CHECKPOINTS / newest.name)
-        if (old / METRICS).exists():
-            shutil.copyfile(old / METRICS, folder / METRICS)
+        for name in (METRICS, f"{CHECKPOINTS}/{BASE_MARGINS}"):
+            if (old / name).exists():
+                shutil.copyfile(old / name, folder / name)
         back_to_checkpoint(folder)
 
 

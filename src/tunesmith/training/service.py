@@ -25,10 +25,11 @@ from tunesmith.training.holder import Holder
 from tunesmith.training.places import Bases, Places
 from tunesmith.training.reconciler import Reconciler
 from tunesmith.training.run import Once, Recipe, Run, State
-from tunesmith.training.store import RunStore, key_used, missing
+from tunesmith.training.store import LIVE, RunStore, key_used, missing
 
 _ROOM = 64_000_000  # bytes free before a run is accepted; the trainer knows better once it has the model
 _TRIES = 10
+_SILENT_S = 30.0  # a trainer shows a sign of life every two seconds, on a machine that has time for it
 _DEFAULT_OUTPUT = "adapters/{dataset}"
 
 
@@ -38,6 +39,7 @@ class TrainingService:
     Args:
         executors: by the name a run is recorded with.
         may_read: raises NotFound where the name is of data that the caller may not see; asked before it is opened.
+        is_alias: whether that name points at a version of an adapter; no adapter is published under it.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class TrainingService:
         settings: Settings,
         clock: Clock = utc_now,
         may_read: Callable[[str, Caller], None] = lambda name, caller: None,
+        is_alias: Callable[[str], bool] = lambda name: False,
     ) -> None:
         self._store, self._executors, self._registry = store, executors, registry
         self._home, self._settings, self._clock = home, settings, clock
         self._may_read = may_read
-        self._places = Places(store, registry, home)
+        self._places = Places(store, registry, home, is_alias)
         me = Holder(home.runs / "holders")
         self._reconciler = Reconciler(store, executors, me, settings, clock)
 
@@ -121,6 +124,10 @@ class TrainingService:
         """The caller's runs, an admin's being all, the newest first."""
         return self._store.list(states=None if state is None else (state,), limit=limit, owner=caller.only)
 
+    def idle(self) -> bool:
+        """Whether no run of anybody is under way or waits."""
+        return not self._store.list(states=LIVE, limit=1)
+
     def latest_completed(self, caller: Caller = LOCAL, limit: int = 20) -> Sequence[Run]:
         """The caller's runs that published an adapter, the last to end first; it may have been deleted since."""
         return self._store.completed(owner=caller.only, limit=limit)
@@ -128,6 +135,17 @@ class TrainingService:
     def of_output(self, adapter: str, caller: Caller = LOCAL) -> Run | None:
         """The last run that published the adapter of that name, if the caller may see it."""
         return next(iter(self._store.completed(owner=caller.only, output=adapter, limit=1)), None)
+
+    def silent_s(self, run: Run) -> float | None:
+        """Seconds for which the trainer of a running run has shown no sign of life, where they are unusually many.
+
+        None where it showed one lately, or where no trainer should. It may be stopped, hang as a whole, or be gone with
+        nobody there to start another.
+        """
+        if run.state is not State.RUNNING:
+            return None
+        silent_s = run_folder.silent_s(self._home.runs / run.id)
+        return silent_s if silent_s is not None and silent_s >= _SILENT_S else None
 
     def cancel(self, run_id: str, caller: Caller = LOCAL) -> Run:
         """Ask a run to stop. A queued one is canceled at once; a running one when its trainer has ended.

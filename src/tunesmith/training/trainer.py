@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -84,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 class _Trainer:
     def __init__(self, folder: Path, stopped: Callable[[], bool]) -> None:
         self._folder, self._stopped = folder, stopped
+        self._began = time.time()  # the process may have waited for the run
         self._metrics = _Metrics(folder / run_folder.METRICS)
 
     def done(self) -> Done:
@@ -116,12 +117,15 @@ class _Trainer:
         ingredients = gathered(home, order.recipe, Path(order.base_path), tokenizer, order.threads)
         self._stage("loading")
         model = self._model(home, order)
-        outcome = self._trained(order, model, material)
+        digest = material.digest()
+        # all that the base's view of the data follows from
+        of = [ingredients.base_files, ingredients.chat_template_sha256, order.recipe.quantization, digest]
+        outcome = self._trained(order, model, material, of)
         self._tell_control(outcome)
         self._stage("saving", stoppable=False)  # too late to cancel: what was asked for is there
         from tunesmith.training.publishing import publish
 
-        publish(home, order, model, tokenizer, outcome, ingredients, material.digest())
+        publish(home, order, model, tokenizer, outcome, ingredients, digest)
         _log.info("published %s, loss %.4f", order.output, outcome.loss)
         self._draw(order, outcome)
         self._hold_to_plan(home, order)
@@ -133,20 +137,24 @@ class _Trainer:
             best_step=outcome.best_step,
             control_before=outcome.control_before,
             control_after=outcome.control_after,
+            figures=dict(outcome.figures),
         )
 
-    def _trained(self, order: Order, model: Any, material: "Material") -> "Outcome":
+    def _trained(self, order: Order, model: Any, material: "Material", of: object) -> "Outcome":
         """Train, from the newest checkpoint where there is one."""
+        from tunesmith.training.loop.base_margins import BaseMargins
         from tunesmith.training.loop.checkpoints import Keeper, read_newest
         from tunesmith.training.loop.ranks import joined
         from tunesmith.training.recipe import execute
 
         found = read_newest(self._folder)
         self._stage("training", from_step=found.position.progress.step if found else None)
-        keeper = Keeper(self._folder, order.checkpoint_s)
+        keeper, margins = Keeper(self._folder, order.checkpoint_s), BaseMargins(self._folder, of)
         try:
             with joined() as ranks:
-                return execute(order.recipe, model, material, self._metrics, self._stopped, keeper, found, ranks)
+                return execute(
+                    order.recipe, model, material, self._metrics, self._stopped, keeper, found, ranks, margins
+                )
         finally:
             keeper.flush()
 
@@ -182,11 +190,8 @@ class _Trainer:
 
     def _hold_to_plan(self, home: Home, order: Order) -> None:
         """Record how right the plan was; a courtesy, too."""
-        me = run_folder.read_trainer(self._folder)
-        if me is None:
-            return
         try:
-            accuracy.hold(self._folder, home, order.recipe, me.started, time.time(), peak_memory())
+            accuracy.hold(self._folder, home, order.recipe, self._began, time.time(), peak_memory())
         except (OSError, ValueError):
             _log.exception("how right the plan was could not be recorded")
 
@@ -208,14 +213,21 @@ class _Metrics:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> int:
+    def step(
+        self,
+        progress: Progress,
+        grad_norm: float,
+        validation_loss: float | None,
+        figures: Mapping[str, float],
+        validation_figures: Mapping[str, float],
+    ) -> int:
         rows: list[dict[str, Any]] = [
-            {**msgspec.to_builtins(progress), "grad_norm": grad_norm, "time": time.time()},
+            {**msgspec.to_builtins(progress), "grad_norm": grad_norm, **figures, "time": time.time()},
         ]
         if validation_loss is not None:
             rows.append(
                 {"event": "validation", "step": progress.step, "epoch": progress.epoch, "loss": validation_loss,
-                 "time": time.time()}
+                 **validation_figures, "time": time.time()}
             )  # fmt: skip
         return self.write(*rows)
 
@@ -229,7 +241,7 @@ class _Metrics:
 class _Silent:
     """Tells nobody."""
 
-    def step(self, progress: Progress, grad_norm: float, validation_loss: float | None) -> int:
+    def step(self, progress: Progress, *told: object) -> int:
         return 0
 
 
@@ -295,7 +307,7 @@ def _setter(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
     return lambda number, frame: stop.set()
 
 
-def _prepare_process(folder: Path) -> None:
+def prepare_environment() -> None:
     """Settings that libraries read when they are imported: no network, and threads that do not spin.
 
     OpenMP threads spin at every barrier by default. With another busy process on the machine each barrier then waits
@@ -309,6 +321,10 @@ def _prepare_process(folder: Path) -> None:
         "OMP_WAIT_POLICY": "passive",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def _prepare_process(folder: Path) -> None:
+    prepare_environment()
     handler = logging.FileHandler(folder / run_folder.LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     _log.addHandler(handler)

@@ -53,6 +53,32 @@ def test_an_alias_is_moved_rolled_back_and_its_history_shown(tunesmith: Invoke, 
     assert error_of(tunesmith("models", "rollback", "prod", "--json"))["kind"] == "conflict"
 
 
+def test_a_list_of_models_says_which_version_each_adapter_is_and_who_points_at_it(
+    tunesmith: Invoke, promote: Invoke
+) -> None:
+    promote("v2")
+    found = json.loads(tunesmith("models", "list", "--json").stdout)["adapters"]
+    assert {each["name"]: (each["adapter_version"], each["aliases"]) for each in found} == {
+        "adapters/v1": ("v1@1", []), "adapters/v2": ("v2@1", ["prod"]),
+    }  # fmt: skip
+    [row] = [line for line in tunesmith("models", "list").stdout.splitlines() if "adapters/v2" in line]
+    assert "v2@1" in row and "prod" in row
+
+
+def test_an_adapter_is_removed_once_no_alias_points_at_it(tunesmith: Invoke, promote: Invoke, home: Path) -> None:
+    promote("v1")
+    kept = error_of(tunesmith("models", "remove", "v1", "--json"))
+    assert kept["kind"] == "conflict" and "models unalias prod" in kept["message"]
+    assert json.loads(tunesmith("models", "unalias", "prod", "--json").stdout) == {"removed": "prod", "version": "v1@1"}
+    assert error_of(tunesmith("models", "unalias", "prod", "--json"))["kind"] == "not_found"
+    assert json.loads(tunesmith("models", "aliases", "--json").stdout) == {"aliases": []}
+    assert "removed adapters/v1" in tunesmith("models", "remove", "v1").stdout
+    assert not (home / "adapters" / "v1").exists()
+    assert error_of(tunesmith("models", "remove", "v1", "--json"))["kind"] == "not_found"
+    promote("v2")
+    assert "which pointed at v2@1" in tunesmith("models", "unalias", "prod").stdout
+
+
 def test_an_alias_is_asked_for_like_any_model(tunesmith: Invoke, promote: Invoke) -> None:
     promote("v1")
     asked = ("evaluate", "prod", "data/none.jsonl", "--json")

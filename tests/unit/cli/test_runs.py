@@ -1,6 +1,8 @@
 """Looking at runs and cancelling them. No trainer is started here."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from tunesmith.cli.session import opened
 from tunesmith.cli.training import recipe_for
 from tunesmith.cli.watching import Curve, completed
 from tunesmith.kernel.problems import Invalid, NotFound, Unavailable
+from tunesmith.training import run_folder
 from tunesmith.training.run import Recipe, Run, State
+from tunesmith.training.store import RunStore
 
 
 def start(services: Services, output: str | None = None) -> Run:
@@ -56,6 +60,24 @@ def test_list_and_show_tell_where_a_run_stands(tunesmith: Invoke, home: Path) ->
     assert (shown["id"], shown["recipe"]["base_model"], shown["losses"]) == (run.id, "tunesmith-small", [])
     assert shown["folder"].endswith(f"runs/{run.id}")
     assert run.id in tunesmith("runs", "show", run.id).stdout
+
+
+def test_a_run_whose_trainer_shows_no_sign_of_life_is_shown_so(tunesmith: Invoke, home: Path) -> None:
+    with opened(home) as services:
+        run = start(services, "adapters/town")
+        folder = services.home.runs / run.id
+        folder.mkdir()
+        store = RunStore(services.database)
+        store.save(run.to(State.RUNNING, handle=run.id), was=run)
+    run_folder.write_trainer(folder, os.getpid())
+    os.utime(folder / run_folder.TRAINER, (time.time() - 600,) * 2)
+    assert "no sign of life for 1" in tunesmith("runs", "show", run.id).stdout  # ten minutes
+    assert "no sign of life" in tunesmith("runs", "list").stdout
+    [listed] = json.loads(tunesmith("runs", "list", "--json").stdout)["runs"]
+    assert listed["seconds_silent"] == pytest.approx(600, abs=120)
+    (folder / run_folder.HEARTBEAT).touch()
+    assert json.loads(tunesmith("runs", "show", run.id, "--json").stdout)["seconds_silent"] is None
+    assert "no sign of life" not in tunesmith("runs", "list").stdout
 
 
 def test_a_waiting_run_is_canceled_and_cannot_be_canceled_twice(tunesmith: Invoke, home: Path) -> None:

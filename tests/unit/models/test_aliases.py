@@ -124,6 +124,40 @@ def test_only_the_owner_and_admins_move_an_alias(aliases: Aliases, point: Callab
     point(2, BOB, alias="bobs")
 
 
+def test_a_removed_alias_points_nowhere_and_one_made_after_it_begins_anew(database_url: str, home: Home) -> None:
+    for number in (1, 2):
+        put_adapter(home, f"adapters/v{number}", bytes([number]))
+    database = Database(database_url)
+    versions = Versions(database, Registry(home))
+    aliases = Aliases(database, versions, served=lambda name: name == "served")
+    first, second = versions.get("v1@1"), versions.get("v2@1")
+    for name in ("prod", "served", "stage"):
+        aliases.move(name, first, expected=0, kind=Kind.PROMOTED, caller=AMY)
+    aliases.move("prod", second, expected=1, kind=Kind.PROMOTED, caller=AMY)
+    with pytest.raises(Forbidden, match="removes"):
+        aliases.remove("prod", BOB)
+    with pytest.raises(Conflict, match="switch to another"):
+        aliases.remove("served", AMY)
+    assert aliases.remove("prod", AMY).version == second
+    assert [each.name for each in aliases.list()] == ["served", "stage"]
+    assert aliases.find("prod") is None and aliases.pointed("prod") is None
+    for asked in (aliases.get, aliases.remove, aliases.history, aliases.roll_back):
+        with pytest.raises(NotFound, match="there is no alias prod"):
+            asked("prod")
+    with pytest.raises(Conflict, match="removed meanwhile"):  # who decided on what it was before
+        aliases.move("prod", first, expected=2, kind=Kind.PROMOTED, caller=AMY)
+
+    made = aliases.move("prod", first, expected=0, kind=Kind.FORCED, caller=BOB)
+    assert (made.owner, [move.kind for move in aliases.history("prod")]) == ("bob", [Kind.FORCED])
+    with pytest.raises(Conflict, match="nothing before"):  # not back to what it was in its former life
+        aliases.roll_back("prod", BOB)
+    with pytest.raises(Conflict, match="bob pointed prod"):
+        aliases.move("prod", second, expected=0, kind=Kind.PROMOTED, caller=BOB)
+    aliases.move("prod", second, expected=made.serial, kind=Kind.PROMOTED, caller=BOB)
+    assert aliases.roll_back("prod", BOB).version == first
+    database.close()
+
+
 @pytest.mark.parametrize(
     "name", ["", "Prod", "a/b", "a b", "-a", "a" * 64, "prod@1", "nul", "a.", "小", "model_0123456789ab", "..", "a\n"]
 )

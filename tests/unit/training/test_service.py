@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
 from tunesmith.models.model import BaseModel
 from tunesmith.settings import Settings
+from tunesmith.training import run_folder
 from tunesmith.training.executor import Report
 from tunesmith.training.executors.scripted import ScriptedExecutor
 from tunesmith.training.run import Once, Progress, Recipe, Run, State
@@ -69,6 +72,7 @@ class World:
     executor: ScriptedExecutor
     concurrent: int = 1
     may_read: Callable[[str, Caller], None] = lambda name, caller: None
+    is_alias: Callable[[str], bool] = lambda name: False
 
     @property
     def service(self) -> TrainingService:
@@ -80,6 +84,7 @@ class World:
             self.home,
             Settings(home=self.home.root, concurrent_runs=self.concurrent),
             may_read=self.may_read,
+            is_alias=self.is_alias,
         )
 
     def reconcile(self, passes: int = 1) -> None:
@@ -188,6 +193,33 @@ def test_two_live_runs_never_write_to_one_place(world: World, second: str) -> No
         world.service.start(RECIPE, output=second)
     world.service.cancel(first.id)
     world.service.start(RECIPE, output="adapters/one")
+
+
+def test_an_adapter_is_not_published_under_the_name_of_an_alias(world: World) -> None:
+    world.is_alias = lambda name: name == "prod"
+    for output in ("prod", "adapters/prod", "adapters/prod/final"):
+        with pytest.raises(Conflict, match="prod is an alias; choose another output") as refused:
+            world.service.start(RECIPE, output=output)
+        assert refused.value.details["field"] == "output" and "别名" in refused.value.zh
+    world.service.start(RECIPE, output="adapters/product")
+    world.service.start(RECIPE, output="adapters/mine/prod")  # nobody asks for it by that name alone
+
+
+def test_a_silence_is_told_when_it_is_long_and_a_trainer_should_be_there(world: World) -> None:
+    run = world.service.start(RECIPE, output="adapters/town")
+    folder = world.home.runs / run.id
+    folder.mkdir()
+    running = replace(run, state=State.RUNNING)
+    assert world.service.silent_s(running) is None  # no trainer was started yet
+    run_folder.write_trainer(folder, os.getpid())
+    (folder / run_folder.HEARTBEAT).touch()
+    assert world.service.silent_s(running) is None
+    for name, ago_s in ((run_folder.TRAINER, 500), (run_folder.HEARTBEAT, 95)):
+        os.utime(folder / name, (time.time() - ago_s,) * 2)
+    assert world.service.silent_s(running) == pytest.approx(95, abs=20)
+    assert world.service.silent_s(run) is None  # queued
+    run_folder.write_trainer(folder, os.getpid())  # another went on
+    assert world.service.silent_s(running) is None
 
 
 def test_an_output_may_ask_for_the_name_of_the_data_and_never_collides(world: World) -> None:

@@ -71,6 +71,11 @@ def build(aliases: Aliases, promotions: Promotions, datasets: DatasetService, ho
         """Back to the version before."""
         return {"status": "success", "moved": True, **_shown(aliases.roll_back(name, caller_of(request)))}
 
+    @routes.delete("/{name}")
+    def remove(request: Request, name: str) -> dict[str, Any]:
+        """Let it point nowhere; the version it pointed at stays, and is named."""
+        return {"status": "success", **_shown(aliases.remove(name, caller_of(request)))}
+
     return routes
 
 

@@ -9,12 +9,16 @@ from tunesmith.http.door import caller_of
 from tunesmith.http.errors import language_of
 from tunesmith.inference.served import ServedModels
 from tunesmith.models.registry import Registry
+from tunesmith.training.run import Run
 from tunesmith.training.service import TrainingService
 
 
 def training(service: TrainingService, registry: Registry) -> APIRouter:
     """``/train`` and below."""
     routes = APIRouter(prefix="/train", tags=["training"])
+
+    def shown(run: Run, request: Request) -> dict[str, object]:
+        return wire.task(run, language_of(request.headers), service.silent_s(run))
 
     @routes.post("")
     def start(request: Request, body: wire.TrainRequest) -> dict[str, object]:
@@ -26,13 +30,13 @@ def training(service: TrainingService, registry: Registry) -> APIRouter:
     @routes.get("/status/{task_id}")
     def status(request: Request, task_id: str) -> dict[str, object]:
         """Where a run stands."""
-        return wire.task(service.get(task_id, caller=caller_of(request)), language_of(request.headers))
+        return shown(service.get(task_id, caller=caller_of(request)), request)
 
     @routes.get("/history")
     def history(request: Request, limit: int = Query(100, ge=1, le=1000)) -> dict[str, object]:
         """Runs, newest first."""
         runs = service.list(limit=limit, caller=caller_of(request))
-        return {"history": [wire.task(run, language_of(request.headers)) for run in runs], "total_count": len(runs)}
+        return {"history": [shown(run, request) for run in runs], "total_count": len(runs)}
 
     @routes.post("/cancel/{task_id}")
     def cancel(request: Request, task_id: str) -> dict[str, object]:

@@ -217,7 +217,8 @@ def _generation(services: Services) -> APIRouter:
 
         async def whole() -> Response:
             chat, served = await asked_of(body)
-            [answer] = await collect(chat.complete(body.prompt, served.model, body.sampling()), rows=1)
+            owner = caller_of(request).name
+            [answer] = await collect(chat.complete(body.prompt, served.model, body.sampling(), owner), rows=1)
             return JSONResponse(wire.generated(answer, served))
 
         return await unless_left(request, whole())
@@ -229,7 +230,8 @@ def _generation(services: Services) -> APIRouter:
         if isinstance(asked, Response):
             return asked
         chat, served = asked
-        return stream(request, chat.complete(body.prompt, served.model, body.sampling()), served)
+        owner = caller_of(request).name
+        return stream(request, chat.complete(body.prompt, served.model, body.sampling(), owner), served)
 
     @routes.post("/chat")
     async def converse(request: Request, body: wire.ChatRequest) -> Response:
@@ -237,7 +239,8 @@ def _generation(services: Services) -> APIRouter:
 
         async def whole() -> Response:
             chat, served = await asked_of(body)
-            [answer] = await collect(chat.answer(body.conversation(), served.model, body.sampling()), rows=1)
+            owner = caller_of(request).name
+            [answer] = await collect(chat.answer(body.conversation(), served.model, body.sampling(), owner), rows=1)
             return JSONResponse(wire.chatted(answer, served))
 
         if not body.stream:
@@ -246,7 +249,8 @@ def _generation(services: Services) -> APIRouter:
         if isinstance(asked, Response):
             return asked
         chat, served = asked
-        return stream(request, chat.answer(body.conversation(), served.model, body.sampling()), served)
+        owner = caller_of(request).name
+        return stream(request, chat.answer(body.conversation(), served.model, body.sampling(), owner), served)
 
     @routes.post("/batch")
     async def batch(request: Request, body: wire.BatchRequest) -> Response:
@@ -254,7 +258,7 @@ def _generation(services: Services) -> APIRouter:
 
         async def whole() -> Response:
             chat, served = await asked_of(body)
-            rows = chat.batch(body.prompts, served.model, body.sampling())
+            rows = chat.batch(body.prompts, served.model, body.sampling(), caller_of(request).name)
             answers = await collect(rows, rows=len(body.prompts))
             pairs = zip(body.prompts, answers, strict=True)
             results = [{"prompt": prompt, **wire.generated(answer, served)} for prompt, answer in pairs]

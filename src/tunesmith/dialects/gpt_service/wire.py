@@ -326,8 +326,12 @@ class PullEncoder:
         return frame({"error": problem.message(self._language), "status": "failed", "done": True}) + DONE
 
 
-def task(run: Run, language: str) -> dict[str, Any]:
-    """A run as the document's task; ``progress`` in percent."""
+def task(run: Run, language: str, seconds_silent: float | None = None) -> dict[str, Any]:
+    """A run as the document's task; ``progress`` in percent.
+
+    Args:
+        seconds_silent: for so long its trainer has shown no sign of life, where that is unusual (an addition).
+    """
     return {
         "task_id": run.id,
         "status": str(run.state),
@@ -340,6 +344,7 @@ def task(run: Run, language: str) -> dict[str, Any]:
         "learning_rate": run.progress.learning_rate,
         "tokens_per_second": run.progress.tokens_per_second,
         "seconds_left": run.progress.seconds_left,
+        "seconds_silent": seconds_silent,
         "base_model": run.recipe.base_model,
         "dataset_path": run.recipe.dataset,
         "created_at": _time(run.created_at),

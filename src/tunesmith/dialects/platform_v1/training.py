@@ -115,7 +115,8 @@ class Started(Answer):
 
 
 class Status(Answer):
-    """``progress`` in percent; ``error`` says why a run failed."""
+    """``progress`` in percent; ``error`` says why a run failed; ``seconds_silent`` for how long its trainer has shown no
+    sign of life, where that is unusual."""
 
     task_id: str
     status: Literal["queued", "running", "completed", "failed", "canceled"]
@@ -124,6 +125,7 @@ class Status(Answer):
     created_at: Time
     started_at: Time | None
     updated_at: Time
+    seconds_silent: float | None
     completed_at: Time | None
     model_path: str | None
     error: str | None
@@ -171,7 +173,8 @@ def routes(service: TrainingService, datasets: DatasetService, catalog: Catalog)
     @router.get("/status/{task_id}", response_model=Status, responses=failures(404))
     def training_status(request: Request, task_id: str) -> Status:
         """Where a run stands."""
-        return _status(service.get(_id(task_id), caller=caller_of(request)), language_of(request.headers))
+        run = service.get(_id(task_id), caller=caller_of(request))
+        return _status(run, language_of(request.headers), service.silent_s(run))
 
     @router.post("/cancel/{task_id}", response_model=Canceled, responses=failures(403, 404, 409, 503))
     async def cancel_training(request: Request, task_id: str) -> Canceled:
@@ -227,7 +230,7 @@ def _validation(datasets: DatasetService, name: str, caller: Caller) -> str | No
     return f"{kept.name}/validation" if kept.splits.get("validation") else None
 
 
-def _status(run: Run, language: str) -> Status:
+def _status(run: Run, language: str, seconds_silent: float | None) -> Status:
     progress = run.progress
     values = {"train_loss": progress.loss, "learning_rate": progress.learning_rate, "epoch": progress.epoch}
     done = run.state is State.COMPLETED
@@ -239,6 +242,7 @@ def _status(run: Run, language: str) -> Status:
         created_at=time(run.created_at),
         started_at=time(run.started_at) if run.started_at else None,
         updated_at=time(run.updated_at or run.created_at),
+        seconds_silent=seconds_silent,
         completed_at=time(run.ended_at) if run.ended_at else None,
         model_path=run.output if done else None,
         error=run.reason(language),

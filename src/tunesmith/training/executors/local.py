@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import structlog
 
@@ -21,6 +21,7 @@ from tunesmith.settings import Settings
 from tunesmith.training import failures, limits, run_folder
 from tunesmith.training.executor import Parameter, Report
 from tunesmith.training.executors import deaths
+from tunesmith.training.executors.standby import Standby
 from tunesmith.training.executors.watch import Watch
 from tunesmith.training.run import Progress, Run, State
 from tunesmith.training.run_folder import Asked, Done, Order
@@ -55,6 +56,7 @@ class LocalExecutor:
     Args:
         grace_s: seconds a trainer has to stop by itself before it is killed.
         silence_s: a trainer that shows no sign of life for so long is killed, and another goes on from the checkpoint.
+        standby: may have a trainer that waits for a run.
     """
 
     name = "local"
@@ -67,9 +69,11 @@ class LocalExecutor:
         *,
         grace_s: float = _GRACE_S,
         silence_s: float = _SILENCE_S,
+        standby: Standby | None = None,
     ) -> None:
         self._home, self._registry, self._settings = home, registry, settings
         self._grace_s, self._silence_s, self._watch = grace_s, silence_s, Watch()
+        self._standby = standby
 
     def parameters(self) -> Sequence[Parameter]:
         """What a recipe may set here."""
@@ -125,29 +129,33 @@ class LocalExecutor:
         )
 
     def _start(self, run: Run, folder: Path, lock: int) -> None:
-        arguments = ["--run-dir", str(folder), "--lock-fd", str(lock)]
         with (folder / run_folder.LOG).open("ab") as log:
-            try:
-                process = subprocess.Popen(
-                    [*command("tunesmith.training.trainer", self._settings), *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=folder,
-                    env=environment(self._settings),
-                    pass_fds=(lock,),
-                    start_new_session=True,  # neither Ctrl-C nor the end of the server reaches it
-                )
-            except OSError as error:
-                raise Unavailable(
-                    f"无法启动训练进程：{error.strerror}", f"the trainer process cannot be started: {error.strerror}"
-                ) from error
+            process = self._standby.take(folder, lock, log.fileno()) if self._standby else None
+            process = process or self._spawned(folder, lock, log)
         _CHILDREN[run.id] = process
         run_folder.write_trainer(folder, process.pid)
         if run_folder.read_trainer(folder) is None:
             process.wait()
             said = run_folder.log_tail(folder)
             raise Invalid(f"训练进程未能启动：{said}", f"the trainer process did not start: {said}")
+
+    def _spawned(self, folder: Path, lock: int, log: BinaryIO) -> "subprocess.Popen[bytes]":
+        arguments = ["--run-dir", str(folder), "--lock-fd", str(lock)]
+        try:
+            return subprocess.Popen(
+                [*command("tunesmith.training.trainer", self._settings), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                env=environment(self._settings),
+                pass_fds=(lock,),
+                start_new_session=True,  # neither Ctrl-C nor the end of the server reaches it
+            )
+        except OSError as error:
+            raise Unavailable(
+                f"无法启动训练进程：{error.strerror}", f"the trainer process cannot be started: {error.strerror}"
+            ) from error
 
     def _wait_until_started(self, folder: Path) -> None:
         """Whoever holds the lock has started the trainer, or is about to write that it has."""
