@@ -16,9 +16,16 @@ _ORIGIN = re.compile(r"(https?)://((?:\[[0-9a-f:.]+\]|[a-z0-9._-]+))(?::([0-9]{1
 _DEFAULT_PORT = {"http": "80", "https": "443"}
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS"])
 _EXPOSED = b"X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+_ALLOWED = (
+    b"Authorization, Content-Type, Accept-Language, Idempotency-Key, X-Request-ID, "
+    # what the openai SDK sends from a page
+    b"User-Agent, OpenAI-Organization, OpenAI-Project, X-Stainless-Arch, X-Stainless-Helper-Method, X-Stainless-Lang, "
+    b"X-Stainless-OS, X-Stainless-Package-Version, X-Stainless-Retry-Count, X-Stainless-Runtime, "
+    b"X-Stainless-Runtime-Version, X-Stainless-Timeout"
+)
 _PREFLIGHT: Headers = (
     (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
-    (b"access-control-allow-headers", b"Authorization, Content-Type, Accept-Language, Idempotency-Key, X-Request-ID"),
+    (b"access-control-allow-headers", _ALLOWED),
     (b"access-control-max-age", b"600"),
 )
 

@@ -76,6 +76,11 @@ def test_a_conversation_nobody_can_answer_is_refused_with_its_field(messages: li
         ("repetition_penalty", float("nan")),
         ("stop", ("",)),
         ("stop", ("x",) * 17),
+        ("min_p", float("nan")),
+        ("min_p", 1.1),
+        ("presence_penalty", -2.5),
+        ("frequency_penalty", float("inf")),
+        ("top_logprobs", 21),
     ],
 )
 def test_a_sampling_value_out_of_range_is_refused(field: str, value: object) -> None:
@@ -221,3 +226,19 @@ async def test_leaving_an_answer_closes_the_engines_rows() -> None:
     assert engine.rows == 1
     await events.aclose()
     assert engine.rows == 0
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda chat: chat.answer(HELLO, MODEL, SAMPLING, "ada"),
+        lambda chat: chat.compare(HELLO, MODEL, SAMPLING, "ada"),
+        lambda chat: chat.batch(["a", "b"], MODEL, SAMPLING, "ada"),
+        lambda chat: chat.complete("a", MODEL, SAMPLING, "ada"),
+    ],
+)
+async def test_every_row_of_a_call_is_its_callers(ask: Ask) -> None:
+    engine = ScriptedEngine()
+    async for _ in ask(Chat(engine)):
+        pass
+    assert engine.asked and {request.owner for request in engine.asked} == {"ada"}

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from tunesmith.inference.engine import Delta, Done, Event, FinishReason, Reference, Request, Score
+from tunesmith.inference.engine import Delta, Done, Event, FinishReason, Reference, Request, Score, TokenLogprob
 from tunesmith.inference.engines.openai_wire import check_sampling
 from tunesmith.inference.merge import merged
 from tunesmith.kernel.problems import Invalid, NotFound, Unavailable
@@ -101,10 +101,13 @@ class ScriptedEngine:
         started = time.monotonic()
         pieces, finish = self._script(request)
         first = 0.0
-        for piece in pieces:
+        report = request.sampling.top_logprobs
+        for place, piece in enumerate(pieces):
             await asyncio.sleep(self._delay_s)
             first = first or time.monotonic() - started
-            if piece:
+            if report is not None:
+                yield Delta(row, piece, (_logprob(piece, place, report),))
+            elif piece:
                 yield Delta(row, piece)
         seconds = time.monotonic() - started
         yield Done(row, finish, _prompt_tokens(request), len(pieces), first, seconds)
@@ -114,7 +117,7 @@ class ScriptedEngine:
         answer = self._reply(request)
         if answer is None:
             # Greedy answers depend on what was asked alone; sampled ones also on the seed.
-            greedy = replace(sampling, seed=None, max_new_tokens=1, stop=())
+            greedy = replace(sampling, seed=None, max_new_tokens=1, stop=(), top_logprobs=None)
             chance = sampling.seed if sampling.temperature and sampling.seed is not None else None
             lucky = sampling.temperature and sampling.seed is None
             draws = random.Random(None if lucky else repr((request.prompt, request.model, greedy, chance)))
@@ -129,6 +132,17 @@ class ScriptedEngine:
         if not ends:
             return pieces, finish
         return _cut(pieces, min(ends)), "stop"
+
+
+def _logprob(piece: str, place: int, top: int) -> TokenLogprob:
+    """A made-up share, the same for the same word in the same place; it is always the likeliest."""
+    share = -random.Random(f"{place} {piece}").uniform(0.01, 1.0)
+    others = (word for word in _WORDS if word != piece.strip())
+    likeliest = [
+        TokenLogprob(piece, share, piece.encode()),
+        *(TokenLogprob(word, share - 1.0 - rank, word.encode()) for rank, word in enumerate(others)),
+    ]
+    return TokenLogprob(piece, share, piece.encode(), tuple(likeliest[:top]))
 
 
 def _cut(pieces: list[str], length: int) -> list[str]:

@@ -1,0 +1,1 @@
+"""The OpenAI wire, as the official ``openai`` SDK speaks it: models, chat completions, completions."""
