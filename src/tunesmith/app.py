@@ -25,11 +25,14 @@ from tunesmith.dialects.chat_gateway import routes as chat_gateway
 from tunesmith.dialects.compare_chat import routes as compare_chat
 from tunesmith.dialects.gpt_service import ollama as gpt_ollama
 from tunesmith.dialects.gpt_service import routes as gpt_service
+from tunesmith.dialects.openai import routes as openai
+from tunesmith.dialects.openai.models import Shelf
 from tunesmith.dialects.platform_v1 import routes as platform_v1
 from tunesmith.dialects.platform_v1.catalog import Catalog
 from tunesmith.evaluation.promotion import Promotions
 from tunesmith.evaluation.service import EvaluationService
-from tunesmith.http.door import Door, KindOf
+from tunesmith.http import metrics
+from tunesmith.http.door import Door, KindOf, all_other
 from tunesmith.http.rates import Rates
 from tunesmith.http.request_id import RequestId
 from tunesmith.inference.chat import Chat
@@ -38,6 +41,7 @@ from tunesmith.inference.engines.ollama import OllamaEngine
 from tunesmith.inference.engines.openrouter import OpenRouter, terms
 from tunesmith.inference.gateway import Builtin, Gateway, Remote
 from tunesmith.inference.live_list import LiveList
+from tunesmith.inference.metrics import gathered
 from tunesmith.inference.pulls import Pulls
 from tunesmith.inference.served import ServedModels
 from tunesmith.inference.supervisor import Supervisor
@@ -47,11 +51,13 @@ from tunesmith.models.aliases import Aliases
 from tunesmith.models.model import Model
 from tunesmith.models.notes import ModelNotes
 from tunesmith.models.registry import Registry
+from tunesmith.models.removing import Removal
 from tunesmith.models.spending import Spending
 from tunesmith.models.usage import UsageJournal
 from tunesmith.models.versions import Versions
 from tunesmith.settings import Settings
 from tunesmith.training.executors.local import LocalExecutor
+from tunesmith.training.executors.standby import Standby
 from tunesmith.training.plan.planning import Planner
 from tunesmith.training.service import TrainingService
 from tunesmith.training.store import RunStore
@@ -74,6 +80,7 @@ class Services:
     registry: Registry
     versions: Versions
     aliases: Aliases
+    removal: Removal
     notes: ModelNotes
     usage: UsageJournal
     spending: Spending
@@ -88,6 +95,7 @@ class Services:
     datasets: DatasetService
     uploads: UploadService
     training: TrainingService
+    standby: Standby
     planner: Planner
     evaluation: EvaluationService
     promotions: Promotions
@@ -118,7 +126,12 @@ def compose(settings: Settings) -> Services:
     database.migrate()
     shelf = Registry(home, settings.hf_home)
     versions = Versions(database, shelf)
-    aliases = Aliases(database, versions, taken=lambda name: served.is_loaded(name) or shelf.knows(name))
+    aliases = Aliases(
+        database,
+        versions,
+        taken=lambda name: served.is_loaded(name) or shelf.knows(name),
+        served=lambda name: served.is_loaded(name),
+    )
     registry = Registry(home, settings.hf_home, aliases.folder_named)
     usage = UsageJournal(home.usage, database)
     worker = Children()
@@ -133,13 +146,15 @@ def compose(settings: Settings) -> Services:
     tags = LiveList(ollama.models, fresh_s=_OLLAMA_LIST_S, wait_s=_LIST_WAIT_S) if ollama else None
     conversations = Conversations(database)
     evaluation = EvaluationService(database, home, engines)
+    standby = Standby(settings)
     training = TrainingService(
         RunStore(database),
-        {"local": LocalExecutor(home, registry, settings)},
+        {"local": LocalExecutor(home, registry, settings, standby=standby)},
         registry,
         home,
         settings,
         may_read=datasets.check_may_read,
+        is_alias=lambda name: aliases.find(name) is not None,
     )
     return Services(
         settings=settings,
@@ -150,6 +165,7 @@ def compose(settings: Settings) -> Services:
         registry=registry,
         versions=versions,
         aliases=aliases,
+        removal=Removal(database, registry, lambda name: [m.name for m in served.list() if m.model.adapter == name]),
         notes=ModelNotes(database, usage),
         usage=usage,
         spending=Spending(database, usage),
@@ -175,6 +191,7 @@ def compose(settings: Settings) -> Services:
         datasets=datasets,
         uploads=UploadService(database, home, settings, worker=worker),
         training=training,
+        standby=standby,
         planner=Planner.of(training, home, registry, settings),
         evaluation=evaluation,
         promotions=Promotions(evaluation, registry, versions, aliases),
@@ -256,8 +273,12 @@ def create_app(services: Services, *, wants_token: bool) -> ASGIApp:
         door(chat_gateway.kind_of),
     )
     platform = _platform(services, rates)
+    shelf = Shelf(services.served, services.registry, services.aliases, services.removal.remove)
+    sdk = openai.build(openai.Services(services.chat, shelf), door(openai.kind_of))
     life = Starlette(lifespan=_lifespan(services, rates))
-    app = _Dialects({"/api/v1": platform, "/api/chat": gateway, "/ai": compare}, gpt, life)
+    dialects = {"/api/v1": platform, "/api/chat": gateway, "/ai": compare, "/v1": sdk}
+    counts = metrics.build(lambda: gathered(services.engines), door(all_other))
+    app = _Dialects({**dialects, metrics.PATH: counts}, gpt, life)
     return RequestId(app)
 
 
@@ -329,6 +350,7 @@ def _lifespan(services: Services, rates: Rates) -> Callable[[Starlette], Abstrac
         longest = timedelta(seconds=2 * services.settings.upstream.total_s)
         loops = [
             asyncio.create_task(services.training.run_forever()),
+            asyncio.create_task(services.standby.forever(services.training.idle)),
             asyncio.create_task(_count_usage(services.usage)),
             asyncio.create_task(_end_turns_from_before(services.conversations, longest)),
         ]

@@ -1,9 +1,11 @@
 """Settings: frozen, read from the environment once, at the composition root."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from tunesmith.kernel.problems import Invalid
@@ -11,6 +13,7 @@ from tunesmith.kernel.problems import Invalid
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 OPENROUTER_MODEL = "mistralai/mistral-7b-instruct"  # the first of the document's list
 _OLLAMA_PORT = 11434
+EngineKind = Literal["builtin", "vllm"]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 
 
@@ -34,6 +37,23 @@ class UpstreamLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class VllmSettings:
+    """vLLM as the engine.
+
+    Attributes:
+        url: of one that runs already; None starts one for every base model.
+        key: sent to the one that runs already, where it wants one.
+        command: what starts one, before ``serve``.
+        arguments: of ``serve`` beyond ours; they win over ours.
+    """
+
+    url: str | None = None
+    key: str | None = field(default=None, repr=False)
+    command: tuple[str, ...] = ("vllm",)
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything the environment decides.
 
@@ -42,6 +62,7 @@ class Settings:
         database_url: SQLAlchemy URL; None for SQLite in ``home``.
         threads: CPU threads of an engine or trainer process; 0 lets torch decide.
         trainer_processes: processes that train one run together (``torchrun``), each with a GPU of its own.
+        warm_trainer: keep a trainer ready beside ``serve`` while nothing trains and memory is plentiful.
         concurrent_runs: runs training at once on this machine.
         checkpoint_s: seconds between two checkpoints of a run, at least.
         lease_s: a server that has not been heard of for so long loses its runs to another on the same database.
@@ -49,6 +70,7 @@ class Settings:
         engine_idle_s: an engine nobody asked for so long is ended; 0 keeps it for ever.
         max_rows: rows an engine decodes at once; more wait their turn.
         precision: in which numbers an engine keeps its weights; "auto" never rounds what the checkpoint holds.
+        engine: what runs this machine's models: our own worker, or vLLM.
         environment: "dev" shows error details to clients; anything else does not.
         allowed_hosts: names the server answers to, beside this machine's own names and plain addresses.
         cors_origins: web origins whose pages may call the server; none by default.
@@ -68,6 +90,7 @@ class Settings:
     database_url: str | None = None
     threads: int = 0
     trainer_processes: int = 1
+    warm_trainer: bool = True
     concurrent_runs: int = 1
     checkpoint_s: float = 30.0
     lease_s: float = 30.0
@@ -75,6 +98,8 @@ class Settings:
     engine_idle_s: float = 0.0
     max_rows: int = 64
     precision: str = "auto"
+    engine: EngineKind = "builtin"
+    vllm: VllmSettings = VllmSettings()
     environment: str = "production"
     finetuning_base_model: str | None = None
     finetuning_lora_path: str | None = None
@@ -132,6 +157,7 @@ class Settings:
             database_url=environ.get("TUNESMITH_DATABASE_URL") or None,
             threads=int(number("TUNESMITH_THREADS", 0)),
             trainer_processes=max(1, int(number("TUNESMITH_TRAINER_PROCESSES", 1))),
+            warm_trainer=number("TUNESMITH_WARM_TRAINER", 1) > 0,
             concurrent_runs=max(1, int(number("TUNESMITH_CONCURRENT_RUNS", 1))),
             checkpoint_s=number("TUNESMITH_CHECKPOINT_SECONDS", 30.0),
             lease_s=patience("TUNESMITH_LEASE_SECONDS", 30.0),
@@ -139,6 +165,13 @@ class Settings:
             engine_idle_s=number("TUNESMITH_ENGINE_IDLE_SECONDS", 0.0),
             max_rows=max(1, int(number("TUNESMITH_MAX_ROWS", 64))),
             precision=_precision(environ.get("TUNESMITH_ENGINE_PRECISION") or "auto"),
+            engine=_engine(environ.get("TUNESMITH_ENGINE", "")),
+            vllm=VllmSettings(
+                url=_url("TUNESMITH_VLLM_URL", environ),
+                key=_key("TUNESMITH_VLLM_API_KEY", environ),
+                command=_words("TUNESMITH_VLLM_COMMAND", environ) or VllmSettings().command,
+                arguments=_words("TUNESMITH_VLLM_ARGS", environ),
+            ),
             environment=environ.get("TUNESMITH_ENV") or "production",
             finetuning_base_model=environ.get("FINETUNING_BASE_MODEL") or None,
             finetuning_lora_path=environ.get("FINETUNING_LORA_PATH") or None,
@@ -165,6 +198,25 @@ class Settings:
             rate_other=max(1, int(number("TUNESMITH_RATE_OTHER", 120))),
             max_upload_bytes=max(1, int(number("TUNESMITH_MAX_UPLOAD_MB", 4096) * (1 << 20))),
         )
+
+
+def _engine(text: str) -> EngineKind:
+    if text in ("", "builtin"):
+        return "builtin"
+    if text == "vllm":
+        return "vllm"
+    raise Invalid(
+        f"环境变量 TUNESMITH_ENGINE 应为 builtin 或 vllm，得到 {text!r}",
+        f"TUNESMITH_ENGINE must be builtin or vllm, got {text!r}",
+    )
+
+
+def _words(name: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The words of a command line, read as a shell reads them."""
+    try:
+        return tuple(shlex.split(environ.get(name, "")))
+    except ValueError as error:
+        raise Invalid(f"环境变量 {name} 的引号不成对", f"the quotes in {name} do not match", field=name) from error
 
 
 def _key(name: str, environ: Mapping[str, str]) -> str | None:

@@ -1,6 +1,6 @@
-"""One suite over every engine: the shipped fake, the real one in a process of its own, and the client of Ollama.
+"""One suite over every engine: the shipped fake, the real one in a process of its own, vLLM, and the client of Ollama.
 
-Behind that client is no Ollama, but a fake in its wire over a real llama.cpp server.
+No Ollama is there, but a fake in its wire over a real llama.cpp server; no vLLM, but a stand-in over our own worker.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from tests.tiny_model import CONTEXT, make_tiny_adapter, make_tiny_base
 from tests.upstreams import tiny_gguf
-from tests.upstreams.running import llama, ollama_skin
+from tests.upstreams.running import llama, ollama_skin, vllm_command
 from tunesmith.datasets.example import Message
 from tunesmith.inference.engine import Delta, Done, Engine, Event, Reference, Request, Sampling
 from tunesmith.inference.engines.ollama import OllamaEngine
@@ -26,7 +26,7 @@ from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Invalid, NotFound, Problem, Unsupported
 from tunesmith.models.model import Model
 from tunesmith.models.registry import Registry
-from tunesmith.settings import Settings
+from tunesmith.settings import Settings, VllmSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -58,7 +58,7 @@ class Subject:
     looks_ahead: bool = True
 
 
-@pytest_asyncio.fixture(params=["scripted", "supervised", "ollama"], loop_scope="module", scope="module")
+@pytest_asyncio.fixture(params=["scripted", "supervised", "vllm", "ollama"], loop_scope="module", scope="module")
 async def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Subject]:
     if request.param == "scripted":
         fake = ScriptedEngine(models=[BASE, TUNED], context=CONTEXT, delay_s=0.001)
@@ -81,7 +81,10 @@ async def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     base = make_tiny_base(root / "models" / "tiny")
     make_tiny_adapter(base, root / "adapters" / "one", seed=1)
     home = Home(root)
-    supervisor = Supervisor(Registry(home), home, Settings(root, threads=1, engine_start_s=60))
+    settings = Settings(root, threads=1, engine_start_s=60)
+    if request.param == "vllm":
+        settings = replace(settings, engine="vllm", vllm=VllmSettings(command=(str(vllm_command(root)),)))
+    supervisor = Supervisor(Registry(home), home, settings)
     yield Subject(supervisor, lambda: sum(status.rows for status in supervisor.status()))
     await supervisor.close()
 

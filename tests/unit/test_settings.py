@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.kernel.problems import Invalid
-from tunesmith.settings import Settings, UpstreamLimits
+from tunesmith.settings import Settings, UpstreamLimits, VllmSettings
 
 
 def read(**environ: str) -> Settings:
@@ -27,7 +27,7 @@ def test_ollamas_address_is_read_as_ollama_reads_it(written: str, meant: str | N
     assert read(OLLAMA_HOST=written).ollama_url == meant
 
 
-@pytest.mark.parametrize("name", ["OLLAMA_HOST", "OPENROUTER_BASE_URL", "TUNESMITH_PUBLIC_URL"])
+@pytest.mark.parametrize("name", ["OLLAMA_HOST", "OPENROUTER_BASE_URL", "TUNESMITH_PUBLIC_URL", "TUNESMITH_VLLM_URL"])
 @pytest.mark.parametrize(
     "written", ["ftp://h", "http://me:secret@h", "http://h:99999", "http://two words", "http://h/?q"]
 )
@@ -43,3 +43,38 @@ def test_no_patience_at_all_is_refused_for_it_would_answer_nobody(which: str) ->
     assert read(**{name: "0.5"}).upstream != UpstreamLimits() == read(**{name: ""}).upstream
     with pytest.raises(Invalid, match=name):
         read(**{name: "0"})
+
+
+def test_vllm_is_an_engine_by_configuration() -> None:
+    assert (read().engine, read().vllm) == ("builtin", VllmSettings())
+    chosen = read(
+        TUNESMITH_ENGINE="vllm",
+        TUNESMITH_VLLM_URL="http://gpu:8000/v1/",
+        TUNESMITH_VLLM_API_KEY=" sk-1 ",
+        TUNESMITH_VLLM_COMMAND="docker exec gpu vllm",
+        TUNESMITH_VLLM_ARGS="--max-lora-rank 128 --chat-template 'a b.jinja'",
+    )
+    assert chosen.engine == "vllm"
+    assert chosen.vllm == VllmSettings(
+        "http://gpu:8000/v1",
+        "sk-1",
+        ("docker", "exec", "gpu", "vllm"),
+        ("--max-lora-rank", "128", "--chat-template", "a b.jinja"),
+    )
+    assert "sk-1" not in repr(chosen)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TUNESMITH_ENGINE", "sglang"), ("TUNESMITH_VLLM_ARGS", "'open"), ("TUNESMITH_VLLM_API_KEY", "two words")],
+)
+def test_what_vllm_cannot_be_is_refused_by_the_name_of_the_setting(name: str, value: str) -> None:
+    with pytest.raises(Invalid, match=name):
+        read(**{name: value})
+
+
+def test_a_trainer_is_kept_ready_unless_somebody_says_no() -> None:
+    assert read().warm_trainer and read(TUNESMITH_WARM_TRAINER="1").warm_trainer
+    assert not read(TUNESMITH_WARM_TRAINER="0").warm_trainer
+    with pytest.raises(Invalid, match="TUNESMITH_WARM_TRAINER"):
+        read(TUNESMITH_WARM_TRAINER="yes")

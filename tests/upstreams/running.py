@@ -65,12 +65,11 @@ class Upstream:
 
 
 @contextmanager
-def running(module: str, arguments: Sequence[str] = ()) -> Iterator[Upstream]:
-    """Run ``python -m tests.upstreams.<module>`` until the end of the block."""
+def running(module: str, arguments: Sequence[str] = (), **environ: str) -> Iterator[Upstream]:
+    """Run ``python -m tests.upstreams.<module>`` until the end of the block, with ``environ`` in its environment."""
     command = [sys.executable, "-m", f"tests.upstreams.{module}", *arguments]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-    )
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **environ}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=env)
     assert process.stdin is not None and process.stdout is not None
     try:
         line = process.stdout.readline()
@@ -123,6 +122,26 @@ def openrouter_skin(
     """An OpenRouter-compatible fake that knows one bearer ``key``; its API is below ``url + "/api/v1"``."""
     with running("openrouter_skin", [*_over(llama_url, models, pause_ms), f"--key={key}"]) as upstream:
         yield upstream
+
+
+@contextmanager
+def vllm(model: Path, name: str, *arguments: str, updating: bool = True) -> Iterator[Upstream]:
+    """A stand-in of a vLLM that somebody started, with LoRA switched on unless not ``updating``.
+
+    Its ``/report`` is of a shape of its own.
+    """
+    environ = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if updating else {}
+    given = ["serve", str(model), "--served-model-name", name, "--enable-lora", "--port=0", *arguments]
+    with running("vllm_skin", given, **environ) as upstream:
+        yield upstream
+
+
+def vllm_command(folder: Path) -> Path:
+    """The stand-in of vLLM as a command that starts as ``vllm`` does."""
+    command = folder / "vllm"
+    command.write_text(f'#!/bin/sh\ncd "{ROOT}" && exec "{sys.executable}" -m tests.upstreams.vllm_skin "$@"\n')
+    command.chmod(0o755)
+    return command
 
 
 def _over(llama_url: str | None, models: Sequence[str], pause_ms: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""``tunesmith bench``: a few figures of this machine, in a minute, on the shipped model."""
+"""``tunesmith bench``: a few figures of this machine, in a minute, on the shipped model; ``bench serve`` is beside it."""
 
 import tempfile
 import time
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunesmith.cli import watching
+from tunesmith.cli import bench_serve, watching
 from tunesmith.cli.screen import HomeOption, JsonOption, note, say, show_json, table, verb
 from tunesmith.cli.session import run_inside
 from tunesmith.models.model import Model
@@ -19,18 +19,28 @@ HELP = say(
     "在自带的小模型上快速测速：引擎启动、生成、训练（不写入主目录）",
     "Quick figures of this machine. Engine start, generation and training on the shipped model, in a scratch folder.",
 )
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, help=HELP)
+app.command("serve", help=bench_serve.HELP)(bench_serve.serve)
 _ROWS = (1, 8)
 _TOKENS = 128
 _QUESTION = "请介绍一下你自己，并讲一个长故事。Tell me a long story."
 
 
-@verb
+@app.callback()
 def bench(
+    context: typer.Context,
     epochs: Annotated[int, typer.Option(min=1, help=say("训练轮数", "Epochs of the short training."))] = 2,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """See HELP."""
+    if context.invoked_subcommand is None:
+        quick(epochs=epochs, home=home, as_json=as_json)
+
+
+@verb
+def quick(*, epochs: int, home: Path | None, as_json: bool) -> None:
+    """The figures, as a table or JSON."""
 
     async def work(services: "Services") -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -5,22 +5,45 @@ import itertools
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from tunesmith.kernel.problems import Problem
 from tunesmith.models.model import Adapter
-
-if TYPE_CHECKING:
-    from tunesmith.inference.engines.openai import OpenAIEngine
 
 _KEPT_UNUSED = 16
 _MARK = re.compile(r"@[0-9a-zA-Z.:-]*#\d+")
 
 
+def plain(text: str) -> str:
+    """``text`` with wire names put back to the names people know."""
+    return _MARK.sub("", text)
+
+
+class AdapterHost(Protocol):
+    """What takes adapters in: an engine's client."""
+
+    async def load_adapter(self, wire: str, adapter: Adapter) -> None:
+        """Have it ready under the name ``wire``.
+
+        Raises:
+            Invalid, Unsupported: the engine refuses it. Conflict: it was trained with another chat template.
+            Unavailable: the engine is not answering.
+        """
+        ...
+
+    async def unload_adapter(self, wire: str) -> None:
+        """Forget it.
+
+        Raises:
+            Problem: it is not there, or the engine is not answering.
+        """
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class _Loaded:
     adapter: Adapter
-    loading: "asyncio.Task[Any]"
+    loading: "asyncio.Task[None]"
     users: int = 0
     unwanted: bool = False  # unloaded when its last user is done
     used_at: float = 0.0
@@ -33,16 +56,11 @@ class LoadedAdapters:
     same adapter already serves others.
     """
 
-    def __init__(self, client: "OpenAIEngine") -> None:
-        self._client = client
+    def __init__(self, host: AdapterHost) -> None:
+        self._host = host
         self._loaded: dict[str, _Loaded] = {}  # by wire name
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-
-    @staticmethod
-    def plain(text: str) -> str:
-        """``text`` with wire names put back to the names people know."""
-        return _MARK.sub("", text)
 
     def names(self) -> tuple[str, ...]:
         """Names of the adapters loaded now."""
@@ -91,8 +109,7 @@ class LoadedAdapters:
         for older in self._loaded.values():
             older.unwanted = older.unwanted or older.adapter.name == adapter.name
         wire = f"{adapter.name}@{adapter.version[:12]}#{next(self._numbers)}"
-        body = {"lora_name": wire, "lora_path": str(adapter.path)}
-        task = asyncio.create_task(self._client.ask("POST", "/v1/load_lora_adapter", body, dict[str, Any]))
+        task = asyncio.create_task(self._host.load_adapter(wire, adapter))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._loaded[wire] = _Loaded(adapter, task)
         return wire, self._loaded[wire]
@@ -115,6 +132,6 @@ class LoadedAdapters:
 
     async def _unload(self, wire: str) -> None:
         try:
-            await self._client.ask("POST", "/v1/unload_lora_adapter", {"lora_name": wire}, dict[str, Any])
+            await self._host.unload_adapter(wire)
         except Problem:
             return  # the process is gone, and the adapter with it

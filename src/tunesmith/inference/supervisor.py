@@ -6,13 +6,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-import psutil
 import structlog
 
-from tunesmith.inference.adapters import LoadedAdapters
+from tunesmith.inference.adapters import LoadedAdapters, plain
 from tunesmith.inference.engine import Done, Event, Reference, Request, Score
+from tunesmith.inference.engine_status import EnginePage, EngineState, EngineStatus
 from tunesmith.inference.merge import merged
 from tunesmith.inference.sockets import remove_dead_sockets, socket_folder
 from tunesmith.kernel.home import Home
@@ -21,31 +22,12 @@ from tunesmith.models.model import Adapter, BaseModel, Model
 from tunesmith.settings import Settings
 
 if TYPE_CHECKING:
-    from tunesmith.inference.process import EngineProcess
+    from tunesmith.inference.process import RunningEngine
 
 log = structlog.get_logger(__name__)
 _REAP_S = 1.0  # a cut connection is noticed a moment before the process is known to have ended
 _LONGEST_BACKOFF_S = 60.0
-
-EngineState = Literal["starting", "ready", "stopping", "crashed"]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """One engine process, as ``doctor`` and the health routes show it.
-
-    Attributes:
-        rows: rows asked for and not yet ended, waiting ones included.
-        rss: resident bytes of the process.
-    """
-
-    base: str
-    state: EngineState
-    device: str
-    pid: int | None
-    rows: int
-    adapters: tuple[str, ...]
-    rss: int
+_LARGEST_PAGE = 4 << 20  # bytes of an engine's metrics
 
 
 class Shelf(Protocol):
@@ -63,8 +45,8 @@ class _Seat:
     """What is known of one base model's engine."""
 
     base: str
-    process: "EngineProcess | None" = None
-    starting: "asyncio.Task[EngineProcess] | None" = None
+    process: "RunningEngine | None" = None
+    starting: "asyncio.Task[RunningEngine] | None" = None
     adapters: LoadedAdapters | None = None
     rows: int = 0
     stopping: bool = False
@@ -200,11 +182,16 @@ class Supervisor:
                 pid=seat.process.pid if seat.process else None,
                 rows=seat.rows,
                 adapters=seat.adapters.names() if seat.adapters else (),
-                rss=_rss(seat.process.pid) if seat.process else 0,
+                rss=seat.process.rss() if seat.process else 0,
             )
             for seat in self._seats.values()
             if seat.process or seat.starting or seat.crashes
         ]
+
+    async def pages(self, *, within_s: float) -> list[EnginePage]:
+        """The metrics of every engine that ``status`` shows; one that does not answer in time tells nothing."""
+        seats = [seat for seat in self._seats.values() if seat.process or seat.starting or seat.crashes]
+        return list(await asyncio.gather(*(_page(seat, within_s) for seat in seats)))
 
     async def _on_one(self, base: str, rows: Sequence[int], requests: Sequence[Request]) -> AsyncGenerator[Event, None]:
         """The rows of one base model, numbered as in the whole call."""
@@ -252,7 +239,7 @@ class Supervisor:
                 adapters[model.adapter] = self._registry.adapter(model.adapter)
         return self._registry.base(name), adapters
 
-    async def _ready(self, base: BaseModel) -> "EngineProcess":
+    async def _ready(self, base: BaseModel) -> "RunningEngine":
         seat = self._seats.setdefault(base.name, _Seat(base.name))
         if self._closed:
             raise Unavailable("服务正在关闭", "the server is shutting down")
@@ -267,27 +254,24 @@ class Supervisor:
             seat.starting.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(seat.starting)
 
-    async def _start(self, seat: _Seat, base: BaseModel) -> "EngineProcess":
-        # its HTTP client takes a tenth of a second to import, which a server that starts need not spend
-        from tunesmith.inference.process import EngineProcess
-
+    async def _start(self, seat: _Seat, base: BaseModel) -> "RunningEngine":
         began = time.monotonic()
         try:
-            process = await EngineProcess.start(base, self._folder, self._settings)
+            process = await _started(base, self._folder, self._settings)
         except Unavailable:
             _note_crash(seat)
             raise
         finally:
             seat.starting = None
         log.info("engine ready", base=base.name, pid=process.pid, seconds=round(time.monotonic() - began, 2))
-        seat.process, seat.adapters = process, LoadedAdapters(process.client)
+        seat.process, seat.adapters = process, LoadedAdapters(process.adapters)
         seat.count(0)
         task = asyncio.create_task(self._watch(seat, process))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return process
 
-    async def _watch(self, seat: _Seat, process: "EngineProcess") -> None:
+    async def _watch(self, seat: _Seat, process: "RunningEngine") -> None:
         """Notice that a process ended, and end one that nobody has used for long."""
         idle_s = self._settings.engine_idle_s
         while process.alive:
@@ -313,7 +297,7 @@ class _Use:
     """A running call's hold on an engine."""
 
     seat: _Seat
-    process: "EngineProcess"
+    process: "RunningEngine"
     left: int
     models: list[Model] = field(default_factory=list)
 
@@ -335,7 +319,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except Problem as problem:
-        problem.zh, problem.en = LoadedAdapters.plain(problem.zh), LoadedAdapters.plain(problem.en)
+        problem.zh, problem.en = plain(problem.zh), plain(problem.en)
         raise
 
 
@@ -365,8 +349,20 @@ def _state(seat: _Seat) -> EngineState:
     return "stopping" if seat.stopping else "ready"
 
 
-def _rss(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
+async def _started(base: BaseModel, folder: Path, settings: Settings) -> "RunningEngine":
+    # the HTTP client takes a tenth of a second to import, which a server that starts need not spend
+    if settings.engine == "vllm":
+        from tunesmith.inference import vllm
+
+        return await vllm.start(base, folder, settings)
+    from tunesmith.inference.process import EngineProcess
+
+    return await EngineProcess.start(base, folder, settings)
+
+
+async def _page(seat: _Seat, within_s: float) -> EnginePage:
+    process, text = seat.process, None
+    if process is not None:
+        with contextlib.suppress(Problem):
+            text = await process.client.page("/metrics", within_s=within_s, most=_LARGEST_PAGE)
+    return EnginePage(seat.base, text, seat.rows, process.rss() if process else 0, seat.crashes)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from tunesmith.inference.engines.answer import Answer, Label, broke_off, late, read_whole, unreadable
+from tunesmith.inference.engines.answer import LONGEST_ANSWER, Answer, Label, broke_off, late, read_whole, unreadable
 from tunesmith.inference.engines.breaker import Breaker
 from tunesmith.inference.engines.watch import NEVER, Patience
 from tunesmith.kernel.problems import Problem, Unavailable
@@ -164,6 +164,16 @@ class Upstream:
         Raises:
             Problem: what the server says, or Unavailable when it does not answer.
         """
+        raw = await self.fetch(method, path, body, within_s=within_s)
+        try:
+            return msgspec.json.decode(raw, type=shape)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise unreadable(self.label) from error
+
+    async def fetch(
+        self, method: str, path: str, body: bytes | None, *, within_s: float | None = None, most: int = LONGEST_ANSWER
+    ) -> bytes:
+        """As ``ask``, for an answer in no shape of ours: its bytes, at most ``most``."""
         import aiohttp
 
         headers = self._headers()
@@ -172,7 +182,7 @@ class Upstream:
                 asyncio.timeout(within_s),
                 await self._begun(method, path, body, headers, Patience()) as response,
             ):
-                raw = await read_whole(response, self.label)
+                return await read_whole(response, self.label, most)
         except Problem as problem:
             _hide(headers, problem)
             raise
@@ -180,10 +190,6 @@ class Upstream:
             raise late(self.label, "total") from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._lost(error) from _without_quotes(error)
-        try:
-            return msgspec.json.decode(raw, type=shape)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise unreadable(self.label) from error
 
     @property
     def _session(self) -> "aiohttp.ClientSession":
