@@ -41,7 +41,7 @@ unit: $(VENV)/.tested
 	$(BIN)/pytest -m crash $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.tested
-	@for script in $(filter-out benchmarks/train.py benchmarks/killed_runs.py benchmarks/two_servers.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/train.py benchmarks/killed_runs.py benchmarks/two_servers.py benchmarks/serve.py benchmarks/compare.py benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 # about 45 minutes on one core; the files of build/small-2 are what ships in src/tunesmith/models/shipped
 small-base: export OMP_NUM_THREADS = 1

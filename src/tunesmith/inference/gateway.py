@@ -209,7 +209,7 @@ class Gateway:
         yield speaker
         about = [Message("system", question.context)] if question.context and question.context.strip() else []
         messages = [*about, *history, Message("user", question.message)]
-        async with aclosing(chat.answer(messages, model, question.sampling)) as events:
+        async with aclosing(chat.answer(messages, model, question.sampling, caller.name)) as events:
             async for event in events:
                 if isinstance(event, Done):
                     self._account(caller, speaker, event)

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from tunesmith.dialects.compare_chat import wire
 from tunesmith.http import errors
-from tunesmith.http.door import Door
+from tunesmith.http.door import Door, caller_of
 from tunesmith.http.rates import Kind
 from tunesmith.http.sse import EventStream, unless_left
 from tunesmith.inference.chat import BASE, TUNED, Chat
@@ -54,18 +54,21 @@ def _routes(chat: Chat, tuned: ModelOf, current: ModelOf) -> APIRouter:
 
 
 async def _talk(chat: Chat, model: Model, request: Request, body: wire.ChatRequest) -> Response:
-    asked, sampling = body.conversation(), body.sampling()
+    asked, sampling, owner = body.conversation(), body.sampling(), caller_of(request).name
     if body.stream:
         language = errors.language_of(request.headers)
         if body.compare:
-            events = chat.compare(asked, model, sampling)
+            events = chat.compare(asked, model, sampling, owner)
             return EventStream(request, events, wire.CompareEncoder(language), errors.in_json(wire.error))
         return EventStream(
-            request, chat.answer(asked, model, sampling), wire.AnswerEncoder(language), errors.in_json(wire.error)
+            request,
+            chat.answer(asked, model, sampling, owner),
+            wire.AnswerEncoder(language),
+            errors.in_json(wire.error),
         )
     # a non-streaming answer always carries both sides; a model without an adapter has only one
     both = model.adapter is not None
-    events = chat.compare(asked, model, sampling) if both else chat.answer(asked, model, sampling)
+    events = chat.compare(asked, model, sampling, owner) if both else chat.answer(asked, model, sampling, owner)
     answers = await unless_left(request, collect(events, rows=2 if both else 1))
     if isinstance(answers, Response):
         return answers

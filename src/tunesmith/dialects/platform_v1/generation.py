@@ -101,9 +101,10 @@ def routes(chat: Chat, catalog: Catalog) -> APIRouter:
     router = APIRouter(prefix="/generate", tags=["generation"], responses=failures(403, 404, 409, 503))
 
     async def answers(request: Request, body: Generation, prompts: list[str]) -> tuple[str, list[Collected]] | Response:
-        model = await run_in_threadpool(catalog.model_for, body.model_path, caller_of(request))
+        caller = caller_of(request)
+        model = await run_in_threadpool(catalog.model_for, body.model_path, caller)
         many = body.num_return_sequences
-        events = chat.samples(prompts, model, body.sampling(), many)
+        events = chat.samples(prompts, model, body.sampling(), many, caller.name)
         found = await unless_left(request, collect(events, rows=len(prompts) * many))
         return found if isinstance(found, Response) else (model.adapter or model.base, found)
 

@@ -123,6 +123,9 @@ def answer_body(request: Request) -> bytes:
         options["seed"] = sampling.seed
     if sampling.stop:
         options["stop"] = list(sampling.stop)
+    for name in ("min_p", "presence_penalty", "frequency_penalty"):
+        if getattr(sampling, name):
+            options[name] = getattr(sampling, name)
     body: dict[str, Any] = {
         "model": request.model.base,
         "stream": True,
@@ -130,6 +133,8 @@ def answer_body(request: Request) -> bytes:
         "truncate": False,  # or Ollama drops what does not fit, and says nothing
         "options": options,
     }
+    if sampling.schema is not None:
+        body["format"] = msgspec.Raw(sampling.schema.encode())
     if isinstance(request.prompt, str):
         return encode(body | {"prompt": request.prompt, "raw": True})
     return encode(body | {"messages": [message.as_dict() for message in request.prompt]})

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tunesmith.datasets.example import Message
-from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Score
+from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Score, TokenLogprob
 from tunesmith.inference.engines import openai_wire as wire
 from tunesmith.inference.engines import refusals
 from tunesmith.inference.engines.answer import Answer, Label, broke_off, unreadable
@@ -40,6 +40,8 @@ class OpenAIEngine:
         builtin: it is Tunesmith's own worker, which validates rows beyond the first 256 ahead, takes turns between
             callers and tells its own timings.
         at_once: rows of one call open at once; the rest follow as these end.
+        ends: token ids that end a completion, for a server that does not tell.
+        salted: it takes ``cache_salt``, which keeps what it remembers of prompts apart by owner.
     """
 
     def __init__(
@@ -50,9 +52,12 @@ class OpenAIEngine:
         name: Callable[[Model], str] = plain_name,
         builtin: bool = False,
         at_once: int = _AT_ONCE,
+        ends: Collection[int] = (),
+        salted: bool = False,
     ) -> None:
         self._upstream, self._prefix, self._name = upstream, prefix, name
-        self._builtin, self._at_once = builtin, at_once
+        self._builtin, self._at_once, self._ends = builtin, at_once, ends
+        self._whole = builtin or salted
 
     @staticmethod
     def worker(socket: Path) -> "OpenAIEngine":
@@ -77,7 +82,7 @@ class OpenAIEngine:
             wire.check_sampling(request.sampling)
             if not request.prompt:
                 raise Invalid("消息不能为空", "the conversation is empty", field="messages")
-            bodies.append(wire.completion_body(request, self._name(request.model), group=group, whole=self._builtin))
+            bodies.append(wire.completion_body(request, self._name(request.model), group=group, whole=self._whole))
         if self._builtin and len(requests) > self._at_once:
             await self._check(requests[self._at_once :])
         rows = [self._row(row, *pair) for row, pair in enumerate(zip(requests, bodies, strict=True))]
@@ -119,20 +124,25 @@ class OpenAIEngine:
         """
         return await self._upstream.ask(method, path, None if body is None else wire.encode(body), shape)
 
+    async def page(self, path: str, *, within_s: float, most: int) -> bytes:
+        """What a GET of ``path`` gives, at most ``most`` bytes, within so many seconds; raises as ``ask``."""
+        return await self._upstream.fetch("GET", path, None, within_s=within_s, most=most)
+
     async def _row(self, row: int, request: Request, body: bytes) -> AsyncGenerator[RowEvent, None]:
         """One row's events, after word that the server has accepted it."""
         path = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
         async with self._upstream.stream(self._prefix + path, body) as answer:
             yield ACCEPTED
-            reading = _Reading(row, answer, self._upstream.label, builtin=self._builtin)
+            top = request.sampling.top_logprobs
+            reading = _Reading(row, answer, self._upstream.label, builtin=self._builtin, top=top)
             if answer.plain_json:
-                text = reading.data(await answer.whole())
-                if text:
-                    yield Delta(row, text)
+                delta = reading.delta(reading.data(await answer.whole()))
+                if delta is not None:
+                    yield delta
             while not reading.over and (lines := await answer.lines()) is not None:
-                text = reading.text_of(lines)
-                if text:
-                    yield Delta(row, text)
+                delta = reading.delta(reading.text_of(lines))
+                if delta is not None:
+                    yield delta
             done = reading.done()
             answer.ended = True
             yield done
@@ -159,7 +169,7 @@ class OpenAIEngine:
         head = await self.ask("POST", "/tokenize", asked | {"add_generation_prompt": True}, wire.Tokenized)
         asked["messages"] = _dicts(whole)
         full = await self.ask("POST", "/tokenize", asked | {"add_generation_prompt": False}, wire.Tokenized)
-        tokens, ends = full.tokens, set(full.end_tokens)
+        tokens, ends = full.tokens, set(full.end_tokens or self._ends)
         # Tokens may merge across the border; what differs belongs to the completion.
         same = next((i for i, (a, b) in enumerate(zip(head.tokens, tokens)) if a != b), len(head.tokens))  # noqa: B905
         last = next((i for i in range(len(tokens) - 1, same - 1, -1) if tokens[i] in ends), len(tokens) - 1)
@@ -192,10 +202,15 @@ class OpenAIEngine:
 
 
 class _Reading:
-    """What one stream has said so far. It must say itself that it is over: a clean end of the connection is no end."""
+    """What one stream has said so far. It must say itself that it is over: a clean end of the connection is no end.
 
-    def __init__(self, row: int, answer: Answer, label: Label, *, builtin: bool) -> None:
-        self._row, self._answer, self._label, self._builtin = row, answer, label, builtin
+    Args:
+        top: how many of the likeliest tokens were asked for in each place; None where no log-probabilities were.
+    """
+
+    def __init__(self, row: int, answer: Answer, label: Label, *, builtin: bool, top: int | None) -> None:
+        self._row, self._answer, self._label, self._builtin, self._top = row, answer, label, builtin, top
+        self._told: list[TokenLogprob] = []
         self._clock = asyncio.get_running_loop().time
         self._first, self._pieces = 0.0, 0
         self._reason: str | None = None
@@ -204,6 +219,11 @@ class _Reading:
         self._timings: wire.Timings | None = None
         self._problem: Problem | None = None
         self.over = False
+
+    def delta(self, text: str) -> Delta | None:
+        """``text`` with the log-probabilities that came with it; None where there is neither."""
+        told, self._told = tuple(self._told), []
+        return Delta(self._row, text, told) if text or told else None
 
     def text_of(self, lines: Sequence[bytes]) -> str:
         """The text in lines that came together; it leaves together too, and before the problem that ends it."""
@@ -240,6 +260,7 @@ class _Reading:
                 and said is not None
                 and said.content
                 and choice.finish_reason is None
+                and choice.logprobs is None
                 and chunk.usage is None
                 and chunk.timings is None
             ):
@@ -261,6 +282,11 @@ class _Reading:
         text = (said.content if said is not None else choice.text) or ""
         if text:
             self._pieces += 1
+        if self._top is not None and choice.logprobs is not None:
+            try:
+                self._told += wire.token_logprobs(choice.logprobs, self._top)
+            except msgspec.ValidationError as error:
+                raise unreadable(self._label) from error
         if not self._first and (text or (said is not None and (said.reasoning or said.reasoning_content))):
             self._first = self._clock()
             self._answer.heard()

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from tunesmith.inference.engine import FinishReason, Request, Sampling
+from tunesmith.inference.engine import FinishReason, Request, Sampling, TokenLogprob
 from tunesmith.kernel.problems import (
     Conflict,
     Invalid,
@@ -17,6 +17,8 @@ from tunesmith.kernel.problems import (
 )
 
 DONE = b"[DONE]"
+MAX_TOP_LOGPROBS = 20
+MAX_SCHEMA = 128 << 10  # characters of a JSON schema
 _BY_STATUS: dict[int, type[Problem]] = {
     400: Invalid,
     404: NotFound,
@@ -29,6 +31,7 @@ _BY_STATUS: dict[int, type[Problem]] = {
 _BY_NAME: dict[str, type[Problem]] = {
     kind.__name__: kind for kind in (Conflict, Invalid, NotFound, TooMany, Unavailable, Unsupported)
 }
+_COUNTS = ("prompt_tokens", "context_length")
 _FINISH: dict[str, FinishReason] = {"length": "length", "max_tokens": "length"}
 
 
@@ -45,6 +48,23 @@ class Choice(msgspec.Struct):
     message: Delta | None = None  # where the server does not stream
     text: str | None = None
     finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class Share(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: "list[Share] | None" = None
+
+
+class Shares(msgspec.Struct):
+    """``content`` in chat (of some servers in raw completion, too), the others in raw completion."""
+
+    content: list[Share] | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
 
 
 class Usage(msgspec.Struct):
@@ -102,9 +122,14 @@ def check_sampling(sampling: Sampling) -> None:
         ("repetition_penalty", math.isfinite(sampling.repetition_penalty) and sampling.repetition_penalty > 0),
         ("max_new_tokens", sampling.max_new_tokens >= 1),
         ("stop", all(sampling.stop)),
+        ("min_p", 0 <= sampling.min_p <= 1),
+        ("presence_penalty", -2 <= sampling.presence_penalty <= 2),
+        ("frequency_penalty", -2 <= sampling.frequency_penalty <= 2),
+        ("top_logprobs", sampling.top_logprobs is None or 0 <= sampling.top_logprobs <= MAX_TOP_LOGPROBS),
+        ("schema", sampling.schema is None or _is_json(sampling.schema)),
     ):
         if not right:
-            value = getattr(sampling, field)
+            value = str(getattr(sampling, field))[:100]
             raise Invalid(f"{field} 的取值无效：{value}", f"{field} cannot be {value}", field=field)
 
 
@@ -113,7 +138,7 @@ def completion_body(request: Request, model: str, *, group: str, whole: bool) ->
 
     Args:
         group: which caller this row belongs to.
-        whole: send every setting (the built-in engine); other engines get only those that differ from their neutral
+        whole: send every setting (the built-in engine, vLLM); other engines get only those that differ from their neutral
             value, because not all know the names that OpenAI lacks.
 
     Raises:
@@ -140,8 +165,22 @@ def completion_body(request: Request, model: str, *, group: str, whole: bool) ->
         body["seed"] = sampling.seed
     if sampling.stop:
         body["stop"] = list(sampling.stop)
+    for name in ("min_p", "presence_penalty", "frequency_penalty"):
+        if getattr(sampling, name):
+            body[name] = getattr(sampling, name)
+    if sampling.schema is not None:
+        schema = {"name": "answer", "schema": msgspec.Raw(sampling.schema.encode()), "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if sampling.top_logprobs is not None:
+        raw = isinstance(request.prompt, str)
+        body |= (
+            {"logprobs": sampling.top_logprobs} if raw else {"logprobs": True, "top_logprobs": sampling.top_logprobs}
+        )
     if whole:
-        body["user"] = group
+        if group:
+            body["user"] = group
+        if request.owner:
+            body["cache_salt"] = request.owner
     return encode(body)
 
 
@@ -155,6 +194,41 @@ def encode(body: dict[str, Any]) -> bytes:
         return msgspec.json.encode(body)
     except (UnicodeEncodeError, OverflowError) as error:
         raise Invalid("请求含有无效的字符", "the request holds characters that are no valid Unicode") from error
+
+
+def token_logprobs(found: Any, top: int) -> list[TokenLogprob]:
+    """The log-probabilities a choice tells, in either shape.
+
+    Args:
+        top: how many of the likeliest tokens were asked for in each place.
+
+    Raises:
+        msgspec.ValidationError: they are of neither shape.
+    """
+    shares = msgspec.convert(found, Shares)
+    if shares.content is not None:
+        return [_token(share, top) for share in shares.content]
+    tokens, own = shares.tokens or [], shares.token_logprobs or []
+    likeliest = shares.top_logprobs or [None] * len(tokens)
+    told = []
+    for text, share, others in zip(tokens, own, likeliest, strict=False):
+        ranked = sorted((others or {}).items(), key=lambda pair: -pair[1])[:top]
+        told.append(TokenLogprob(text, share or 0.0, top=tuple(TokenLogprob(*pair) for pair in ranked)))
+    return told
+
+
+def _token(share: Share, top: int = 0) -> TokenLogprob:
+    raw = bytes(byte & 0xFF for byte in share.bytes or ())
+    return TokenLogprob(share.token, share.logprob, raw, tuple(_token(one) for one in (share.top_logprobs or [])[:top]))
+
+
+def _is_json(text: str) -> bool:
+    if len(text) > MAX_SCHEMA:
+        return False
+    try:
+        return isinstance(msgspec.json.decode(text), dict | bool)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return False
 
 
 def finish(reason: str) -> FinishReason:
@@ -182,7 +256,10 @@ def stated(error: Any, otherwise: type[Problem] = Unavailable, fallback: str = "
     english = str(fields.get("message") or fallback)[:1000]
     chinese = fields.get("message_zh")
     kind = _BY_NAME.get(str(fields.get("type")), otherwise)
-    details = {"field": fields["param"]} if isinstance(fields.get("param"), str) else {}
+    details: dict[str, Any] = {"field": fields["param"]} if isinstance(fields.get("param"), str) else {}
+    told = fields.get("details")
+    if isinstance(told, dict):  # the built-in engine's: how many tokens there were and how many fit
+        details |= {key: told[key] for key in _COUNTS if isinstance(told.get(key), int)}
     if isinstance(chinese, str) and chinese:
         return kind(chinese, english, **details)
     return kind(f"推理引擎返回错误：{english}", f"the engine says: {english}", **details)

@@ -6,6 +6,7 @@ Transformers' code stays what the result is checked against when a model is load
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunesmith.inference.worker.lora import Lora, Part, Site
+from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import Precision
-from tunesmith.inference.worker.weights import Kernel, pack
+from tunesmith.inference.worker.weights import Kernel, Sliced, pack
 
 FAMILIES = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
+_PACKED_AT_ONCE = 4
 _PLUS_ONE = frozenset({"gemma", "gemma3_text"})  # norms whose weights are kept as their distance from one
 
 
@@ -113,13 +116,21 @@ class Decoder:
         self._rotary = hf.model.rotary_emb
         self._embeddings = hf.model.embed_tokens.weight.detach()
         self._embedding_scale = float(getattr(hf.model.embed_tokens, "scalar_embed_scale", 1.0))
-        self._layers: list[Layer] = []
-        for index, layer in enumerate(hf.model.layers):
-            self._layers.append(self._layer(layer, index, windows.get(index)))
-            hf.model.layers[index] = nn.Identity()  # its weights are freed before the next layer's are packed
+        head = hf.get_output_embeddings()  # first: nothing else takes as much to pack
+        self._head = Sliced(head.weight.detach(), head.bias, precision)
+
+        def taken(index: int) -> Layer:
+            with torch.inference_mode():  # each thread has its own setting
+                layer = hf.model.layers[index]
+                made = self._layer(layer, index, windows.get(index))
+                hf.model.layers[index] = nn.Identity()  # its weights are freed before the next layer's are packed
+                let_go(layer.parameters())
+                return made
+
+        # packing is a copy on one core; several layers at once, but not many, since each is widened meanwhile
+        with ThreadPoolExecutor(min(_PACKED_AT_ONCE, torch.get_num_threads())) as pool:
+            self._layers = list(pool.map(taken, range(len(hf.model.layers))))
         self._norm = self._normed(hf.model.norm)
-        head = hf.get_output_embeddings()
-        self._head = pack(head.weight.detach(), head.bias, precision)
         self._kinds = {layer.attention.rotary for layer in self._layers}
 
     @property

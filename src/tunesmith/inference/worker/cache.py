@@ -14,6 +14,11 @@ from torch import Tensor
 _SMALLEST = 256
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python says that there is no memory; torch's CPU allocator has no error of its own for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error).lower()
+
+
 @dataclass(frozen=True, slots=True)
 class LayerShape:
     """What one layer keeps for each token: ``heads`` keys of ``key`` numbers and values of ``value`` numbers."""
@@ -65,7 +70,11 @@ class Arena:
             self.leases[lease.slot] = last
             last.slot = lease.slot
         if len(self.leases) * 4 <= self.slots:
-            self._resize(self.slots // 2 if self.leases else 0)
+            try:
+                self._resize(self.slots // 2 if self.leases else 0)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise  # else it stays as it is: giving memory back takes some first
 
     def _copy(self, source: int | None, target: int, length: int) -> None:
         for tensor in (*self.keys, *self.values):
@@ -74,17 +83,25 @@ class Arena:
     def _resize(self, slots: int) -> None:
         used = min(len(self.leases), slots)
         longest = max((lease.length for lease in self.leases), default=0)
-
-        def resized(old: Tensor | None, heads: int, width: int) -> Tensor:
-            # zeros: what is masked out still takes part in 0 * value, so it must be finite
-            new = torch.zeros(slots, heads, self.capacity, width, dtype=self._dtype, device=self._device)
-            if old is not None:
-                new[:used, :, :longest] = old[:used, :, :longest]
-            return new
-
-        keys, values = self.keys or [None] * len(self._shapes), self.values or [None] * len(self._shapes)
-        self.keys = [resized(k, s.heads, s.key) for k, s in zip(keys, self._shapes, strict=True)] if slots else []
-        self.values = [resized(v, s.heads, s.value) for v, s in zip(values, self._shapes, strict=True)] if slots else []
+        # Layer by layer, so the old and the new are never there as a whole. Should memory run out on the way, every
+        # layer has as many slots as before or more, and ``slots`` is no more than all of them have.
+        self.slots = min(self.slots, slots)
+        for tensors, widths in (
+            (self.keys, [shape.key for shape in self._shapes]),
+            (self.values, [shape.value for shape in self._shapes]),
+        ):
+            if not slots:
+                tensors.clear()
+                continue
+            for layer, (shape, width) in enumerate(zip(self._shapes, widths, strict=True)):
+                # zeros: what is masked out still takes part in 0 * value, so it must be finite
+                size = (slots, shape.heads, self.capacity, width)
+                new = torch.zeros(size, dtype=self._dtype, device=self._device)
+                if layer == len(tensors):
+                    tensors.append(new)
+                    continue
+                new[:used, :, :longest] = tensors[layer][:used, :, :longest]
+                tensors[layer] = new
         self.slots = slots
 
 
@@ -116,6 +133,10 @@ class Cache:
         """Bytes to reserve for a row that may reach ``tokens`` tokens."""
         return self._arena(tokens).capacity * self._token_bytes
 
+    def size(self, tokens: int) -> int:
+        """Bytes of the keys and values of ``tokens`` tokens."""
+        return tokens * self._token_bytes
+
     @property
     def allocated(self) -> int:
         """Bytes of all slots there are, used or not."""
@@ -142,6 +163,28 @@ class Cache:
         old.remove(lease, scrub=False)
         new.leases[moved.slot] = lease
         lease.arena, lease.slot = new, moved.slot
+
+    def parts(self, lease: Lease) -> list[Tensor]:
+        """The keys of every layer, then the values: views of what the lease has written, (heads, length, width)."""
+        tensors = (*lease.arena.keys, *lease.arena.values)
+        return [tensor[lease.slot, :, : lease.length] for tensor in tensors]
+
+    def copy_out(self, lease: Lease, tokens: int) -> list[Tensor]:
+        """The first ``tokens`` tokens of ``parts`` in memory of their own, all in one piece."""
+        parts = [part[:, :tokens] for part in self.parts(lease)]
+        whole = parts[0].new_empty(sum(part.numel() for part in parts))
+        copies, at = [], 0
+        for part in parts:
+            copies.append(whole[at : at + part.numel()].view(part.shape))
+            copies[-1].copy_(part)
+            at += part.numel()
+        return copies
+
+    def copy_in(self, parts: Sequence[Tensor], lease: Lease, tokens: int) -> None:
+        """Make the first ``tokens`` tokens of another row's parts the beginning of ``lease``, which has room for them."""
+        for source, target in zip(parts, (*lease.arena.keys, *lease.arena.values), strict=True):
+            target[lease.slot, :, lease.length : tokens] = source[:, lease.length : tokens]
+        lease.length = max(lease.length, tokens)
 
     def release(self, lease: Lease, *, scrub: bool = False) -> None:
         """Give the slot back."""

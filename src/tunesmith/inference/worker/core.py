@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -17,6 +18,8 @@ from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.scheduler import Scheduler
 from tunesmith.inference.worker.tokens import Tokens
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound
+
+_TIDY_S = 60.0
 
 
 class Core:
@@ -111,7 +114,7 @@ class Core:
         for row in rows:
             self.scheduler.check(row)
         for row in rows:
-            self._mail[row] = Mailbox()
+            self._mail[row] = Mailbox(partial(self._heed, row))
         try:
             for row in rows:
                 self._inbox.put(row)
@@ -134,13 +137,22 @@ class Core:
         with torch.inference_mode():
             while not self._closing:
                 self._take_in()
+                if self.scheduler.idle:
+                    self.scheduler.tidy()
                 self.scheduler.step()
+
+    def _heed(self, row: Row, behind: bool) -> None:
+        """A row whose reader is behind waits for them, not in the others' way."""
+        row.unread = behind
+        if not behind:
+            self._inbox.put(None)
 
     def _take_in(self) -> None:
         """Hand waiting rows to the scheduler; sleeps while there is nothing to do."""
         with contextlib.suppress(Empty):
             while True:
-                row = self._inbox.get(block=self.scheduler.idle and not self._closing)
+                idle = self.scheduler.idle and not self._closing
+                row = self._inbox.get(block=idle, timeout=_TIDY_S if idle and self.scheduler.retained else None)
                 if row is None:
                     return
                 if not row.canceled:

@@ -1,17 +1,21 @@
 """What a row reports while it runs, and where its reader waits for it. Nothing here needs torch."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tunesmith.inference.engine import FinishReason
+from tunesmith.inference.engine import FinishReason, TokenLogprob
 from tunesmith.kernel.problems import Problem
+
+_BEHIND = 256  # events, hardly more than tokens: some seconds of a fast row
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """More text; never empty."""
+    """More text, and the log-probabilities of the tokens that came since the last; one of both at least."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Ended:
     first_token_s: float
     seconds: float
     logprobs: tuple[float, ...] = ()  # of each prompt token but the first, when asked for
+    cached_tokens: int = 0  # prompt tokens that were not computed for this row
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +41,67 @@ RowEvent = Text | Ended | Failed
 
 
 class Mailbox:
-    """Where a row's events wait for the coroutine that reads them. Belongs to the event loop."""
+    """Where a row's events wait for the coroutine that reads them. Belongs to the event loop.
 
-    def __init__(self) -> None:
+    Args:
+        on_behind: told True when more waits than a reader who keeps up would leave, and False when it is taken.
+    """
+
+    def __init__(self, on_behind: Callable[[bool], None] = lambda behind: None) -> None:
         self._events: list[RowEvent] = []
         self._filled = asyncio.Event()
+        self._on_behind, self._behind = on_behind, False
 
     def put(self, event: RowEvent) -> None:
         self._events.append(event)
         self._filled.set()
+        if len(self._events) >= _BEHIND and not self._behind:
+            self._behind = True
+            self._on_behind(True)
 
     async def take(self) -> list[RowEvent]:
         """All events there are; waits for the first."""
         await self._filled.wait()
         self._filled.clear()
         events, self._events = self._events, []
+        if self._behind:
+            self._behind = False
+            self._on_behind(False)
         return events
 
 
-async def collect(mailbox: Mailbox) -> tuple[str, Ended]:
+async def collect(mailbox: Mailbox) -> tuple[Text, Ended]:
     """Everything one row says.
 
     Raises:
         Problem: the row failed.
     """
-    text: list[str] = []
+    texts: list[Text] = []
     while True:
         for event in await mailbox.take():
             if isinstance(event, Failed):
                 raise event.problem
             if isinstance(event, Ended):
-                return "".join(text), event
-            text.append(event.text)
+                return joined(texts), event
+            texts.append(event)
+
+
+async def collect_all(mail: Sequence[Mailbox]) -> list[tuple[Text, Ended]]:
+    """Everything some rows say, all read at once: a row that is read only after others would wait for them.
+
+    Raises:
+        Problem: one of them failed.
+    """
+    if len(mail) == 1:
+        return [await collect(mail[0])]
+    reading = [asyncio.ensure_future(collect(mailbox)) for mailbox in mail]
+    try:
+        return await asyncio.gather(*reading)
+    finally:
+        for task in reading:
+            task.cancel()
+
+
+def joined(texts: Sequence[Text]) -> Text:
+    """Pieces that came one after the other, as one."""
+    return Text("".join(piece.text for piece in texts), tuple(one for piece in texts for one in piece.logprobs))

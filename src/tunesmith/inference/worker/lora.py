@@ -94,7 +94,7 @@ class Worn:
         return int(self.A.nbytes + sum(sizes))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class AdapterWeights:
     """One version of an adapter, held by the table and by every row that uses it."""
 

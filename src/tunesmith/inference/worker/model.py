@@ -14,6 +14,7 @@ from tunesmith.inference.worker.block import FAMILIES, Decoder
 from tunesmith.inference.worker.cache import Cache, Lease
 from tunesmith.inference.worker.loading import architecture, faults_of_the_model, load, stored_dtype, unsupported
 from tunesmith.inference.worker.lora import Lora, Part, Segment, Site, WearingLinear
+from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import AUTO, choose, plain
 
 _LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
@@ -143,12 +144,17 @@ class LanguageModel:
 
         ids = torch.tensor([tokens, list(range(len(tokens)))], device=self.device)
         whole = Whole(hf)
-        narrower = hf.dtype != self.dtype
-        expected = _in_float32(hf, ids) if narrower else whole(ids[0], ids[1], [len(tokens) - 1])[0].float()
+
+        def last() -> Tensor:
+            if hf.dtype != self.dtype:
+                return _in_float32(hf, ids)
+            return whole(ids[0], ids[1], [len(tokens) - 1])[0].float()
+
+        expected = last()
         name = f"tunesmith-{id(self._attention):x}"
         AttentionInterface.register(name, noting)
         hf.set_attn_implementation(name)
-        whole(ids[0], ids[1], [len(tokens) - 1])
+        last()
         return expected, windows
 
     def _replay(self, tokens: list[int]) -> Tensor:
@@ -175,10 +181,20 @@ class LanguageModel:
 
 def _in_float32(hf: Any, ids: Tensor) -> Tensor:
     """The last token's first logits, computed in float32 with weights of fewer bits, one layer widened at a time."""
-    narrow, hooks = hf.dtype, []
+    hooks = []
     for module in (*hf.model.layers, hf.model.norm):
-        hooks.append(module.register_forward_pre_hook(lambda it, given: (it.float(), given)[1]))
-        hooks.append(module.register_forward_hook(lambda it, given, out: (it.to(narrow), out)[1]))
+        kept = [(weight, weight.data) for weight in module.parameters()]
+
+        def widen(it: Any, given: Any, kept: Any = kept) -> None:
+            for weight, narrow in kept:
+                weight.data = narrow.float()
+
+        def narrow_again(it: Any, given: Any, out: Any, kept: Any = kept) -> None:
+            for weight, narrow in kept:
+                weight.data = narrow
+            let_go(narrow for _, narrow in kept)
+
+        hooks += [module.register_forward_pre_hook(widen), module.register_forward_hook(narrow_again)]
     embeddings, head = hf.model.embed_tokens, hf.get_output_embeddings()
     hooks.append(embeddings.register_forward_hook(lambda it, given, out: out.float()))
     try:

@@ -1,15 +1,54 @@
 """Drawing the next token of every row, each by its own settings and from its own random numbers."""
 
+import math
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tunesmith.inference.engine import Sampling
+from tunesmith.inference.worker.grammar import Constraint
+from tunesmith.inference.worker.logprobs import Likely, likely
 
 _GREEDY_BELOW = 1e-5  # dividing by less only overflows; the most likely token wins either way
-_CANDIDATES = 1024  # a nucleus is looked for among so many tokens before all are sorted
+_CANDIDATES = (64, 1024)  # a nucleus is looked for among so many tokens, then so many, before all are sorted
+_BLOCK = 64  # what is looked for in a whole vocabulary is looked for among blocks first: a tenth of the time
+
+
+class Seen:
+    """The tokens that a row's penalties look at, and how often its completion holds each.
+
+    Args:
+        prompt: token ids that count as seen without being part of the completion.
+    """
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        known = dict.fromkeys(prompt)
+        self._at = {token: at for at, token in enumerate(known)}
+        self._ids = np.fromiter(known, dtype=np.int64, count=len(known))
+        self._counts = np.zeros(len(known), dtype=np.float32)
+
+    def add(self, token: int) -> None:
+        """The completion goes on with ``token``."""
+        at = self._at.setdefault(token, len(self._at))
+        if at == len(self._ids):
+            more = max(16, at)
+            self._ids = np.concatenate([self._ids, np.zeros(more, dtype=np.int64)])
+            self._counts = np.concatenate([self._counts, np.zeros(more, dtype=np.float32)])
+        self._ids[at] = token
+        self._counts[at] += 1
+
+    @property
+    def ids(self) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+        """Each token once."""
+        return self._ids[: len(self._at)]
+
+    @property
+    def counts(self) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+        """How often the completion holds each of ``ids``."""
+        return self._counts[: len(self._at)]
 
 
 class Picker:
@@ -18,18 +57,29 @@ class Picker:
     Args:
         prompt: token ids the repetition penalty counts as seen.
         vocabulary: width of the logits.
+        grammar: what the completion has to satisfy.
+
+    Attributes:
+        likely: what is to be reported of the token drawn last, where the row asks for that.
     """
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int], vocabulary: int, device: torch.device) -> None:
+    def __init__(
+        self, sampling: Sampling, prompt: Sequence[int], vocabulary: int, grammar: Constraint | None = None
+    ) -> None:
         self.temperature = sampling.temperature
         self.top_p = sampling.top_p
         self.top_k = min(sampling.top_k, vocabulary) if sampling.top_k > 0 else 0
-        self.penalty = sampling.repetition_penalty
+        self.min_p = sampling.min_p
         self.greedy = sampling.temperature < _GREEDY_BELOW or self.top_k == 1
-        self.seen: Tensor | None = None
-        if self.penalty != 1.0:
-            self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-            self.seen[torch.tensor(prompt, dtype=torch.long, device=device)] = True
+        self.penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
+        self.seen: Seen | None = None
+        if self.penalties != (1.0, 0.0, 0.0):
+            self.seen = Seen(prompt if sampling.repetition_penalty != 1.0 else ())
+        self.grammar = grammar
+        self.top_logprobs = sampling.top_logprobs
+        self.likely: Likely | None = None
+        # nothing is to be done for it but to take the most likely token
+        self.plain = self.greedy and self.seen is None and grammar is None and self.top_logprobs is None
         # Its own generator: what neighbours draw cannot shift it.
         self._numbers = random.Random(sampling.seed)
 
@@ -40,36 +90,86 @@ class Picker:
     def chose(self, token: int) -> None:
         """Note that the row now holds ``token``."""
         if self.seen is not None:
-            self.seen[token] = True
+            self.seen.add(token)
+        if self.grammar is not None:
+            self.grammar.take(token)
 
 
 def pick(logits_RV: Tensor, rows: Sequence[Picker]) -> list[int | None]:
-    """One token id a row; None for a row whose logits are not finite.
+    """One token id a row; None for a row whose logits are not finite, or whose grammar has failed.
 
     Args:
         logits_RV: float32 logits, (rows, vocabulary); changed in place.
     """
+    if all(row.plain for row in rows):
+        return _best(logits_RV)
+    telling = [r for r, row in enumerate(rows) if row.top_logprobs is not None]
+    raw_RV = logits_RV[telling] if telling else None  # a copy: the rest is done in place
     for r, row in enumerate(rows):
-        if row.seen is not None:
-            scores = logits_RV[r]
-            damped = torch.where(scores > 0, scores / row.penalty, scores * row.penalty)
-            logits_RV[r] = torch.where(row.seen, damped, scores)
-    best_R, ids_R = logits_RV.max(-1)
-    finite, ids = best_R.isfinite().tolist(), ids_R.tolist()
-    chosen: list[int | None] = [token if ok else None for token, ok in zip(ids, finite, strict=True)]
-    whole = [r for r, row in enumerate(rows) if finite[r] and not row.greedy and _untruncated(row)]
+        if row.grammar is not None:
+            row.grammar.mask(logits_RV[r])
+    _penalize(logits_RV, rows)
+    chosen = _best(logits_RV)
+    warm = [r for r, row in enumerate(rows) if not row.greedy and chosen[r] is not None]
+    whole = [r for r in warm if _untruncated(rows[r])]
     if whole:
-        drawn = _draw(_scaled(logits_RV, rows, whole).softmax(-1), [rows[r].uniform() for r in whole])
+        scaled_RV = _likely_enough(_scaled(logits_RV, rows, whole), [rows[r] for r in whole])
+        drawn = _draw(scaled_RV.softmax(-1), [rows[r].uniform() for r in whole])
         for r, token in zip(whole, drawn, strict=True):
             chosen[r] = token
-    cut = [r for r, row in enumerate(rows) if finite[r] and not row.greedy and not _untruncated(row)]
+    cut = [r for r in warm if not _untruncated(rows[r])]
     if cut:
         for r, token in zip(cut, _truncated(_scaled(logits_RV, rows, cut), [rows[r] for r in cut]), strict=True):
             chosen[r] = token
     for row, picked in zip(rows, chosen, strict=True):
         if picked is not None:
             row.chose(picked)
+    if raw_RV is not None:
+        _report(raw_RV, [rows[r] for r in telling], [chosen[r] for r in telling])
     return chosen
+
+
+def _best(logits_RV: Tensor) -> list[int | None]:
+    """The most likely token of each row; None where the logits are not finite."""
+    if logits_RV.shape[-1] % _BLOCK:
+        best_R, ids_R = logits_RV.max(-1)
+    else:
+        blocks_RBW = logits_RV.unflatten(-1, (-1, _BLOCK))
+        best_R, block_R = blocks_RBW.amax(-1).max(-1)
+        ids_R = block_R * _BLOCK + _of_block(blocks_RBW, block_R).argmax(-1)
+    finite, ids = best_R.isfinite().tolist(), ids_R.tolist()
+    return [token if ok else None for token, ok in zip(ids, finite, strict=True)]
+
+
+def _of_block(blocks_RBW: Tensor, block_R: Tensor) -> Tensor:
+    """Each row's own block, (rows, width)."""
+    return blocks_RBW[torch.arange(len(block_R), device=block_R.device), block_R]
+
+
+def _report(raw_RV: Tensor, rows: Sequence[Picker], chosen: Sequence[int | None]) -> None:
+    """Leave with every row how likely the token was that it drew."""
+    told = likely(raw_RV, [token or 0 for token in chosen], [row.top_logprobs or 0 for row in rows])
+    for row, token, one in zip(rows, chosen, told, strict=True):
+        row.likely = None if token is None else one
+
+
+def _penalize(logits_RV: Tensor, rows: Sequence[Picker]) -> None:
+    """Repetition (CTRL), then frequency and presence (OpenAI), in vLLM's order, only at the tokens that rows hold."""
+    marked = [(r, row.seen, row.penalties) for r, row in enumerate(rows) if row.seen is not None and len(row.seen.ids)]
+    if not marked:
+        return
+    device = logits_RV.device
+    sizes = torch.tensor([len(seen.ids) for _, seen, _ in marked])
+    row_N = torch.tensor([r for r, _, _ in marked]).repeat_interleave(sizes).to(device)
+    repetition_N, presence_N, frequency_N = (
+        torch.tensor(of_row, dtype=torch.float32).repeat_interleave(sizes).to(device)
+        for of_row in zip(*(penalties for _, _, penalties in marked), strict=True)
+    )
+    ids_N = torch.from_numpy(np.concatenate([seen.ids for _, seen, _ in marked])).to(device)
+    counts_N = torch.from_numpy(np.concatenate([seen.counts for _, seen, _ in marked])).to(device)
+    scores_N = logits_RV[row_N, ids_N]
+    scores_N = torch.where(scores_N > 0, scores_N / repetition_N, scores_N * repetition_N)
+    logits_RV[row_N, ids_N] = scores_N - frequency_N * counts_N - presence_N * (counts_N > 0)
 
 
 def _untruncated(row: Picker) -> bool:
@@ -82,54 +182,94 @@ def _scaled(logits_RV: Tensor, rows: Sequence[Picker], wanted: list[int]) -> Ten
     return some_RV / heat[:, None]
 
 
-def _truncated(logits_RV: Tensor, rows: Sequence[Picker]) -> list[int]:
-    """Top-k, then top-p of what is left, in that order, as transformers does.
+def _likely_enough(scaled_RC: Tensor, rows: Sequence[Picker]) -> Tensor:
+    """Logits without those that are less likely than min-p of the most likely one.
 
-    Candidates are ranked by falling probability, so a row's draw is the same whether it was ranked among
-    ``_CANDIDATES`` or among all.
+    It is the last of the limits, as in transformers; what the others leave out does not change the ratio of two
+    probabilities, so nothing has to be normalized again.
     """
-    vocabulary = logits_RV.shape[-1]
+    if not any(row.min_p for row in rows):
+        return scaled_RC
+    least = [math.log(row.min_p) if row.min_p else -math.inf for row in rows]
+    floor_R1 = scaled_RC.amax(-1, keepdim=True) + torch.tensor(least, device=scaled_RC.device)[:, None]
+    return scaled_RC.masked_fill(scaled_RC < floor_R1, -torch.inf)
+
+
+def _truncated(logits_RV: Tensor, rows: Sequence[Picker]) -> list[int]:
+    """Top-k, then top-p of what is left, then min-p, in that order, as transformers does.
+
+    How many candidates are ranked depends on the row alone, so its draw does, too, even where tokens are equally likely.
+    """
     numbers = [row.uniform() for row in rows]
-    count = min(vocabulary, max(_CANDIDATES, *(row.top_k for row in rows), 0))
-    total_R = logits_RV.logsumexp(-1)
-    top_RC, ids_RC = logits_RV.topk(count, dim=-1)
-    ranks = _draw(_nucleus(top_RC, total_R, rows), numbers)
-    picked: list[int] = ids_RC.gather(1, torch.tensor(ranks, device=ids_RC.device)[:, None])[:, 0].tolist()
-    if count < vocabulary:
-        covered = (top_RC - total_R[:, None]).exp().sum(-1).tolist()
-        for r, row in enumerate(rows):
-            if row.top_k == 0 and covered[r] < row.top_p:  # a flat distribution: its nucleus is wider
-                all_V, order_V = logits_RV[r].sort(descending=True)
-                rank = _draw(_nucleus(all_V[None], total_R[r, None], [row]), [numbers[r]])[0]
-                picked[r] = int(order_V[rank])
+    picked = [0] * len(rows)
+    limits: dict[int, list[int]] = {}
+    for r, row in enumerate(rows):
+        limits.setdefault(row.top_k, []).append(r)
+    for top_k, members in limits.items():
+        some_RV = logits_RV if len(members) == len(rows) else logits_RV[members]
+        total_R = None if top_k else some_RV.logsumexp(-1)
+        left = list(range(len(members)))
+        for count in (top_k,) if top_k else (*_CANDIDATES, logits_RV.shape[-1]):
+            if not left:
+                break
+            asked = [rows[members[i]] for i in left]
+            left_RV = some_RV if len(left) == len(some_RV) else some_RV[left]
+            ranks, ids, whole = _ranked(left_RV, total_R if total_R is None else total_R[left], asked, count)
+            drawn = _draw(ranks, [numbers[members[i]] for i in left])
+            for at, i in enumerate(left):
+                picked[members[i]] = int(ids[at, drawn[at]])
+            left = [i for i, found in zip(left, whole, strict=True) if not found]
     return picked
 
 
-def _nucleus(ranked_RC: Tensor, total_R: Tensor, rows: Sequence[Picker]) -> Tensor:
-    """Probabilities of the candidates, 0 for those that top-k and top-p leave out.
+def _ranked(
+    logits_RV: Tensor, total_R: Tensor | None, rows: Sequence[Picker], count: int
+) -> tuple[Tensor, Tensor, list[bool]]:
+    """Probabilities of the ``count`` likeliest tokens, 0 for those that top-p and min-p leave out, and their ids; and
+    for each row whether nothing but these can be drawn.
 
     Args:
-        ranked_RC: logits in falling order. total_R: logsumexp of all logits of the row, ranked or not.
+        total_R: logsumexp of all logits; None where nothing but the candidates counts (top-k).
     """
-    device, width = ranked_RC.device, ranked_RC.shape[-1]
-    top_p = torch.tensor([row.top_p for row in rows], device=device)
-    if any(row.top_k for row in rows):
-        top_k = torch.tensor([row.top_k or width for row in rows], device=device)
-        limited = torch.tensor([row.top_k > 0 for row in rows], device=device)
-        out = torch.arange(width, device=device)[None] >= top_k[:, None]
-        ranked_RC = ranked_RC.masked_fill(out, -torch.inf)
-        total_R = torch.where(limited, ranked_RC.logsumexp(-1), total_R)
-    shares_RC = (ranked_RC - total_R[:, None]).exp()
-    before_RC = shares_RC.cumsum(-1) - shares_RC
+    vocabulary = logits_RV.shape[-1]
+    if count >= vocabulary:
+        ranked_RC, ids_RC = logits_RV.sort(stable=True, dim=-1, descending=True)
+    else:
+        ranked_RC, ids_RC = logits_RV.topk(count, dim=-1)
+    limited = total_R is None
+    shares_RC = (ranked_RC - (ranked_RC.logsumexp(-1) if total_R is None else total_R)[:, None]).exp()
+    heaps_RC = shares_RC.cumsum(-1)
+    before_RC = heaps_RC - shares_RC
     before_RC[:, 0] = 0  # rounding must not drop the most likely one
-    return shares_RC.masked_fill(before_RC >= top_p[:, None], 0)
+    top_p = torch.tensor([row.top_p for row in rows], device=logits_RV.device)
+    whole = [limited or count >= vocabulary or found for found in (heaps_RC[:, -1] >= top_p).tolist()]
+    out_RC = (before_RC >= top_p[:, None]) | _likely_enough(ranked_RC, rows).isneginf()
+    return shares_RC.masked_fill(out_RC, 0), ids_RC, whole
 
 
 def _draw(weights_RC: Tensor, numbers: Sequence[float]) -> list[int]:
     """Index drawn for each row with probability proportional to its weight, by inverse cumulative sum."""
+    at_R1 = torch.tensor(numbers, dtype=torch.float64, device=weights_RC.device)[:, None]
+    if weights_RC.shape[-1] % _BLOCK:
+        drawn: list[int] = _found(weights_RC, at_R1, of_total=True)[0][:, 0].tolist()
+        return drawn
+    blocks_RBW = weights_RC.unflatten(-1, (-1, _BLOCK))
+    block_R1, rest_R1 = _found(blocks_RBW.sum(-1, dtype=torch.float64), at_R1, of_total=True)
+    inside_R1, _ = _found(_of_block(blocks_RBW, block_R1[:, 0]), rest_R1, of_total=False)
+    index: list[int] = (block_R1 * _BLOCK + inside_R1)[:, 0].tolist()
+    return index
+
+
+def _found(weights_RC: Tensor, at_R1: Tensor, *, of_total: bool) -> tuple[Tensor, Tensor]:
+    """Where ``at`` falls among weights laid end to end, never at one that is 0, and how far into that weight.
+
+    Args:
+        of_total: ``at`` is a share of all weights together.
+    """
     heaps_RC = weights_RC.double().cumsum(-1)
     total_R1 = heaps_RC[:, -1:]
-    at_R1 = torch.tensor(numbers, dtype=torch.float64, device=weights_RC.device)[:, None] * total_R1
     below_R1 = torch.nextafter(total_R1, torch.zeros_like(total_R1))  # never past the last weight there is
-    index: list[int] = torch.searchsorted(heaps_RC, torch.minimum(at_R1, below_R1), right=True)[:, 0].tolist()
-    return index
+    at_R1 = torch.minimum(at_R1 * total_R1 if of_total else at_R1, below_R1)
+    index_R1 = torch.searchsorted(heaps_RC, at_R1, right=True)
+    before_R1 = torch.where(index_R1 > 0, heaps_RC.gather(1, (index_R1 - 1).clamp_min(0)), 0.0)
+    return index_R1, at_R1 - before_R1

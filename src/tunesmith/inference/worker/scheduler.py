@@ -3,10 +3,13 @@
 A step is one forward over the next token of every decoding row and chunks of the prompts that are still being read, at
 most ``PREFILL_BUDGET`` prompt tokens, so a long prompt never holds up the others for long. Rows wait while there is no
 slot or no cache memory; callers take turns, and no caller may take the last slots.
+
+A row leaves its place when nobody reads what it says, and the youngest leave when memory runs out in a step. They come
+back where they were.
 """
 
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -15,15 +18,21 @@ import torch
 from torch import Tensor
 
 from tunesmith.inference.engine import FinishReason
-from tunesmith.inference.worker.attention import Chunk
-from tunesmith.inference.worker.cache import Cache
-from tunesmith.inference.worker.events import Ended, Failed, RowEvent, Text
-from tunesmith.inference.worker.lora import Segment
+from tunesmith.inference.worker import faults
+from tunesmith.inference.worker.cache import Cache, out_of_memory
+from tunesmith.inference.worker.ceiling import Ceiling
+from tunesmith.inference.worker.drafts import Drafter, StepTimes, accept
+from tunesmith.inference.worker.events import Ended, Failed, RowEvent
+from tunesmith.inference.worker.measures import Measures
 from tunesmith.inference.worker.model import Step
+from tunesmith.inference.worker.packing import Share, Wanted, pack, share_out
+from tunesmith.inference.worker.prefixes import ids_of
 from tunesmith.inference.worker.row import Row
-from tunesmith.inference.worker.sampling import Picker, pick
-from tunesmith.inference.worker.text import Detokenizer, StopStrings
-from tunesmith.kernel.problems import Invalid, Unavailable
+from tunesmith.inference.worker.sampling import Picker
+from tunesmith.inference.worker.sharing import Sharing
+from tunesmith.inference.worker.text import Detokenizer, StopStrings, Transcript
+from tunesmith.inference.worker.waiting import Waiting
+from tunesmith.kernel.problems import Problem
 
 PREFILL_BUDGET = 512
 _SCORED_LOGITS = 1 << 24  # numbers of scoring logits a step may hold: 64 MB in float32
@@ -43,12 +52,15 @@ class Runner(Protocol):
 
 
 class Scheduler:
-    """Decides what each step holds. Belongs to one thread but for ``Row.canceled``, which anyone may set.
+    """Decides what each step holds. Belongs to one thread but for ``Row.canceled`` and ``Row.unread``.
 
     Args:
         decode: token ids to text, special tokens left out.
         ends: token ids that end a completion.
         deliver: called once a step with all that rows have to report, in order.
+
+    Attributes:
+        measures: what is counted of all rows; may be read from any thread.
     """
 
     def __init__(
@@ -61,14 +73,19 @@ class Scheduler:
         deliver: Callable[[list[tuple[Row, RowEvent]]], None],
     ) -> None:
         self._model, self._decode, self._ends = model, decode, ends
-        self._max_rows, self._deliver = max_rows, deliver
+        self._deliver = deliver
         # A caller with hundreds of rows leaves some slots to those with one.
         self._max_rows_a_group = max(1, max_rows - max_rows // 8)
-        self._waiting: dict[str, deque[Row]] = {}
+        self._waiting = Waiting()
         self._running: list[Row] = []
+        self._unread: list[Row] = []
+        self._sharing = Sharing(model.cache)
+        self._ceiling = Ceiling(max_rows, PREFILL_BUDGET)
         self._reserved = 0
         self._orders = 0
+        self._times = StepTimes()
         self._events: list[tuple[Row, RowEvent]] = []
+        self.measures = Measures()
 
     @property
     def running(self) -> int:
@@ -76,12 +93,21 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        return sum(len(rows) for rows in self._waiting.values())
+        return len(self._waiting) + len(self._unread)
 
     @property
     def idle(self) -> bool:
-        """No row runs or waits."""
+        """No row runs or waits, but for those that nobody reads."""
         return not self._running and not self._waiting
+
+    @property
+    def retained(self) -> int:
+        """Bytes of keys and values kept of rows that are over."""
+        return self._sharing.kept.size
+
+    def tidy(self) -> None:
+        """Let go what nobody has asked for lately; for times without steps."""
+        self._sharing.kept.fit(self._model.cache.limit)
 
     def check(self, row: Row) -> None:
         """Refuse a row that can never run. Safe from any thread.
@@ -91,19 +117,10 @@ class Scheduler:
         """
         room = self._model.context - len(row.prompt)
         if room < (1 if row.sampling.max_new_tokens else 0):
-            raise Invalid(
-                f"输入过长：提示共 {len(row.prompt)} 个 token，模型上下文为 {self._model.context} 个",
-                f"the prompt has {len(row.prompt)} tokens; the model's context is {self._model.context}",
-                prompt_tokens=len(row.prompt),
-                context_length=self._model.context,
-            )
+            raise faults.longer_than_context(len(row.prompt), self._model.context)
         needed = self._model.cache.cost(len(row.prompt) + min(row.sampling.max_new_tokens, room))
         if needed > self._model.cache.limit:
-            raise Invalid(
-                f"该请求需要 {needed / 1e6:.0f} MB 缓存，上限为 {self._model.cache.limit / 1e6:.0f} MB；请减少 max_tokens",
-                f"this request needs {needed / 1e6:.0f} MB of cache and the limit is "
-                f"{self._model.cache.limit / 1e6:.0f} MB; ask for fewer tokens",
-            )
+            raise faults.larger_than_cache(needed, self._model.cache.limit)
 
     def add(self, row: Row) -> None:
         """Queue a row that ``check`` let through."""
@@ -111,17 +128,16 @@ class Scheduler:
         row.order = self._orders
         row.budget = min(row.sampling.max_new_tokens, self._model.context - len(row.prompt))
         row.reserved = self._model.cache.cost(len(row.prompt) + row.budget)
-        self._waiting.setdefault(row.group, deque()).append(row)
+        row.ids = ids_of(row.prompt)
+        self._waiting.put(row)
+        self.measures.queued(row)
 
     def step(self) -> None:
         """Drop canceled rows, admit waiting ones, run one forward, report."""
         self._drop_canceled()
+        self._set_aside_unread()
         self._admit()
-        if self._running:
-            try:
-                self._forward()
-            except (RuntimeError, MemoryError) as error:
-                self._fail_all(error)
+        self._move()
         events, self._events = self._events, []
         if events:
             self._deliver(events)
@@ -129,169 +145,187 @@ class Scheduler:
     def _drop_canceled(self) -> None:
         for row in [row for row in self._running if row.canceled]:
             self._leave(row)
-        for group, rows in list(self._waiting.items()):
-            if any(row.canceled for row in rows):
-                self._waiting[group] = deque(row for row in rows if not row.canceled)
-                if not self._waiting[group]:
-                    del self._waiting[group]
+            self.measures.left(row, "abort")
+        for row in [row for row in self._unread if row.canceled]:
+            self._unread.remove(row)
+            self.measures.left(row, "abort")
+        for row in self._waiting.drop_canceled():
+            self.measures.left(row, "abort")
+
+    def _set_aside_unread(self) -> None:
+        """Rows that nobody reads give their place to others; those that are read again queue as old as they are."""
+        for row in [row for row in self._running if row.unread]:
+            self._leave(row)
+            self._unread.append(row)
+        for row in [row for row in self._unread if not row.unread]:
+            self._unread.remove(row)
+            self._waiting.put(row)
 
     def _admit(self) -> None:
-        running: dict[str, int] = {}
-        for row in self._running:
-            running[row.group] = running.get(row.group, 0) + 1
-        while self._waiting and len(self._running) < self._max_rows:
-            # The group with the fewest running rows is next; among equals the one that has waited longest.
-            group = min(self._waiting, key=lambda name: (running.get(name, 0), self._waiting[name][0].order))
-            row = self._waiting[group][0]
-            if running.get(group, 0) >= self._max_rows_a_group:
+        running = Counter(row.group for row in self._running)
+        while len(self._running) < self._ceiling.rows and (row := self._waiting.first(running)) is not None:
+            if running[row.group] >= self._max_rows_a_group:
                 return
             if self._running and self._reserved + row.reserved > self._model.cache.limit:
                 return  # nobody overtakes it, or a large row would wait for ever
-            self._waiting[group].popleft()
-            if not self._waiting[group]:
-                del self._waiting[group]
-            running[group] = running.get(group, 0) + 1
-            self._reserved += row.reserved
-            row.lease = self._model.cache.lease(len(row.prompt))
-            row.picker = Picker(row.sampling, row.prompt, self._model.vocabulary, self._model.device)
-            row.text = Detokenizer(self._decode, row.prompt[-4:] if row.raw else ())
-            row.stops = StopStrings(row.sampling.stop)
-            self._running.append(row)
+            try:
+                self._start(row)
+            except (RuntimeError, MemoryError) as error:
+                spent = out_of_memory(error)
+                if spent and self._sharing.kept.clear():
+                    continue
+                if spent and self._running:
+                    self._ceiling.lower(len(self._running))
+                    return
+                log.error("row not started", said=str(error)[:200], exc_info=None if spent else error)
+                self._refuse(row, faults.larger_than_memory() if spent else faults.failed_inside())
+            else:
+                running[row.group] += 1
+            self._waiting.take(row)
+
+    def _start(self, row: Row) -> None:
+        """Give a row its place. One that has had a place goes on where it was."""
+        if row.picker is None:
+            row.picker = Picker(row.sampling, row.prompt, self._model.vocabulary, row.grammar)
+            before = row.prompt[-4:] if row.raw else ()
+            row.text = Transcript(Detokenizer(self._decode, before), StopStrings(row.sampling.stop), row.spell)
+            # what is told of each token, and whether it completes the grammar, is known only as long as it is the last
+            if row.budget > 1 and row.sampling.top_logprobs is None and row.grammar is None:
+                row.drafter = Drafter(row.prompt)
+        row.logprobs.clear()  # whoever is scored is read from the first token
+        self._sharing.begin(row, self._running, self._model.cache.limit - self._reserved - row.reserved)
+        self._running.append(row)
+        self._reserved += row.reserved
+        self.measures.admitted(row)
+
+    def _move(self) -> None:
+        """One forward; when memory runs out, what can be spared goes and it is tried again."""
+        while self._running:
+            try:
+                self._sharing.follow(self._running)
+                self._forward()
+                self._ceiling.held()
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    self._fail_all(error)
+                    return
+                self._relieve(error)
+
+    def _relieve(self, error: BaseException) -> None:
+        """After a step that did not fit: what is only kept goes first, then the younger half of the rows. A row that is
+        alone reads less at once, and is refused when that does not help.
+        """
+        rows = sorted(self._running, key=lambda row: row.order)
+        log.warning("out of memory", rows=len(rows), kept=self.retained, said=str(error)[:200])
+        if self._sharing.kept.clear():
+            return
+        if len(rows) > 1:
+            for row in rows[(len(rows) + 1) // 2 :]:
+                self._leave(row, keep=False)
+                self._waiting.put(row)
+            self._ceiling.lower(len(self._running))
+        elif not self._ceiling.read_less():
+            self._leave(rows[0], keep=False)
+            self._refuse(rows[0], faults.larger_than_memory())
 
     def _forward(self) -> None:
-        shares = self._shares()
-        # Rows that wear the same adapter lie side by side: one product for all of them.
-        shares.sort(key=lambda share: share[0].adapter_key)
-        step, wanted = self._pack(shares)
-        logits_KV = self._model.forward(step)
-        for row, count in shares:
-            assert row.lease is not None
-            row.lease.length += count
-        self._read_scores(logits_KV, wanted)
-        picks = [(row, begin) for row, begin, _ in wanted if row.prefilled and row.budget > 0]
-        if picks:
-            rows = [row for row, _ in picks]
-            at = [begin for _, begin in picks]
-            chosen = pick(logits_KV if len(at) == len(logits_KV) else logits_KV[at], [_picker(row) for row in rows])
-            for row, token in zip(rows, chosen, strict=True):
-                self._advance(row, token)
-        for row, _ in shares:
-            if row.prefilled and row.budget == 0:
-                self._end(row, "length")
-
-    def _shares(self) -> list[tuple[Row, int]]:
-        """How many tokens of each running row this step holds; rows it has no room for are left out."""
-        shares = [(row, 1) for row in self._running if row.prefilled]
-        left = max(64, PREFILL_BUDGET - len(shares))
         scored = max(16, _SCORED_LOGITS // self._model.vocabulary)
-        # The first row of every caller goes before the second of any, so one question is not behind a whole evaluation.
-        ahead: dict[str, int] = {}
-        queue = []
-        for row in sorted((row for row in self._running if not row.prefilled), key=lambda row: row.order):
-            ahead[row.group] = ahead.get(row.group, 0) + 1
-            queue.append((ahead[row.group], row.order, row))
-        for _, _, row in sorted(queue, key=lambda item: item[:2]):
-            assert row.lease is not None
-            count = min(left, len(row.prompt) - row.lease.length, *((scored,) if row.score else ()))
-            if count <= 0:
-                continue
-            left -= count
-            scored -= count if row.score else 0
-            shares.append((row, count))
-        return shares
+        began = time.perf_counter()
+        shares = share_out(self._running, prefill=self._ceiling.prefill, scored=scored, times=self._times)
+        step, wanted = pack(self._model.cache, shares)
+        logits_KV = self._model.forward(step)
+        scores = [(want.share.row, _scores(logits_KV, want)) for want in wanted if want.share.row.score]
+        draws = [want for want in wanted if want.draws and want.share.row.budget > 0]
+        guesses = [(want.drawn, want.share.guess) for want in draws]
+        drawn = accept(logits_KV, guesses, [_picker(want.share.row) for want in draws]) if draws else []
+        if len(step.keep) == len(step.tokens):  # nobody reads a prompt
+            self._times.saw(len(step.tokens), time.perf_counter() - began)
+        # Only now, when memory cannot run out any more, does any row change.
+        for share in shares:
+            assert share.row.lease is not None
+            share.row.lease.length += share.count
+        for row, logprobs in scores:
+            row.logprobs.extend(logprobs)
+        for want, tokens in zip(draws, drawn, strict=True):
+            self._advance(want.share, tokens)
+        for share in shares:
+            if share.row.budget == 0 and share.row.prefilled:
+                self._end(share.row, "length")
 
-    def _pack(self, shares: list[tuple[Row, int]]) -> tuple[Step, list[tuple[Row, int, int]]]:
-        """The step, and for each row that wants logits where they begin and how many they are."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        keep: list[int] = []
-        segments: list[Segment] = []
-        chunks, decoding, wanted = [], [], []
-        for row, count in shares:
-            lease = row.lease
-            assert lease is not None
-            begin, start = len(tokens), lease.length
-            positions.extend(range(start, start + count))
-            if row.prefilled:
-                self._model.cache.reserve(lease, start + 1)
-                tokens.append(row.tokens[-1])
-                decoding.append((lease, begin))
-            else:
-                tokens.extend(row.prompt[start : start + count])
-                chunks.append(Chunk(lease, begin, begin + count, start))
-            first = begin if row.score else begin + count - 1
-            if row.score or start + count >= len(row.prompt):
-                wanted.append((row, len(keep), begin + count - first))
-                keep.extend(range(first, begin + count))
-            if row.adapter is not None:
-                if segments and segments[-1].adapter is row.adapter:
-                    begin = segments.pop().begin
-                segments.append(Segment(begin, len(tokens), row.adapter))
-        return Step(tokens, positions, chunks, decoding, segments, keep), wanted
-
-    def _read_scores(self, logits_KV: Tensor, wanted: list[tuple[Row, int, int]]) -> None:
-        for row, begin, count in wanted:
-            if not row.score:
-                continue
-            assert row.lease is not None
-            # The logits at a position speak of the token after it; the last prompt token has none.
-            first = row.lease.length - count + 1
-            targets = row.prompt[first : first + count]
-            if not targets:
-                continue
-            shares = logits_KV[begin : begin + len(targets)].log_softmax(-1)
-            picked = shares.gather(1, torch.tensor(targets, device=shares.device)[:, None])[:, 0]
-            row.logprobs.extend(picked.tolist())
-
-    def _advance(self, row: Row, token: int | None) -> None:
-        """Take the token drawn for a row: show its text, or end the row."""
-        if token is None:
-            self._events.append((row, Failed(_not_finite(row))))
-            self._leave(row, scrub=True)
-            return
-        assert row.text is not None and row.stops is not None
+    def _advance(self, share: Share, tokens: Sequence[int | None]) -> None:
+        """Take the tokens drawn for a row: show their text, or end it."""
+        row, right = share.row, len(tokens) - 1
+        assert row.lease is not None
+        row.lease.length += right
         row.first_token = row.first_token or time.monotonic()
+        before = len(row.tokens)
+        finish: FinishReason | None = None
+        for token in tokens:
+            if token is None:
+                self._leave(row, keep=False, scrub=True)
+                self._refuse(row, faults.nothing_to_draw(row))
+                return
+            finish = self._say(row, token)
+            if finish is not None:
+                break
+        self.measures.moved(row, len(row.tokens) - before)
+        if finish is not None:
+            self._end(row, finish)
+        elif row.drafter is not None:
+            row.drafter.learn(len(share.guess), right)
+            row.drafter.add(row.tokens[before:])
+
+    def _say(self, row: Row, token: int) -> FinishReason | None:
+        """Take one token and show what it lets be shown; why it was the row's last, if it was."""
+        assert row.text is not None and row.picker is not None
         row.tokens.append(token)
         if token in self._ends:
-            self._end(row, "stop")
-            return
-        shown = row.stops.feed(row.text.feed(token))
-        if shown:
-            self._events.append((row, Text(shown)))
-        if row.stops.found:
-            self._end(row, "stop")
-        elif len(row.tokens) >= row.budget:
-            self._end(row, "length")
+            return "stop"
+        shown = row.text.feed(token, row.picker.likely)
+        if shown is not None:
+            self._events.append((row, shown))
+        if row.text.stopped or (row.grammar is not None and row.grammar.complete):
+            return "stop"
+        return "length" if len(row.tokens) >= row.budget else None
 
     def _end(self, row: Row, finish: FinishReason) -> None:
-        assert row.text is not None and row.stops is not None
-        rest = row.stops.feed(row.text.finish()) + row.stops.finish()
-        if rest:
-            self._events.append((row, Text(rest)))
+        assert row.text is not None
+        rest = row.text.finish()
+        if rest is not None:
+            self._events.append((row, rest))
         now = time.monotonic()
         first = row.first_token - row.asked if row.first_token else 0.0
-        ended = Ended(finish, len(row.tokens), first, now - row.asked, tuple(row.logprobs))
+        ended = Ended(finish, len(row.tokens), first, now - row.asked, tuple(row.logprobs), max(0, row.cached))
         self._events.append((row, ended))
         self._leave(row)
+        self.measures.left(row, "stop" if finish == "stop" else "length")
 
-    def _leave(self, row: Row, *, scrub: bool = False) -> None:
+    def _refuse(self, row: Row, problem: Problem) -> None:
+        self._events.append((row, Failed(problem)))
+        self.measures.left(row, "error")
+
+    def _leave(self, row: Row, *, keep: bool = True, scrub: bool = False) -> None:
+        """Take a row's place from it.
+
+        Args:
+            keep: others may begin with what it has read.
+            scrub: its keys and values may not be finite.
+        """
         assert row.lease is not None
         self._running.remove(row)
         self._reserved -= row.reserved
+        if keep:
+            self._sharing.keep(row, self._model.cache.limit - self._reserved)
         self._model.cache.release(row.lease, scrub=scrub)
-        row.lease = None
+        row.lease = row.leader = None
 
     def _fail_all(self, error: Exception) -> None:
         """A forward that failed leaves no row in a known state: all of them end."""
         log.error("step failed", rows=len(self._running), exc_info=error)
-        memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error).lower()
-        problem = Unavailable(
-            "引擎内存不足，请减少并发或缩短输入后重试" if memory else "引擎内部错误，请重试",
-            "the engine ran out of memory; ask for less at once" if memory else "the engine failed inside; ask again",
-        )
         for row in list(self._running):
-            self._events.append((row, Failed(problem)))
-            self._leave(row, scrub=True)
+            self._leave(row, keep=False, scrub=True)
+            self._refuse(row, faults.failed_inside())
 
 
 def _picker(row: Row) -> Picker:
@@ -299,9 +333,11 @@ def _picker(row: Row) -> Picker:
     return row.picker
 
 
-def _not_finite(row: Row) -> Unavailable:
-    who = row.adapter.name if row.adapter else ""
-    return Unavailable(
-        f"模型输出了非有限数{f'（适配器 {who}）' if who else ''}，权重可能已损坏",
-        f"the model produced numbers that are not finite{f' (adapter {who})' if who else ''}; its weights may be broken",
-    )
+def _scores(logits_KV: Tensor, want: Wanted) -> list[float]:
+    """Log-probabilities of the prompt tokens that these logits speak of; nothing speaks of the first."""
+    targets = want.share.row.prompt[want.first + 1 : want.first + 1 + want.end - want.begin]
+    if not targets:
+        return []
+    shares = logits_KV[want.begin : want.begin + len(targets)].log_softmax(-1)
+    picked: list[float] = shares.gather(1, torch.tensor(targets, device=shares.device)[:, None])[:, 0].tolist()
+    return picked

@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from tunesmith.inference.worker import wire
+from tunesmith.inference.worker.exposition import page
 from tunesmith.inference.worker.generation import Generation
 from tunesmith.kernel.problems import Invalid, NotFound, Problem, Unavailable
 
@@ -45,6 +46,7 @@ class Worker:
         app.add_routes(
             [
                 web.get("/health", self.health),
+                web.get("/metrics", self.metrics),
                 web.get("/v1/models", self.models),
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.complete),
@@ -111,6 +113,13 @@ class Worker:
             status = "failed"
             body |= msgspec.json.decode(wire.error(self._problem)[1])
         return _json(body | {"status": status}, 200 if status == "ready" else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """What Prometheus reads; see ``exposition``."""
+        core = self._ready()
+        cache = core.model.cache
+        body = page(core.scheduler.measures, self._name, cache.allocated / cache.limit if cache.limit else 0.0)
+        return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
     async def models(self, request: web.Request) -> web.Response:
         names = [self._name, *sorted(self._ready().adapters)]

@@ -1,10 +1,25 @@
 """From token ids to text a person may see: whole characters only, and nothing of a stop string."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from tunesmith.inference.engine import TokenLogprob
+from tunesmith.inference.worker.events import Text
 
 Decode = Callable[[Sequence[int]], str]
+Spell = Callable[[int], bytes]  # the bytes one token stands for
 _BROKEN = "\ufffd"  # what decoders put where bytes are no UTF-8, or not yet
 _WINDOW = 64  # tokens decoded again at most; longer runs of broken bytes are let go as they are
+
+
+class Likely(Protocol):
+    """The log-probability of one token, and (token id, log-probability) of the likeliest in its place."""
+
+    @property
+    def logprob(self) -> float: ...
+    @property
+    def top(self) -> Sequence[tuple[int, float]]: ...
 
 
 class Detokenizer:
@@ -16,6 +31,9 @@ class Detokenizer:
     Args:
         decode: token ids to text.
         before: tokens that precede the first one; decoders that treat a text's beginning specially look at them.
+
+    Attributes:
+        inside: the last token ended inside a character.
     """
 
     def __init__(self, decode: Decode, before: Sequence[int] = ()) -> None:
@@ -24,15 +42,16 @@ class Detokenizer:
         self._context = decode(self._tokens) if self._tokens else ""
         self._settled = len(self._tokens)
         self._shown = 0  # characters after the context already given out
+        self.inside = False
 
     def feed(self, token: int) -> str:
         """The text ``token`` adds; "" while it ends inside a character."""
         self._tokens.append(token)
         fresh = self._decode(self._tokens)[len(self._context) :]
-        open_end = fresh.endswith(_BROKEN) and len(self._tokens) - self._settled < _WINDOW
-        safe = fresh[:-1] if open_end else fresh
+        self.inside = fresh.endswith(_BROKEN) and len(self._tokens) - self._settled < _WINDOW
+        safe = fresh[:-1] if self.inside else fresh
         added, self._shown = safe[self._shown :], max(self._shown, len(safe))
-        if not open_end:
+        if not self.inside:
             self._tokens = self._tokens[self._settled :]
             self._context = self._decode(self._tokens)
             self._settled, self._shown = len(self._tokens), 0
@@ -42,14 +61,22 @@ class Detokenizer:
         """What was held back: an unfinished character shows as U+FFFD, as when all is decoded at once."""
         fresh = self._decode(self._tokens)[len(self._context) :]
         added, self._shown = fresh[self._shown :], len(fresh)
+        self.inside = False
         return added
 
 
 class StopStrings:
-    """Finds the first of some strings in a text that comes in pieces, and holds back what may begin one."""
+    """Finds the first of some strings in a text that comes in pieces, and holds back what may begin one.
+
+    Time is linear in the text, whatever the strings (Knuth, Morris and Pratt's matching), and where the pieces break
+    changes nothing: the string that is complete first counts, of several the longest.
+    """
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = [text for text in strings if text]
+        self._borders = [_borders(text) for text in self._strings]
+        self._matched = [0] * len(self._strings)  # how much of each string the end of the text spells
+        self._firsts = frozenset(text[0] for text in self._strings)
         self._held = ""
         self.found = False
 
@@ -57,23 +84,97 @@ class StopStrings:
         """The part of the text that is now safe to show; after ``found``, always ""."""
         if self.found:
             return ""
-        if not self._strings:
+        if not self._held and self._firsts.isdisjoint(piece):
             return piece
         text = self._held + piece
-        at = min((i for i in (text.find(stop) for stop in self._strings) if i >= 0), default=-1)
-        if at >= 0:
-            self.found, self._held = True, ""
-            return text[:at]
-        keep = max(_overlap(text, stop) for stop in self._strings)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        for at in range(len(self._held), len(text)):
+            length = self._take(text[at])
+            if length:
+                self.found, self._held = True, ""
+                return text[: at + 1 - length]
+        safe = len(text) - max(self._matched)
+        self._held = text[safe:]
+        return text[:safe]
 
     def finish(self) -> str:
         """What was held back and turned out to be text."""
         held, self._held = self._held, ""
         return "" if self.found else held
 
+    def _take(self, letter: str) -> int:
+        """Go on by one character; the length of the longest string that it completes, or 0."""
+        complete = 0
+        for i, (string, borders) in enumerate(zip(self._strings, self._borders, strict=True)):
+            matched = self._matched[i]
+            while matched and string[matched] != letter:
+                matched = borders[matched - 1]
+            matched += string[matched] == letter
+            self._matched[i] = matched
+            if matched == len(string):
+                complete = max(complete, matched)
+        return complete
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of ``text`` that begins ``stop``."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+class Transcript:
+    """What one row says: its text as it may be shown, each token's log-probability with the text it stands for.
+
+    A token is told with the piece that shows its last character; one whose end a stop string cuts off is not told.
+
+    Args:
+        spell: given where log-probabilities are to be told.
+    """
+
+    def __init__(self, text: Detokenizer, stops: StopStrings, spell: Spell | None = None) -> None:
+        self._text, self._stops, self._spell = text, stops, spell
+        self._produced = self._shown = 0  # characters the tokens make, and those that were shown
+        self._unfinished: list[TokenLogprob] = []  # inside a character that is not whole yet
+        self._held: deque[tuple[int, TokenLogprob]] = deque()  # and where in the text each ends
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string was found: nothing more will be shown."""
+        return self._stops.found
+
+    def feed(self, token: int, likely: Likely | None = None) -> Text | None:
+        """What ``token`` lets be shown; None for nothing."""
+        piece = self._text.feed(token)
+        if likely is not None and self._spell is not None:
+            self._unfinished.append(_told(token, likely, self._spell))
+        return self._showing(piece, self._stops.feed(piece))
+
+    def finish(self) -> Text | None:
+        """What was held back until now; None for nothing."""
+        rest = self._text.finish()
+        return self._showing(rest, self._stops.feed(rest) + self._stops.finish())
+
+    def _showing(self, produced: str, shown: str) -> Text | None:
+        if self._spell is None:
+            return Text(shown) if shown else None
+        self._produced += len(produced)
+        self._shown += len(shown)
+        if not self._text.inside:
+            self._held.extend((self._produced, token) for token in self._unfinished)
+            self._unfinished = []
+        told = []
+        while self._held and self._held[0][0] <= self._shown:
+            told.append(self._held.popleft()[1])
+        return Text(shown, tuple(told)) if shown or told else None
+
+
+def _told(token: int, likely: Likely, spell: Spell) -> TokenLogprob:
+    def one(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        raw = spell(token)
+        return TokenLogprob(raw.decode(errors="replace"), logprob, raw, top)
+
+    return one(token, likely.logprob, tuple(one(other, share) for other, share in likely.top))
+
+
+def _borders(string: str) -> list[int]:
+    """For each beginning of ``string``, the length of its longest proper end that begins it too."""
+    borders = [0] * len(string)
+    for i in range(1, len(string)):
+        length = borders[i - 1]
+        while length and string[length] != string[i]:
+            length = borders[length - 1]
+        borders[i] = length + (string[length] == string[i])
+    return borders

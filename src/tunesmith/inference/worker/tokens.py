@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tunesmith.inference.worker.grammar import Grammars
 from tunesmith.inference.worker.loading import reason
 from tunesmith.inference.worker.rehearsal import rehearse
 from tunesmith.kernel.problems import Conflict, Invalid, Unsupported
@@ -17,6 +18,7 @@ from tunesmith.kernel.problems import Conflict, Invalid, Unsupported
 _COMPOSED = 4
 # Tokenizers other than BPE may make one unknown token of a whole word.
 _WORD = 100
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how byte fallback names a token of one byte
 _FACTS = "tunesmith.json"  # beside the weights of an adapter that was trained here
 _MAX_FACTS_BYTES = 4 << 20
 
@@ -26,6 +28,8 @@ class Tokens:
 
     Attributes:
         context: most tokens a prompt may have; longer texts are refused before they are tokenized. None lets all pass.
+        ends: token ids that end a completion.
+        grammars: what completions may be made to satisfy.
 
     Raises:
         Invalid: the tokenizer files cannot be loaded, or the chat template takes too much memory or time.
@@ -49,6 +53,10 @@ class Tokens:
         backend.no_truncation()
         backend.no_padding()
         self._backend: Any = backend
+        self.grammars = Grammars(backend.to_str, self.ends)
+        self._spelled: dict[int, bytes] = {}
+        self._letters = _byte_letters(backend.decoder)
+        self._added = frozenset(backend.get_added_tokens_decoder())
         longest = max(map(len, backend.get_vocab(with_added_tokens=True)), default=1)
         if type(backend.model).__name__ != "BPE":
             longest = max(longest, _WORD)
@@ -132,6 +140,33 @@ class Tokens:
         """Text of ``ids`` without special tokens."""
         text: str = self._backend.decode(ids if isinstance(ids, list) else list(ids), skip_special_tokens=True)
         return text
+
+    def spell(self, token: int) -> bytes:
+        """The bytes one token stands for, which need not be whole characters; b"" for an id that is no token's."""
+        if token not in self._spelled:
+            self._spelled[token] = self._bytes_of(token)
+        return self._spelled[token]
+
+    def _bytes_of(self, token: int) -> bytes:
+        name: str | None = self._backend.id_to_token(token)
+        if name is None:
+            return b""
+        if token in self._added:
+            return name.encode()
+        if self._letters:
+            return b"".join(self._letters.get(letter, letter.encode()) for letter in name)
+        byte = _BYTE.fullmatch(name)
+        return bytes.fromhex(byte[1]) if byte else name.replace("\u2581", " ").encode()
+
+
+def _byte_letters(decoder: Any) -> dict[str, bytes]:
+    """Which letter stands for which byte in the names of byte-level tokens; empty where the tokenizer is none."""
+    if decoder is None or b'"ByteLevel"' not in decoder.__getstate__():
+        return {}
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in plain]
+    letters = {chr(byte): bytes([byte]) for byte in plain}
+    return letters | {chr(0x100 + i): bytes([byte]) for i, byte in enumerate(others)}
 
 
 def _digest(tokenizer: Any) -> str | None:

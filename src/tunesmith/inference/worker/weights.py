@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import Precision
 
 
@@ -32,6 +33,25 @@ def pack(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> Kern
     if precision.name == "bfloat16" and weight_OI.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return Prepacked(weight_OI.to(torch.bfloat16), bias)
     return Dense(weight_OI.to(precision.computed), bias)
+
+
+class Sliced:
+    """A product of very many outputs, as an output head's, packed a slice at a time: packing widens what it packs."""
+
+    _OUTPUTS = 1 << 15
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> None:
+        biases = [None] * len(weight_OI) if bias_O is None else bias_O.split(self._OUTPUTS)
+        self._kernels: list[Kernel] = []
+        for some, bias in zip(weight_OI.split(self._OUTPUTS), biases, strict=False):
+            self._kernels.append(pack(some, bias, precision))
+            let_go([some])
+        self.nbytes = sum(kernel.nbytes for kernel in self._kernels)
+
+    def __call__(self, x_TI: Tensor) -> Tensor:
+        if len(self._kernels) == 1:
+            return self._kernels[0](x_TI)
+        return torch.cat([kernel(x_TI) for kernel in self._kernels], dim=-1)
 
 
 class Dense:

@@ -111,6 +111,8 @@ async def test_a_conversation_is_sent_whole_and_the_model_is_told_not_to_think()
     async with ollama(handler) as engine:
         await heard(engine, Request((Message("system", "短"), Message("user", "hello")), QWEN, warm))
         await heard(engine, ask())
+        few = replace(PLAIN, min_p=0.1, presence_penalty=1.0, frequency_penalty=-1.0, schema='{"type": "object"}')
+        await heard(engine, ask(sampling=few))
     messages = [{"role": "system", "content": "短"}, {"role": "user", "content": "hello"}]
     options = {"num_predict": 8, "temperature": 0.5, "top_p": 0.9, "repeat_penalty": 1.2}
     drawn = {"top_k": 40, "seed": 3, "stop": ["END", "END2"]}
@@ -119,6 +121,16 @@ async def test_a_conversation_is_sent_whole_and_the_model_is_told_not_to_think()
         ("/api/chat", common | {"messages": messages, "options": options | drawn}),
         # no top_k is Ollama's own; a penalty of 1 is said, for Ollama's own is another
         ("/api/chat", common | {"messages": messages[1:], "options": options | {"repeat_penalty": 1.0}}),
+        (
+            "/api/chat",
+            common
+            | {
+                "messages": messages[1:],
+                "options": options
+                | {"repeat_penalty": 1.0, "min_p": 0.1, "presence_penalty": 1.0, "frequency_penalty": -1.0},
+                "format": {"type": "object"},
+            },
+        ),
     ]
 
 

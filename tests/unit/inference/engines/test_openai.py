@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from aiohttp import web
 
 from tests.unit.inference.engines.serving import Handler, answers, says, serving
 from tunesmith.datasets.example import Message
-from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Sampling
+from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Sampling, TokenLogprob
 from tunesmith.inference.engines import refusals
 from tunesmith.inference.engines.answer import Label
 from tunesmith.inference.engines.openai import OpenAIEngine
@@ -376,6 +377,107 @@ async def test_neutral_settings_stay_unsaid_to_foreign_engines_and_the_key_is_se
         "prompt": "raw",
     }
     assert {authorization for _, _, authorization in seen} == {"Bearer secret"}
+
+
+async def test_what_few_engines_know_is_said_only_where_it_is_asked_for_and_the_owner_to_our_own_alone(
+    tmp_path: Path,
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(await request.json())
+        return await says(frame("a", "stop"), b"data: [DONE]\n\n")(request)
+
+    schema = '{"type": "object", "title": "谢"}'
+    full = replace(PLAIN, min_p=0.1, presence_penalty=1.0, frequency_penalty=-0.5, schema=schema, top_logprobs=3)
+    messages = (Message("user", "hello"),)
+    async with upstream(handler) as foreign, worker(handler, tmp_path) as builtin:
+        for engine in (foreign, builtin):
+            for sampling in (PLAIN, full):
+                await heard(engine, Request(messages, Model("m"), sampling, owner="ada"))
+        await heard(foreign, Request("raw", Model("m"), full))
+    unsaid = {"min_p", "presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "response_format"}
+    assert not (unsaid | {"cache_salt"}) & set(seen[0])
+    assert "cache_salt" not in seen[1]
+    assert [body["cache_salt"] for body in seen[2:4]] == ["ada", "ada"]
+    for body in (seen[1], seen[3]):
+        assert (body["min_p"], body["presence_penalty"], body["frequency_penalty"]) == (0.1, 1.0, -0.5)
+        assert (body["logprobs"], body["top_logprobs"]) == (True, 3)
+        form = body["response_format"]
+        assert (form["type"], form["json_schema"]["schema"]) == ("json_schema", json.loads(schema))
+    assert (seen[4]["logprobs"], "top_logprobs" in seen[4]) == (3, False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("min_p", 1.5),
+        ("min_p", float("nan")),
+        ("presence_penalty", 3.0),
+        ("frequency_penalty", float("-inf")),
+        ("top_logprobs", 21),
+        ("top_logprobs", -1),
+        ("schema", "{"),
+        ("schema", "[1]"),
+        ("schema", '{"a": "\ud800"}'),
+        ("schema", '{"a":' * 100_000),
+        ("schema", '{"a": "' + "x" * 200_000 + '"}'),
+    ],
+)
+async def test_settings_no_engine_can_follow_are_refused_before_they_are_sent(field: str, value: Any) -> None:
+    async with upstream(answers(500, b"")) as engine:
+        with pytest.raises(Invalid) as refused:
+            await heard(engine, ask(sampling=replace(PLAIN, **{field: value})))
+    assert refused.value.details == {"field": field}
+    assert len(refused.value.en) < 200
+
+
+def choice(text: str | None, logprobs: Any, finish: str | None = None, **more: Any) -> bytes:
+    delta = {"content": text} if text is not None else {}
+    body = {"choices": [{"delta": delta, "finish_reason": finish, "logprobs": logprobs}], **more}
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+TOLD = replace(PLAIN, top_logprobs=2)
+
+
+async def test_log_probabilities_come_with_the_delta_they_came_with() -> None:
+    top = [{"token": "好", "logprob": -0.5, "bytes": [229, 165, 189]}, {"token": "b", "logprob": -1, "bytes": None}]
+    first = {"content": [{"token": "\ufffd", "logprob": -2.5, "bytes": [228], "top_logprobs": []}]}
+    second = {"content": [{"token": "好", "logprob": -0.5, "bytes": [229, 165, 189], "top_logprobs": [*top, top[1]]}]}
+    pieces = [choice("", first), choice("你好", second), choice(None, None, "stop"), b"data: [DONE]\n\n"]
+    async with upstream(says(*pieces)) as engine:
+        *deltas, done = await heard(engine, ask(sampling=TOLD))
+        assert isinstance(done, Done)
+        told = [token for delta in deltas if isinstance(delta, Delta) for token in delta.logprobs]
+        likeliest = (TokenLogprob("好", -0.5, "好".encode()), TokenLogprob("b", -1.0))
+        assert told == [TokenLogprob("\ufffd", -2.5, b"\xe4"), TokenLogprob("好", -0.5, "好".encode(), likeliest)]
+        assert "".join(delta.text for delta in deltas if isinstance(delta, Delta)) == "你好"
+        # whoever did not ask is not told
+        assert all(isinstance(event, Done) or not event.logprobs for event in await heard(engine, ask()))
+
+
+async def test_raw_completions_columns_mean_the_same() -> None:
+    columns = {
+        "tokens": ["a", "b"],
+        "token_logprobs": [None, -2.0],
+        "top_logprobs": [None, {"b": -2.0, "c": -0.1, "d": -1.0}],
+        "text_offset": [0, 1],
+    }
+    body = {"choices": [{"text": "ab", "finish_reason": "length", "logprobs": columns}]}
+    async with upstream(says(b"data: " + json.dumps(body).encode() + b"\n\n")) as engine:
+        delta, done = await heard(engine, Request("raw", Model("m"), TOLD))
+    top = (TokenLogprob("c", -0.1), TokenLogprob("d", -1.0))
+    assert delta == Delta(0, "ab", (TokenLogprob("a", 0.0), TokenLogprob("b", -2.0, top=top)))
+    assert isinstance(done, Done)
+
+
+@pytest.mark.parametrize("nonsense", [7, [], {"content": 7}, {"tokens": [1]}, {"content": [{"token": "a"}]}])
+async def test_log_probabilities_of_no_known_shape_end_the_answer_only_where_they_were_asked_for(nonsense: Any) -> None:
+    async with upstream(says(choice("a", nonsense, "stop"), b"data: [DONE]\n\n")) as engine:
+        assert (await heard(engine, ask()))[0] == Delta(0, "a")
+        with pytest.raises(Unavailable):
+            await heard(engine, ask(sampling=TOLD))
 
 
 async def test_text_that_is_no_unicode_is_refused_before_it_is_sent() -> None:

@@ -92,3 +92,32 @@ def test_new_slots_are_finite() -> None:
     store = cache()
     lease = store.lease(8)
     assert all(torch.count_nonzero(tensor) == 0 for tensor in (*lease.arena.keys, *lease.arena.values))
+
+
+@pytest.mark.parametrize("fails_at", range(1, 5))
+def test_an_arena_that_runs_out_of_memory_while_it_grows_is_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    store = cache()
+    rows = [store.lease(8), store.lease(8)]
+    for value, lease in enumerate(rows, 1):
+        write(store, lease, value, 30)
+    zeros, calls = torch.zeros, 0
+
+    def fails(*size: object, **how: object) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise MemoryError
+        return zeros(*size, **how)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr("tunesmith.inference.worker.cache.torch.zeros", fails)
+    with pytest.raises(MemoryError):
+        store.lease(8)
+    assert all(reads(lease, value) for value, lease in enumerate(rows, 1))
+    rows.append(store.lease(8))
+    write(store, rows[2], 3, 40)
+    assert all(reads(lease, value) for value, lease in enumerate(rows, 1))
+    for lease in rows:
+        store.release(lease)
+    assert store.allocated == 0

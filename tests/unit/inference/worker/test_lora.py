@@ -10,8 +10,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.tiny_model import make_tiny_adapter, make_tiny_base
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.lora import AdapterWeights, Segment
 from tunesmith.inference.worker.model import LanguageModel, Step
@@ -178,3 +179,33 @@ def test_a_folder_without_safetensors_is_not_found(model: LanguageModel, adapter
         model.lora.read("town", folder)
     with pytest.raises(NotFound):
         model.lora.read("town", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", ["a pickle", "truncated", "nothing", "a header that lies"])
+def test_a_file_that_is_no_safetensors_is_refused_whatever_its_name(
+    model: LanguageModel, adapters: list[Path], tmp_path: Path, content: str
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapters[0], folder)
+    path = folder / "adapter_model.safetensors"
+    whole = path.read_bytes()
+    if content == "a pickle":
+        torch.save({"weights": torch.zeros(2)}, path)
+    else:
+        size = (1 << 62).to_bytes(8, "little")
+        path.write_bytes({"truncated": whole[:-100], "nothing": b"", "a header that lies": size + whole[8:]}[content])
+    with pytest.raises(Invalid) as refused:
+        model.lora.read("town", folder)
+    assert "town" in refused.value.en
+
+
+def test_an_adapter_for_a_base_of_another_size_is_refused(model: LanguageModel, tmp_path: Path) -> None:
+    other = make_tiny_base(tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"hidden_size": 32}))
+    larger = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(other))
+    shutil.rmtree(other)
+    larger.save_pretrained(other)
+    folder = make_tiny_adapter(other, tmp_path / "adapter", seed=1)
+    with pytest.raises(Invalid, match="expected"):
+        model.lora.read("town", folder)

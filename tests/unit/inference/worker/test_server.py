@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.tiny_model import CONTEXT, make_tiny_base
 from tunesmith.inference.worker.server import Worker
@@ -154,7 +155,7 @@ async def test_tokenize_renders_the_chat_template(client: Client) -> None:
         ("/v1/chat/completions", {"model": "tiny", "messages": HELLO, "top_p": 0}, 400, "Invalid"),
         ("/v1/chat/completions", {"model": "tiny", "messages": HELLO, "max_tokens": 0}, 400, "Invalid"),
         ("/v1/chat/completions", {"model": "tiny", "messages": HELLO, "stop": [""]}, 400, "Invalid"),
-        ("/v1/chat/completions", {"model": "tiny", "messages": HELLO, "n": 2}, 400, "Invalid"),
+        ("/v1/chat/completions", {"model": "tiny", "messages": HELLO, "n": 129}, 400, "Invalid"),
         ("/v1/completions", {"model": "tiny", "prompt": []}, 400, "Invalid"),
         ("/v1/completions", {"model": "tiny", "prompt": [[]]}, 400, "Invalid"),
         ("/v1/completions", {"model": "tiny", "prompt": [1.5]}, 400, "Invalid"),
@@ -243,3 +244,52 @@ async def test_the_server_answers_while_rows_decode(client: Client) -> None:
         answered += 1
     assert answered > 5
     await asyncio.gather(*running)
+
+
+async def test_metrics_count_by_model_and_adapter_what_was_answered(client: Client, adapters: list[Path]) -> None:
+    await client.post("/v1/load_lora_adapter", {"lora_name": "town@v1#1", "lora_path": str(adapters[0])})
+    before = await counts(client)
+    for model in ("tiny", "town@v1#1", "town@v1#1"):
+        ask = {"model": model, "messages": HELLO, "temperature": 0, "max_tokens": 5}
+        assert (await client.post("/v1/chat/completions", ask))[0] == 200
+    await client.post("/v1/unload_lora_adapter", {"lora_name": "town@v1#1"})
+    after = await counts(client)
+    grown = {key: value - before.get(key, 0) for key, value in after.items()}
+    assert grown["tunesmith:generation_tokens_total", ""] == 5
+    assert grown["tunesmith:generation_tokens_total", "town"] == 10
+    assert grown["tunesmith:time_to_first_token_seconds_count", "town"] == 2
+    assert grown["tunesmith:inter_token_latency_seconds_sum", "town"] > 0
+    assert grown["tunesmith:prompt_tokens_total", "town"] == 2 * grown["tunesmith:prompt_tokens_total", ""] > 0
+    assert after["tunesmith:num_requests_running", "town"] == 0
+
+
+async def counts(client: Client) -> dict[tuple[str, str], float]:
+    """The samples that have no label but the model's and the adapter's."""
+    async with client.session.get("http://engine/metrics") as response:
+        assert response.content_type == "text/plain"
+        families = text_string_to_metric_families(await response.text())
+    return {
+        (sample.name, sample.labels["adapter"]): sample.value
+        for family in families
+        for sample in family.samples
+        if set(sample.labels) == {"model_name", "adapter"} and sample.labels["model_name"] == "tiny"
+    }
+
+
+async def test_usage_tells_what_was_known_of_a_prompt_and_only_its_owner_has_it(client: Client) -> None:
+    turns = [{"role": "user", "content": "who is the mayor of the town by the river? " * 3}]
+    ask = {"model": "tiny", "messages": turns, "temperature": 0, "max_tokens": 8, "n": 3}
+
+    async def cached(**more: object) -> int:
+        status, answer = await client.post("/v1/chat/completions", ask | more)
+        assert status == 200
+        found: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert found < answer["usage"]["prompt_tokens"]
+        return found
+
+    assert await cached(cache_salt="ada") == 0
+    known = await cached(cache_salt="ada")
+    assert known > 16
+    more = [*turns, {"role": "assistant", "content": "Ada."}, {"role": "user", "content": "and the river?"}]
+    assert await cached(cache_salt="ada", messages=more) >= known - 8
+    assert [await cached(cache_salt="lin"), await cached(), await cached(n=1)] == [0, 0, known]

@@ -6,11 +6,15 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.tiny_model import tiny_tokenizer
-from tunesmith.inference.worker.text import Detokenizer, StopStrings
+from tunesmith.inference.engine import TokenLogprob
+from tunesmith.inference.worker.logprobs import Likely
+from tunesmith.inference.worker.text import Detokenizer, StopStrings, Transcript
 
 _TOKENIZER = tiny_tokenizer()
+_BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
 def decode(ids: Sequence[int]) -> str:
@@ -105,3 +109,129 @@ def test_text_is_cut_at_the_first_stop_string_wherever_the_pieces_break(
         assert stops.found
         assert text.startswith(shown)
         assert not any(stop in shown for stop in strings)
+        letterwise = StopStrings(strings)
+        assert shown == "".join(letterwise.feed(letter) for letter in text)
+
+
+@given(st.text("ab", max_size=60), st.text("ab", min_size=1, max_size=6))
+def test_no_more_is_held_back_than_may_begin_a_stop_string(text: str, stop: str) -> None:
+    stops, shown = StopStrings([stop]), ""
+    for at, letter in enumerate(text, 1):
+        shown += stops.feed(letter)
+        if stops.found:
+            break
+        held = text[len(shown) : at]
+        assert stop.startswith(held)
+        assert not any(stop.startswith(text[i:at]) for i in range(len(shown)))
+
+
+def test_hostile_stop_strings_cost_as_much_as_the_text_is_long() -> None:
+    class Letter(str):
+        """Counts how often letters are compared."""
+
+        compared = 0
+
+        def __ne__(self, other: object) -> bool:
+            Letter.compared += 1
+            return not str.__eq__(self, other)
+
+        __eq__ = str.__eq__
+        __hash__ = str.__hash__
+
+    class Text(str):
+        def __add__(self, other: str) -> "Text":
+            return Text(str(self) + other)
+
+        def __radd__(self, other: str) -> "Text":
+            return Text(other + str(self))
+
+        def __getitem__(self, at: object) -> str:
+            found = str.__getitem__(self, at)  # type: ignore[index]
+            return Letter(found) if isinstance(at, int) else Text(found)
+
+    strings = ["a" * 999 + "b", "a" * 500 + "c", "ab" * 400]
+    text = Text(("a" * 600 + "x") * 40)
+    stops = StopStrings(strings)
+    shown = "".join(stops.feed(Text(text[i : i + 3])) for i in range(0, len(text), 3)) + stops.finish()
+    assert shown == text
+    assert len(text) < Letter.compared <= 3 * len(strings) * len(text)
+
+
+def told(
+    ids: Sequence[int], stop: Sequence[str] = (), *, finish: bool = True
+) -> list[tuple[str, tuple[TokenLogprob, ...]]]:
+    """What a transcript shows of ``ids``, whose log-probabilities are -1, -2, ..."""
+
+    def spell(token: int) -> bytes:
+        letters = _TOKENIZER.convert_ids_to_tokens(token)
+        raw: bytes = bytes(_BYTES[letter] for letter in letters)
+        return raw
+
+    transcript = Transcript(Detokenizer(decode), StopStrings(stop), spell)
+    pieces = []
+    for at, token in enumerate(ids, 1):
+        pieces.append(transcript.feed(token, Likely(-float(at), ((token, -float(at)),))))
+        if transcript.stopped:
+            break
+    pieces.append(transcript.finish() if finish else None)
+    return [(piece.text, piece.logprobs) for piece in pieces if piece is not None]
+
+
+def ids_of(text: str) -> list[int]:
+    ids: list[int] = _TOKENIZER(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def test_log_probabilities_come_with_the_text_their_tokens_stand_for() -> None:
+    ids = ids_of("Hello, how are you 谢🙂 fine")
+    pieces = told(ids)
+    assert "".join(text for text, _ in pieces) == "Hello, how are you 谢🙂 fine"
+    shares = [token for _, tokens in pieces for token in tokens]
+    assert [token.logprob for token in shares] == [-float(at) for at in range(1, len(ids) + 1)]
+    assert b"".join(token.raw for token in shares).decode() == "Hello, how are you 谢🙂 fine"
+    shown = raw = 0
+    for text, tokens in pieces:  # never ahead of the text, never behind it by more than a character's bytes
+        shown += len(text.encode())
+        raw += sum(len(token.raw) for token in tokens)
+        assert raw <= shown
+        assert shown - raw < 4
+    assert all(token.top[0].text == token.text for token in shares)
+
+
+def test_tokens_that_a_stop_string_cuts_off_are_not_told() -> None:
+    ids = ids_of("one two three four five")
+    for stop in ("three", "wo th", " five", "o"):
+        whole = "one two three four five"
+        kept = whole[: whole.index(stop)]
+        pieces = told(ids, [stop])
+        assert "".join(text for text, _ in pieces) == kept
+        spelled = b"".join(token.raw for _, tokens in pieces for token in tokens).decode()
+        assert kept.startswith(spelled)
+        ends = [len("".join(decode(ids[: i + 1]))) for i in range(len(ids))]
+        assert len(spelled) == max((end for end in ends if end <= len(kept)), default=0)
+
+
+def test_tokens_held_back_for_a_stop_string_that_never_came_are_told_with_it() -> None:
+    ids = ids_of("two three")
+    pieces = told(ids, ["three!"])
+    assert [token.logprob for _, tokens in pieces for token in tokens] == [-float(at) for at in range(1, len(ids) + 1)]
+    assert pieces[-1][0].endswith("three")
+    assert pieces[-1][1]
+
+
+@given(
+    st.lists(st.integers(3, len(_TOKENIZER) - 1), max_size=40),
+    st.lists(st.text("abe o", min_size=1, max_size=3), max_size=2),
+)
+def test_every_token_is_told_once_and_in_order_whatever_is_said(ids: list[int], stop: list[str]) -> None:
+    shares = [token.logprob for _, tokens in told(ids, stop) for token in tokens]
+    assert shares == [-float(at) for at in range(1, len(shares) + 1)]
+    if not any(one in decode(ids) for one in stop):
+        assert len(shares) == len(ids)
+
+
+def test_nothing_is_told_where_nothing_was_asked() -> None:
+    transcript = Transcript(Detokenizer(decode), StopStrings([]))
+    piece = transcript.feed(ids_of("one")[0])
+    assert piece is not None
+    assert piece.logprobs == ()

@@ -95,3 +95,26 @@ def test_no_text_that_fits_is_refused(base: Path) -> None:
     count = len(tokens.encode(text, special=True))
     tokens.context = count
     assert len(tokens.encode(text, special=True)) == count
+
+
+def test_the_bytes_of_tokens_put_together_are_those_of_the_text(base: Path) -> None:
+    tokens = Tokens(base)
+    text = "Ada 谢🙂\n\tCafé \u00a0"
+    ids = tokens.encode(text, special=False)
+    assert b"".join(map(tokens.spell, ids)).decode() == text
+    (end,) = {id for id in tokens.ends if tokens.spell(id) == b"<|im_end|>"}
+    assert end in tokens.ends
+    assert tokens.spell(10**6) == b""
+
+
+def test_tokens_of_other_kinds_of_tokenizers_have_bytes_too(base: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<unk>": 0, "</s>": 1, "<0xE8>": 2, "<0xB0>": 3, "<0xA2>": 4, "\u2581Ada": 5, "na\u00efve": 6}
+    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
+    bpe.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", unk_token="<unk>").save_pretrained(tmp_path)
+    tokens = Tokens(tmp_path)
+    assert [tokens.spell(id) for id in (5, 6, 1)] == [b" Ada", "na\u00efve".encode(), b"</s>"]
+    assert b"".join(tokens.spell(id) for id in (2, 3, 4)).decode() == "谢"

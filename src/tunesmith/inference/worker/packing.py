@@ -1,0 +1,131 @@
+"""What one step holds: how many tokens of each row, and the tensors' raw material."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunesmith.inference.worker.attention import Chunk
+from tunesmith.inference.worker.cache import Cache
+from tunesmith.inference.worker.drafts import StepTimes
+from tunesmith.inference.worker.lora import Segment
+from tunesmith.inference.worker.model import Step
+from tunesmith.inference.worker.row import Row
+
+_LEAST_PREFILL = 64
+_GUESSED = 16  # with more tokens no machine takes hardly longer than with one
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A step holds the next ``count`` tokens of ``row``, and then ``guess``: what it may say next."""
+
+    row: Row
+    count: int
+    guess: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Rows [begin, end) of a step's logits are one row's; ``first`` is the position of the token they begin with."""
+
+    share: Share
+    begin: int
+    end: int
+    first: int
+
+    @property
+    def draws(self) -> bool:
+        """They speak of the row's next token, from ``drawn`` on."""
+        return self.share.count == self.share.row.left
+
+    @property
+    def drawn(self) -> int:
+        return self.end - 1 - len(self.share.guess)
+
+
+def share_out(running: Sequence[Row], *, prefill: int, scored: int, times: StepTimes | None = None) -> list[Share]:
+    """How many tokens of each row the next step holds; rows it has no room for are left out.
+
+    Rows with one token to go always have it: those that decode, and those whose prompt was known but for its end.
+
+    Args:
+        prefill: most tokens of prompts, those of decoding rows counted in; a few are always read.
+        scored: most tokens whose logits are kept to be scored.
+        times: how long steps take; without, more tokens are taken to cost nothing.
+    """
+    shares = [Share(row, 1) for row in running if row.left == 1]
+    reading = _reading(running, max(min(prefill, _LEAST_PREFILL), prefill - len(shares)), scored)
+    if not reading:
+        shares = _with_guesses(shares, times or StepTimes())
+    # Rows that wear the same adapter lie side by side: one product for all of them.
+    return sorted(shares + reading, key=lambda share: share.row.adapter_key)
+
+
+def pack(cache: Cache, shares: Sequence[Share]) -> tuple[Step, list[Wanted]]:
+    """The step, and whose logits it gives; makes room for what it will write."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    keep: list[int] = []
+    segments: list[Segment] = []
+    chunks, decoding, wanted = [], [], []
+    for share in shares:
+        row, lease = share.row, share.row.lease
+        assert lease is not None
+        begin, start = len(tokens), lease.length
+        tokens.extend(row.upcoming(share.count))
+        tokens.extend(share.guess)
+        end = len(tokens)
+        positions.extend(range(start, start + end - begin))
+        cache.reserve(lease, start + end - begin)
+        if end - begin == 1:
+            decoding.append((lease, begin))
+        else:
+            chunks.append(Chunk(lease, begin, end, start))
+        if row.score or share.count == row.left:
+            first = begin if row.score else begin + share.count - 1
+            wanted.append(Wanted(share, len(keep), len(keep) + end - first, start + first - begin))
+            keep.extend(range(first, end))
+        if row.adapter is not None:
+            if segments and segments[-1].adapter is row.adapter:
+                begin = segments.pop().begin
+            segments.append(Segment(begin, end, row.adapter))
+    return Step(tokens, positions, chunks, decoding, segments, keep), wanted
+
+
+def _reading(running: Sequence[Row], left: int, scored: int) -> list[Share]:
+    """Chunks of the prompts that are still being read, ``left`` tokens in all."""
+    # The first row of every caller goes before the second of any, so one question is not behind a whole evaluation.
+    ahead: dict[str, int] = {}
+    queue = []
+    for row in sorted((row for row in running if row.left > 1), key=lambda row: row.order):
+        ahead[row.group] = ahead.get(row.group, 0) + 1
+        queue.append((ahead[row.group], row.order, row))
+    shares, read = [], set()
+    for _, _, row in sorted(queue, key=lambda item: item[:2]):
+        count = min(left, row.left, *((scored,) if row.score else ()))
+        if count <= 0:
+            continue
+        if row.leader is not None:
+            if id(row.leader) in read:
+                continue
+            row.leader = None  # it is not ahead, so it would only be waited for
+        left -= count
+        scored -= count if row.score else 0
+        read.add(id(row))
+        shares.append(Share(row, count))
+    return shares
+
+
+def _with_guesses(shares: Sequence[Share], times: StepTimes) -> list[Share]:
+    """The same, with what rows may say next as far as that is worth its time."""
+    tokens, said = len(shares), float(len(shares))
+    found = []
+    for share in shares:
+        row = share.row
+        # the last token of its budget is never an input, so a guess has one place less
+        most = min(_GUESSED - tokens, row.budget - len(row.tokens) - 1)
+        guess: Sequence[int] = ()
+        if row.drafter is not None and row.tokens and most > 0:
+            guess = row.drafter.guess(most, times, tokens=tokens, said=said)
+            tokens, said = tokens + len(guess), said + row.drafter.gain(len(guess))
+        found.append(Share(row, 1, guess))
+    return found

@@ -1,0 +1,45 @@
+"""Memory of files that are mapped: given back as soon as what it holds has been copied elsewhere."""
+
+import ctypes
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from torch import Tensor
+
+_PAGE = 4096
+_DONT_NEED = 4  # MADV_DONTNEED
+
+
+def let_go(tensors: Iterable[Tensor]) -> None:
+    """Give back the pages that lie whole in a safetensors file's mapping; they are read again when they are used.
+
+    transformers maps a checkpoint instead of copying it. What was once looked at would count as this process's memory
+    for as long as one weight of the file is used.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mapped = list(_mappings())
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            continue
+        begin = -(-tensor.data_ptr() // _PAGE) * _PAGE
+        end = (tensor.data_ptr() + tensor.nbytes) // _PAGE * _PAGE
+        # Only of files: the same call would wipe other memory.
+        if begin < end and any(low <= begin and end <= high for low, high in mapped):
+            _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONT_NEED)
+
+
+def _mappings() -> Iterable[tuple[int, int]]:
+    """Where files of weights are mapped and were not written to: (first address, address after the last)."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6 and fields[5].endswith(".safetensors"):
+            low, _, high = fields[0].partition("-")
+            yield int(low, 16), int(high, 16)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
