@@ -183,7 +183,10 @@ class Registry:
             raise Invalid(f"{name} 不是 LoRA 适配器", f"{name} is not a LoRA adapter", adapter=name)
         if not 1 <= rank <= MAX_RANK or config.get("auto_mapping"):
             raise Invalid(f"{name} 的 adapter_config.json 不可用", f"{name}: adapter_config.json cannot be used")
-        files = [os.stat(weights), os.stat(folder / "adapter_config.json")]
+        try:
+            files = [os.stat(weights), os.stat(folder / "adapter_config.json")]
+        except FileNotFoundError as error:  # removed while it was looked at
+            raise NotFound(f"{name} 已被删除", f"{name} is gone", adapter=name) from error
         return Adapter(
             name=name,
             path=folder,

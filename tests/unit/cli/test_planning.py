@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.cli.conftest import Invoke, error_of
 from tests.unit.cli.test_data import write_rows
-from tests.unit.training.test_plan import drawn
+from tests.unit.training.plan.test_plan import drawn
 from tunesmith.cli.planning import judged
 from tunesmith.cli.session import opened
 from tunesmith.kernel.files import write_json
