@@ -165,7 +165,7 @@ def compose(settings: Settings) -> Services:
         registry=registry,
         versions=versions,
         aliases=aliases,
-        removal=Removal(database, registry, lambda name: [m.name for m in served.list() if m.model.adapter == name]),
+        removal=Removal(database, registry, lambda: [(m.name, m.model.adapter) for m in served.list()]),
         notes=ModelNotes(database, usage),
         usage=usage,
         spending=Spending(database, usage),

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+import secrets
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +12,7 @@ from tunesmith.kernel.problems import Problem
 from tunesmith.models.model import Adapter
 
 _KEPT_UNUSED = 16
-_MARK = re.compile(r"@[0-9a-zA-Z.:-]*#\d+")
+_MARK = re.compile(r"@[0-9a-zA-Z.:-]*#[0-9a-f-]+")
 
 
 def plain(text: str) -> str:
@@ -60,6 +61,7 @@ class LoadedAdapters:
         self._host = host
         self._loaded: dict[str, _Loaded] = {}  # by wire name
         self._numbers = itertools.count(1)
+        self._mark = secrets.token_hex(3)  # an engine that was only joined may know what a former server loaded
         self._tasks: set[asyncio.Task[None]] = set()
 
     def names(self) -> tuple[str, ...]:
@@ -108,7 +110,7 @@ class LoadedAdapters:
     def _load(self, adapter: Adapter) -> tuple[str, _Loaded]:
         for older in self._loaded.values():
             older.unwanted = older.unwanted or older.adapter.name == adapter.name
-        wire = f"{adapter.name}@{adapter.version[:12]}#{next(self._numbers)}"
+        wire = f"{adapter.name}@{adapter.version[:12]}#{self._mark}-{next(self._numbers)}"
         task = asyncio.create_task(self._host.load_adapter(wire, adapter))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._loaded[wire] = _Loaded(adapter, task)

@@ -1,6 +1,5 @@
 """Asking models: one conversation, one conversation asked of base and tuned, many prompts at once."""
 
-import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -222,10 +221,9 @@ def check_sampling(sampling: Sampling) -> Sampling:
         ("top_logprobs", sampling.top_logprobs or 0, 0, MAX_TOP_LOGPROBS, f"0 .. {MAX_TOP_LOGPROBS}"),
     )
     for name, value, low, high, said in limits:
-        if not math.isfinite(value) or not low <= value <= high:
-            raise Invalid(
-                f"{name} 应在 {said} 之间，得到 {value}", f"{name} must be in {said}, got {value}", field=name
-            )
+        if not low <= value <= high:  # not a number is in no range
+            got = str(value)[:40]
+            raise Invalid(f"{name} 应在 {said} 之间，得到 {got}", f"{name} must be in {said}, got {got}", field=name)
     if len(sampling.schema or "") > _MAX_SCHEMA:
         raise Invalid(
             f"schema 最多 {_MAX_SCHEMA} 个字符", f"schema takes up to {_MAX_SCHEMA} characters", field="schema"

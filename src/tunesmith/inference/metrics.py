@@ -63,6 +63,10 @@ def _families(page: EnginePage) -> "list[Metric] | None":
     except ValueError as error:  # UnicodeDecodeError too
         log.warning("the metrics of an engine cannot be read", base=page.base, reason=str(error)[:200])
         return None
+    for family in found:
+        family.samples = [
+            sample._replace(timestamp=None) for sample in family.samples
+        ]  # now is when they were asked for
     return [family for family in found if family.name.startswith(_OURS)]
 
 

@@ -208,7 +208,7 @@ class EngineProcess:
         )
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.alive:
+        if self.alive or self._several:  # the group lives on where its leader was killed
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, number)  # its own session, so its own group
 

@@ -14,6 +14,7 @@ from tunesmith.kernel.home import UNPRINTABLE, parse_name
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem
 from tunesmith.models.model import Adapter, Model
 from tunesmith.models.registry import SHIPPED, Registry
+from tunesmith.models.version_store import POINTING
 from tunesmith.models.versions import Version
 
 served_models = sa.Table(
@@ -272,7 +273,8 @@ class ServedModels:
         return model
 
     def _record(self, name: str, model: Model) -> Served:
-        with self._database.write() as connection:
+        with self._database.write(alone=POINTING) as connection:
+            self._checked(model.base, model.adapter)  # nobody removes it from here on
             current = connection.execute(sa.select(served_models.c.name).where(served_models.c.is_current)).scalar()
             connection.execute(sa.delete(served_models).where(served_models.c.name == name))
             served = Served(name, model, current in (None, name))

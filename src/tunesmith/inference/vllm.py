@@ -30,7 +30,7 @@ _TAIL = 16 << 10  # bytes of a log that are looked at
 _ADAPTERS = ("--enable-lora", "--max-loras", "8", "--max-cpu-loras", "32", "--max-lora-rank", "64")
 # every sampling value is the caller's: none of the model's own defaults
 _OURS = ("--generation-config", "vllm", "--disable-uvicorn-access-log")
-_SECRETS = ("TUNESMITH_", "OPENROUTER_")
+_SECRETS = ("TUNESMITH_", "OPENROUTER_", "TOGETHER_", "FIREWORKS_", "HF_TOKEN", "VLLM_API_KEY")
 
 
 async def start(base: BaseModel, folder: Path, settings: Settings) -> RunningEngine:
@@ -165,7 +165,7 @@ def _program(base: BaseModel, folder: Path, settings: Settings) -> Program:
     address = new_address(folder)
     client = VllmEngine.started(address, base.name, _end_tokens(base.path))
     command = [sys.executable, "-P", "-m", "tunesmith.inference.guard", str(os.getpid())]
-    command += [*settings.vllm.command, "serve", str(base.path), "--served-model-name", base.name]
+    command += [*settings.vllm.command, "serve", str(base.path), f"--served-model-name={base.name}"]
     command += [*_ADAPTERS, *_OURS, "--uds", str(address), *settings.vllm.arguments]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
     environment = kept | {

@@ -19,10 +19,12 @@ class Removal:
     """Removes adapters. Blocking; share between threads.
 
     Args:
-        served: names of models that are served with that adapter, by its name under home.
+        served: the models that are served, each with the adapter it wears, by its name under home.
     """
 
-    def __init__(self, database: Database, shelf: Shelf, served: Callable[[str], Sequence[str]]) -> None:
+    def __init__(
+        self, database: Database, shelf: Shelf, served: Callable[[], Sequence[tuple[str, str | None]]]
+    ) -> None:
         self._store, self._shelf, self._served = VersionStore(database), shelf, served
 
     def remove(self, name: str) -> Adapter:
@@ -35,9 +37,9 @@ class Removal:
             Conflict: an alias points at it, or a model is served with it; which, and what to do.
         """
         adapter = self._shelf.adapter(name)
-        served = self._served(adapter.name)
         with self._store.nobody_moves():  # and nothing is written in here: a database may have one writer at a time
-            pointing = [move.alias for move, to in self._store.newest_moves() if to.adapter == adapter.name]
+            pointing = [move.alias for move, to in self._store.newest_moves() if _within(to.adapter, adapter.name)]
+            served = [name for name, worn in self._served() if worn and _within(worn, adapter.name)]
             if pointing:
                 raise _pointed_at(adapter.name, pointing)
             if served:
@@ -53,6 +55,11 @@ class Removal:
             sync(gone.parent)
         _sweep(gone.parent)
         return adapter
+
+
+def _within(found: str, name: str) -> bool:
+    """It is the adapter ``name``, or lies in its folder, as checkpoints do."""
+    return found == name or found.startswith(f"{name}/")
 
 
 def _sweep(folder: Path) -> None:

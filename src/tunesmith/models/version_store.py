@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tunesmith.kernel.db import Database, metadata
 
-_POINTING = "aliases"  # one at a time: who moves an alias, and who removes what one might point at
+POINTING = "aliases"  # one at a time: who moves an alias, serves an adapter, or removes what may be asked for
 _versions = sa.Table(
     "adapter_versions",
     metadata,
@@ -196,7 +196,7 @@ class VersionStore:
     @contextmanager
     def nobody_moves(self) -> Iterator[None]:
         """No alias moves meanwhile, in this process or another."""
-        with self._database.write(alone=_POINTING):
+        with self._database.write(alone=POINTING):
             yield
 
     def add_move(self, move: Move, to: Version, still: Callable[[], object] = lambda: None) -> bool:
@@ -216,7 +216,7 @@ class VersionStore:
             "report": None if move.report is None else msgspec.json.encode(move.report).decode(),
         }
         try:
-            with self._database.write(alone=_POINTING) as connection:
+            with self._database.write(alone=POINTING) as connection:
                 still()
                 connection.execute(sa.insert(_moves).values(**values))
         except IntegrityError:

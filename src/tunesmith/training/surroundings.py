@@ -5,7 +5,9 @@ import sys
 
 from tunesmith.settings import Settings
 
-_UNPASSED = frozenset({"HF_TOKEN", "OPENROUTER_API_KEY", "TOGETHER_API_KEY", "FIREWORKS_API_KEY"})
+_UNPASSED = frozenset(
+    {"HF_TOKEN", "OPENROUTER_API_KEY", "TOGETHER_API_KEY", "FIREWORKS_API_KEY", "TUNESMITH_VLLM_API_KEY"}
+)
 # Tensors of megabytes come and go at every layer. By default glibc gives each back to the system, which hands it out
 # again page by page, zeroed: a tenth of a step's time (see docs/performance.md). Read when a process starts.
 ALLOCATOR = {

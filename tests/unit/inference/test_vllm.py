@@ -155,7 +155,7 @@ async def test_it_is_started_quietly_and_learns_no_keys(
             await supervisor.ensure("other")
     assert "ValueError: no such device" in refused.value.en and "engines/other.log" in refused.value.zh
     arguments, environ = json.loads(told.read_text())
-    assert arguments[:4] == ["serve", str(home.root / "models" / "other"), "--served-model-name", "other"]
+    assert arguments[:3] == ["serve", str(home.root / "models" / "other"), "--served-model-name=other"]
     assert arguments[-2:] == ["--gpu-memory-utilization", "0.4"]
     assert environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True" and environ["VLLM_NO_USAGE_STATS"] == "1"
     assert not [name for name in environ if name.startswith(("OPENROUTER", "TUNESMITH"))]

@@ -25,8 +25,8 @@ class World:
         self.versions = Versions(database, shelf)
         self.aliases = Aliases(database, self.versions)
         self.registry = Registry(home, None, self.aliases.folder_named)
-        self.served: Sequence[str] = ()
-        self.removal = Removal(database, self.registry, lambda adapter: self.served)
+        self.served: Sequence[tuple[str, str | None]] = ()
+        self.removal = Removal(database, self.registry, lambda: self.served)
 
     def point(self, number: int, expected: int = 0) -> None:
         self.aliases.move("prod", self.versions.get(f"v{number}@1"), expected=expected, kind=Kind.FORCED)
@@ -57,11 +57,18 @@ def test_an_adapter_is_kept_while_an_alias_points_at_it_and_the_remedies_are_tol
 
 
 def test_an_adapter_is_kept_while_a_model_is_served_with_it(world: World) -> None:
-    world.served = ["assistant"]
+    world.served = [("other", None), ("assistant", "adapters/v1")]
     with pytest.raises(Conflict, match=r"assistant is served with it.*/models/unload"):
         world.removal.remove("v1")
-    world.served = ()
+    world.served = [("assistant", "adapters/v10")]
     world.removal.remove("v1")
+
+
+def test_an_adapter_is_kept_while_one_that_lies_in_its_folder_is_asked_for(world: World, home: Home) -> None:
+    put_adapter(home, "adapters/v1/checkpoint-5", b"5")
+    world.served = [("early", "adapters/v1/checkpoint-5")]
+    with pytest.raises(Conflict, match="early is served"):
+        world.removal.remove("v1")
 
 
 def test_what_a_killed_removal_left_is_no_adapter_and_goes_with_the_next(world: World, home: Home) -> None:

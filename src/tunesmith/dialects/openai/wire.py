@@ -289,6 +289,7 @@ _NAMES = {
 }
 _TYPES = {401: "authentication_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
 _CODES = {
+    400: "invalid_value",
     404: "unknown_url",
     405: "method_not_allowed",
     409: "conflict",

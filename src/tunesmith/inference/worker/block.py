@@ -21,6 +21,7 @@ from tunesmith.inference.worker.weights import Kernel, Sliced, pack
 
 FAMILIES = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
 _PACKED_AT_ONCE = 4
+_UNITS = 512  # unit vectors at once
 _PLUS_ONE = frozenset({"gemma", "gemma3_text"})  # norms whose weights are kept as their distance from one
 
 
@@ -245,8 +246,13 @@ class _Unpacked:
 
     def __call__(self) -> Tensor:
         device = None if self.bias is None else self.bias.device
-        out = self.kernel(torch.eye(self.inputs, dtype=self.dtype, device=device)).float()
-        return (out if self.bias is None else out - self.bias.float()).t()
+        columns = []
+        for begin in range(0, self.inputs, _UNITS):
+            units = torch.zeros(min(_UNITS, self.inputs - begin), self.inputs, dtype=self.dtype, device=device)
+            units.diagonal(begin).fill_(1)
+            column = self.kernel(units).float()
+            columns.append(column if self.bias is None else column - self.bias.float())
+        return torch.cat(columns).t()
 
 
 def _rotate(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -55,18 +55,19 @@ class Arena:
         lease.arena, lease.slot = self, len(self.leases)
         self.leases.append(lease)
 
-    def remove(self, lease: Lease, *, scrub: bool) -> None:
+    def remove(self, lease: Lease, *, scrub: int = 0) -> None:
         """Take ``lease`` out; the last lease moves into its slot, and an arena mostly empty shrinks.
 
         Args:
-            scrub: zero the slot first. Numbers that are not finite would leak through masked attention (0 * inf) into
-                the slot's next row.
+            scrub: zero so many of its tokens first. Numbers that are not finite would leak through masked attention
+                (0 * inf) into the slot's next row.
         """
         if scrub:
-            self._copy(None, lease.slot, self.capacity)
+            self._copy(None, lease.slot, scrub)
         last = self.leases.pop()
         if last is not lease:
             self._copy(last.slot, lease.slot, last.length)
+            self._copy(None, last.slot, last.length)  # nobody knows yet that they are finite
             self.leases[lease.slot] = last
             last.slot = lease.slot
         if len(self.leases) * 4 <= self.slots:
@@ -160,7 +161,7 @@ class Cache:
         for source, target in ((old.keys, new.keys), (old.values, new.values)):
             for a, b in zip(source, target, strict=True):
                 b[moved.slot, :, : lease.length] = a[lease.slot, :, : lease.length]
-        old.remove(lease, scrub=False)
+        old.remove(lease)
         new.leases[moved.slot] = lease
         lease.arena, lease.slot = new, moved.slot
 
@@ -186,9 +187,14 @@ class Cache:
             target[lease.slot, :, lease.length : tokens] = source[:, lease.length : tokens]
         lease.length = max(lease.length, tokens)
 
-    def release(self, lease: Lease, *, scrub: bool = False) -> None:
-        """Give the slot back."""
-        lease.arena.remove(lease, scrub=scrub)
+    def release(self, lease: Lease, *, scrub: bool = False, unproven: bool = False) -> None:
+        """Give the slot back.
+
+        Args:
+            scrub: zero all of it: its row has failed.
+            unproven: zero what was written: nothing has shown yet that it is finite.
+        """
+        lease.arena.remove(lease, scrub=lease.arena.capacity if scrub else lease.length if unproven else 0)
 
     def _arena(self, tokens: int) -> Arena:
         return next(arena for arena in self.arenas if tokens <= arena.capacity)

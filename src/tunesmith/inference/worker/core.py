@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+import structlog
 import torch
 
 from tunesmith.inference.worker.events import Mailbox, RowEvent
@@ -20,6 +22,8 @@ from tunesmith.inference.worker.tokens import Tokens
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound
 
 _TIDY_S = 60.0
+
+log = structlog.get_logger(__name__)
 
 
 class Core:
@@ -132,6 +136,13 @@ class Core:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
+        try:
+            self._step_for_ever()
+        except BaseException as error:
+            log.critical("stepping ended", exc_info=error)
+            os._exit(1)  # an engine that cannot step must not look ready: the supervisor starts another
+
+    def _step_for_ever(self) -> None:
         if self._threads:
             torch.set_num_threads(self._threads)  # each thread has its own setting
         with torch.inference_mode():
@@ -149,13 +160,14 @@ class Core:
 
     def _take_in(self) -> None:
         """Hand waiting rows to the scheduler; sleeps while there is nothing to do."""
+        woken = False
         with contextlib.suppress(Empty):
             while True:
-                idle = self.scheduler.idle and not self._closing
+                idle = self.scheduler.idle and not woken and not self._closing
                 row = self._inbox.get(block=idle, timeout=_TIDY_S if idle and self.scheduler.retained else None)
                 if row is None:
-                    return
-                if not row.canceled:
+                    woken = True
+                elif not row.canceled:
                     self.scheduler.add(row)
 
     def _deliver(self, events: list[tuple[Row, RowEvent]]) -> None:

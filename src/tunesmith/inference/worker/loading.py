@@ -72,6 +72,12 @@ def architecture(folder: Path) -> str:
     return str(_raw_config(folder).get("model_type") or "")
 
 
+def caps_logits(folder: Path) -> bool:
+    """Its scores are squeezed into a range, as in Gemma 2."""
+    config = _raw_config(folder)
+    return any(config.get(name) for name in ("final_logit_softcapping", "attn_logit_softcapping"))
+
+
 def stored_dtype(folder: Path) -> torch.dtype:
     """The numbers most weights are stored in: one of float32, bfloat16 and float16; others count as float32."""
     counts: dict[str, int] = {}

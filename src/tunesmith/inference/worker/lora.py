@@ -89,6 +89,11 @@ class Worn:
     parts: tuple[WornPart, ...]
 
     @property
+    def finite(self) -> bool:
+        tensors = [self.A, *(part.B for part in self.parts), *(p.share for p in self.parts if p.share is not None)]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+    @property
     def size_bytes(self) -> int:
         sizes = (part.B.nbytes + (0 if part.share is None else part.share.nbytes) for part in self.parts)
         return int(self.A.nbytes + sum(sizes))
@@ -170,7 +175,7 @@ class Lora:
             site, part = self._place(name, module)
             _check_shapes(name, config, site, part, parts)
             by_site.setdefault(site, []).append((part, parts))
-        worn = {site: self._worn(site, config, found) for site, found in by_site.items()}
+        worn = {site: self._worn(name, site, config, found) for site, found in by_site.items()}
         return AdapterWeights(name, folder, config.rank, worn)
 
     def _place(self, name: str, module: str) -> tuple[Site, Part]:
@@ -183,7 +188,7 @@ class Lora:
             )
         return place
 
-    def _worn(self, site: Site, config: "_Config", found: "list[tuple[Part, dict[str, Tensor]]]") -> Worn:
+    def _worn(self, name: str, site: Site, config: "_Config", found: "list[tuple[Part, dict[str, Tensor]]]") -> Worn:
         """All that the adapter has for one site, the A of its layers side by side."""
         found.sort(key=lambda item: item[0].begin)
         dora = "lora_magnitude_vector" in config.parts
@@ -200,7 +205,11 @@ class Lora:
             B = B.t().to(self._dtype).contiguous()
             parts.append(WornPart(part.begin, part.end, n * config.rank, (n + 1) * config.rank, B, share))
         A = torch.cat([tensors["lora_A"].to(self._device, torch.float32) for _, tensors in found])
-        return Worn(A.t().to(self._dtype).contiguous(), tuple(parts))
+        worn = Worn(A.t().to(self._dtype).contiguous(), tuple(parts))
+        if not worn.finite:  # as the model will use it: scaled, and in fewer bits
+            layer = found[0][0].name
+            raise _broken(name, f"{layer} 的权重超出数值范围", f"the weights of {layer} are out of range once scaled")
+        return worn
 
 
 class WearingLinear:

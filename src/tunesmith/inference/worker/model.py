@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from tunesmith.inference.worker.attention import Chunk, PackedAttention, Plan, decode_groups
 from tunesmith.inference.worker.block import FAMILIES, Decoder
 from tunesmith.inference.worker.cache import Cache, Lease
-from tunesmith.inference.worker.loading import architecture, faults_of_the_model, load, stored_dtype, unsupported
+from tunesmith.inference.worker.loading import (
+    architecture,
+    caps_logits,
+    faults_of_the_model,
+    load,
+    stored_dtype,
+    unsupported,
+)
 from tunesmith.inference.worker.lora import Lora, Part, Segment, Site, WearingLinear
 from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import AUTO, choose, plain
@@ -72,7 +79,7 @@ class LanguageModel:
         with faults_of_the_model(), torch.inference_mode():
             stored = stored_dtype(folder)
             self.precision = choose(precision, stored, self.device)
-            self.fused = architecture(folder) in FAMILIES
+            self.fused = architecture(folder) in FAMILIES and not caps_logits(folder)
             refused = self._build(folder, stored, cache_bytes)
             if refused and self.fused:
                 log.warning("not fused", reason=refused)
@@ -115,6 +122,10 @@ class LanguageModel:
         layers = range(self.config.num_hidden_layers)
         if set(self._attention.shapes) != set(layers):
             return "some layers do not use plain attention"
+        if hidden := [layer for layer in layers if _slides(self.config, layer) and windows[layer] is None]:
+            return f"layer {hidden[0]} has a sliding window that only its mask knows"
+        if getattr(self.config, "use_bidirectional_attention", None):
+            return "its attention looks ahead"
         self._run: Runs = (
             Decoder(hf, self.precision, self.lora, self._attention, windows) if self.fused else Whole(hf, self.lora)
         )
@@ -196,7 +207,9 @@ def _in_float32(hf: Any, ids: Tensor) -> Tensor:
 
         hooks += [module.register_forward_pre_hook(widen), module.register_forward_hook(narrow_again)]
     embeddings, head = hf.model.embed_tokens, hf.get_output_embeddings()
-    hooks.append(embeddings.register_forward_hook(lambda it, given, out: out.float()))
+    scale = float(getattr(embeddings, "scalar_embed_scale", 1.0))
+    wide = nn.functional.embedding  # widened before it is scaled, as the block does
+    hooks.append(embeddings.register_forward_hook(lambda it, given, out: wide(given[0], it.weight).float() * scale))
     try:
         found = hf.model(input_ids=ids[:1], position_ids=ids[1:], use_cache=False).last_hidden_state[0, -1]
     finally:
@@ -204,6 +217,15 @@ def _in_float32(hf: Any, ids: Tensor) -> Tensor:
             hook.remove()
     bias = None if head.bias is None else head.bias[:_CHECK_LOGITS].float()
     return nn.functional.linear(found, head.weight[:_CHECK_LOGITS].float(), bias)
+
+
+def _slides(config: Any, layer: int) -> bool:
+    """That layer attends to the last tokens only."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return bool(kinds[layer] == "sliding_attention")
+    window = getattr(config, "sliding_window", None)
+    return window is not None and window < (getattr(config, "max_position_embeddings", None) or window + 1)
 
 
 class Whole:

@@ -32,7 +32,7 @@ def let_go(tensors: Iterable[Tensor]) -> None:
 
 
 def _mappings() -> Iterable[tuple[int, int]]:
-    """Where files of weights are mapped and were not written to: (first address, address after the last)."""
+    """Where files of weights are mapped: (first address, address after the last). Nothing writes to mapped weights."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         fields = line.split(maxsplit=5)
         if len(fields) == 6 and fields[5].endswith(".safetensors"):

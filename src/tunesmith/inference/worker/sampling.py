@@ -244,6 +244,7 @@ def _ranked(
     top_p = torch.tensor([row.top_p for row in rows], device=logits_RV.device)
     whole = [limited or count >= vocabulary or found for found in (heaps_RC[:, -1] >= top_p).tolist()]
     out_RC = (before_RC >= top_p[:, None]) | _likely_enough(ranked_RC, rows).isneginf()
+    out_RC[:, 0] = False
     return shares_RC.masked_fill(out_RC, 0), ids_RC, whole
 
 

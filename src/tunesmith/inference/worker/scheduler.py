@@ -8,6 +8,7 @@ A row leaves its place when nobody reads what it says, and the youngest leave wh
 back where they were.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -78,6 +79,7 @@ class Scheduler:
         self._max_rows_a_group = max(1, max_rows - max_rows // 8)
         self._waiting = Waiting()
         self._running: list[Row] = []
+        self._drawing = False
         self._unread: list[Row] = []
         self._sharing = Sharing(model.cache)
         self._ceiling = Ceiling(max_rows, PREFILL_BUDGET)
@@ -170,7 +172,7 @@ class Scheduler:
                 return  # nobody overtakes it, or a large row would wait for ever
             try:
                 self._start(row)
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:  # whatever one row sets off must not end the others
                 spent = out_of_memory(error)
                 if spent and self._sharing.kept.clear():
                     continue
@@ -206,8 +208,8 @@ class Scheduler:
                 self._forward()
                 self._ceiling.held()
                 return
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+            except Exception as error:  # the thread goes on, whatever a step sets off
+                if self._drawing or not out_of_memory(error):
                     self._fail_all(error)
                     return
                 self._relieve(error)
@@ -230,6 +232,7 @@ class Scheduler:
             self._refuse(rows[0], faults.larger_than_memory())
 
     def _forward(self) -> None:
+        self._drawing = False
         scored = max(16, _SCORED_LOGITS // self._model.vocabulary)
         began = time.perf_counter()
         shares = share_out(self._running, prefill=self._ceiling.prefill, scored=scored, times=self._times)
@@ -238,17 +241,22 @@ class Scheduler:
         scores = [(want.share.row, _scores(logits_KV, want)) for want in wanted if want.share.row.score]
         draws = [want for want in wanted if want.draws and want.share.row.budget > 0]
         guesses = [(want.drawn, want.share.guess) for want in draws]
+        self._drawing = True  # what is drawn cannot be drawn again
         drawn = accept(logits_KV, guesses, [_picker(want.share.row) for want in draws]) if draws else []
         if len(step.keep) == len(step.tokens):  # nobody reads a prompt
             self._times.saw(len(step.tokens), time.perf_counter() - began)
-        # Only now, when memory cannot run out any more, does any row change.
+        self._drawing = False
         for share in shares:
             assert share.row.lease is not None
             share.row.lease.length += share.count
         for row, logprobs in scores:
             row.logprobs.extend(logprobs)
+            if any(map(math.isnan, logprobs)):
+                self._leave(row, keep=False, scrub=True)
+                self._refuse(row, faults.nothing_to_draw(row))
         for want, tokens in zip(draws, drawn, strict=True):
-            self._advance(want.share, tokens)
+            if want.share.row.lease is not None:
+                self._advance(want.share, tokens)
         for share in shares:
             if share.row.budget == 0 and share.row.prefilled:
                 self._end(share.row, "length")
@@ -317,7 +325,7 @@ class Scheduler:
         self._reserved -= row.reserved
         if keep:
             self._sharing.keep(row, self._model.cache.limit - self._reserved)
-        self._model.cache.release(row.lease, scrub=scrub)
+        self._model.cache.release(row.lease, scrub=scrub, unproven=row.score or not row.tokens)
         row.lease = row.leader = None
 
     def _fail_all(self, error: Exception) -> None:

@@ -17,7 +17,7 @@ class Waiting:
         self._groups: dict[str, list[Row]] = {}
 
     def __len__(self) -> int:
-        return sum(len(rows) for rows in self._groups.values())
+        return sum(len(rows) for rows in list(self._groups.values()))  # asked from another thread, too
 
     def __bool__(self) -> bool:
         return bool(self._groups)

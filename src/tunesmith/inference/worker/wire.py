@@ -121,9 +121,9 @@ class SamplingFields(msgspec.Struct):
         top_k = 0 if self.top_k in (None, -1) else self.top_k or 0
         penalty = 1.0 if self.repetition_penalty is None else self.repetition_penalty
         _require(math.isfinite(temperature) and 0 <= temperature <= 100, "temperature", "0 ~ 100", "0 to 100")
-        _require(0 < top_p <= 1, "top_p", "大于 0 且不超过 1", "above 0 and at most 1")
+        _require(1e-6 <= top_p <= 1, "top_p", "大于 0 且不超过 1", "above 0 and at most 1")
         _require(0 <= top_k < 1 << 31, "top_k", "非负整数", "an integer of at least 0")
-        _require(0 < penalty <= 100, "repetition_penalty", "大于 0 且不超过 100", "above 0 and at most 100")
+        _require(0.01 <= penalty <= 100, "repetition_penalty", "0.01 ~ 100", "0.01 to 100")
         _require(least_tokens <= most < 1 << 31, "max_tokens", f"至少 {least_tokens}", f"at least {least_tokens}")
         fits = len(stop) <= _MAX_STOPS and all(0 < len(text) <= _MAX_STOP_LENGTH for text in stop)
         _require(fits, "stop", f"最多 {_MAX_STOPS} 个非空字符串", f"at most {_MAX_STOPS} strings, none empty")

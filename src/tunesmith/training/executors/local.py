@@ -131,6 +131,8 @@ class LocalExecutor:
     def _start(self, run: Run, folder: Path, lock: int) -> None:
         with (folder / run_folder.LOG).open("ab") as log:
             process = self._standby.take(folder, lock, log.fileno()) if self._standby else None
+            if process is not None and process.poll() is not None:
+                process = None  # it died on the way; the lock is still ours
             process = process or self._spawned(folder, lock, log)
         _CHILDREN[run.id] = process
         run_folder.write_trainer(folder, process.pid)

@@ -71,6 +71,8 @@ class Standby:
                 _log.warning("waiting_trainer_ended", status=self._waiting[0].returncode)
                 self._not_before = time.monotonic() + _AGAIN_S
                 self._forget()
+            if self._waiting is not None and self._free() < _FREE // 2:
+                self._forget()
             if not self._wanted or self._waiting or time.monotonic() < self._not_before or self._free() < _FREE:
                 return
             ours, theirs = socket.socketpair()

@@ -336,7 +336,8 @@ class Loop:
 
 def _means(objective: Objective, sums: Tensor) -> dict[str, float]:
     """The figures of which there is something to tell."""
-    return {name: total / count for name, (total, count) in zip(objective.figures, sums.tolist(), strict=True) if count}
+    found = zip(objective.figures, sums.tolist(), strict=True)
+    return {name: total / count for name, (total, count) in found if count and math.isfinite(total)}
 
 
 def _mean_of(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -175,9 +175,9 @@ def test_a_prompt_is_text(prompt: Any) -> None:
 @pytest.mark.parametrize(
     "problem, status, kind, param, code",
     [
-        (Invalid("x", "x", field="max_new_tokens"), 400, "invalid_request_error", "max_tokens", None),
-        (Invalid("x", "x", field="num_return_sequences"), 400, "invalid_request_error", "n", None),
-        (Invalid("x", "x", field="body", reason="json"), 400, "invalid_request_error", None, None),
+        (Invalid("x", "x", field="max_new_tokens"), 400, "invalid_request_error", "max_tokens", "invalid_value"),
+        (Invalid("x", "x", field="num_return_sequences"), 400, "invalid_request_error", "n", "invalid_value"),
+        (Invalid("x", "x", field="body", reason="json"), 400, "invalid_request_error", None, "invalid_value"),
         (Invalid("x", "x", context_length=5), 400, "invalid_request_error", None, "context_length_exceeded"),
         (Unauthenticated("x", "x"), 401, "authentication_error", None, "invalid_api_key"),
         (Forbidden("x", "x"), 403, "permission_error", None, None),

@@ -160,6 +160,17 @@ def test_weights_that_do_not_fit_are_refused(
     assert "town" in refused.value.en
 
 
+def test_weights_that_are_out_of_range_once_scaled_are_refused(
+    model: LanguageModel, adapters: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapters[0], folder)
+    written = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(written | {"lora_alpha": 1e300}))
+    with pytest.raises(Invalid, match="out of range"):
+        model.lora.read("town", folder)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"peft_type": "IA3"}', '{"peft_type": "LORA", "r": 0, "lora_alpha": 1}'])
 def test_a_config_that_is_no_lora_is_refused(
     model: LanguageModel, adapters: list[Path], tmp_path: Path, text: str

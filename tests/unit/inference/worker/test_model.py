@@ -16,6 +16,7 @@ from transformers import (
     MistralConfig,
     Olmo2Config,
     Phi3Config,
+    PhimoeConfig,
     Qwen2Config,
     Qwen3Config,
 )
@@ -95,11 +96,12 @@ def test_greedy_rows_equal_transformers_generate(config: Any, tmp_path: Path) ->
     "config",
     [
         Gemma2Config(**SIZES, head_dim=8),  # caps its attention scores
+        PhimoeConfig(**SIZES, num_local_experts=2, sliding_window=20),  # tells its window to its masks alone
         FalconConfig(
             vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
         ),  # its own attention code
     ],
-    ids=["gemma2", "falcon"],
+    ids=["gemma2", "phimoe", "falcon"],
 )
 def test_an_architecture_this_engine_would_get_wrong_is_refused(config: Any, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", config)
@@ -123,6 +125,14 @@ def test_a_checkpoint_of_16_bits_gives_what_transformers_computes_in_32(
         right = plain(torch.tensor([tokens])).logits[0, [1, 3]]
     assert model.fused and plain.config.num_hidden_layers == 2
     assert (found - right).norm() < error * right.norm()
+
+
+def test_gemma_of_16_bits_runs_fused_whatever_its_embeddings_are_scaled_by(tmp_path: Path) -> None:
+    sizes = SIZES | {"hidden_size": 40, "num_attention_heads": 4, "dtype": "bfloat16"}  # the root of 40 is not exact
+    folder = write_model(tmp_path / "model", GemmaConfig(**sizes, head_dim=16))
+    assert LanguageModel(folder, cache_bytes=1 << 26).fused
+    capped = Gemma3TextConfig(**sizes, head_dim=16, final_logit_softcapping=1.0)
+    assert not LanguageModel(write_model(tmp_path / "capped", capped), cache_bytes=1 << 26).fused
 
 
 def test_pickled_weights_are_never_opened(tmp_path: Path) -> None:
