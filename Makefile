@@ -37,7 +37,8 @@ WITH_POSTGRES := $(if $(CI)$(shell command -v initdb)$(wildcard /usr/lib/postgre
 unit: $(VENV)/.tested
 	$(if $(WITH_REDIS),@echo "!! no redis-server here: the tests of rate limits shared through Redis are NOT run")
 	$(if $(WITH_POSTGRES),@echo "!! no PostgreSQL here: what must hold on every database is run on SQLite ALONE")
-	$(BIN)/pytest -n 2 --dist loadfile -m "not crash $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA)" $(PYTEST_OPTIONS)
+	@# files in their order: those that wait for real servers first, so that neither process is left with one at the end
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not crash $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA)" $(PYTEST_OPTIONS)
 	$(BIN)/pytest -m crash $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.tested
