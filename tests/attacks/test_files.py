@@ -62,10 +62,12 @@ BROKEN = {
 def resident(server: Server) -> int:
     """Bytes the server and its children hold."""
     process = psutil.Process(server.process.pid)
-    total = 0
-    for each in (process, *process.children(recursive=True)):
+    total, own = process.memory_info().rss, process.cmdline()
+    for each in process.children(recursive=True):
         try:
-            total += each.memory_info().rss
+            rss = each.memory_info().rss
+            # one that has not begun its own program yet still shows the server's memory
+            total += rss if each.cmdline() != own else 0
         except psutil.NoSuchProcess:
             continue
     return total

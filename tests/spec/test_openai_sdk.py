@@ -266,8 +266,8 @@ def test_a_key_nobody_has_is_an_authentication_error(stage: Stage, key: str) -> 
     [
         ({"model": "no-such"}, 404, "model", "model_not_found"),
         ({"max_tokens": 0}, 400, "max_tokens", "invalid_value"),
-        ({"temperature": 11}, 400, "temperature", None),
-        ({"presence_penalty": 3}, 400, "presence_penalty", None),
+        ({"temperature": 11}, 400, "temperature", "invalid_value"),
+        ({"presence_penalty": 3}, 400, "presence_penalty", "invalid_value"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools", "unsupported_parameter"),
         ({"messages": [{"role": "user", "content": "word " * 100}]}, 400, None, "context_length_exceeded"),
         ({"stream": True, "model": "no-such"}, 404, "model", "model_not_found"),
