@@ -88,4 +88,5 @@ def tree(folder: Path) -> set[str]:
     """Every path below, but what the server itself keeps writing."""
     own = ("tunesmith.db", "server.log", "usage", "engines", "home/runs")
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    return {path for path in found if not any(each in path for each in own)}
+    # a run that was canceled a moment ago still writes into its folder, whatever is asked meanwhile
+    return {path for path in found if not path.startswith("runs/") and not any(each in path for each in own)}
