@@ -8,12 +8,13 @@ Transformers' code stays what the result is checked against when a model is load
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tunesmith.inference.worker.attention import PackedAttention
 from tunesmith.inference.worker.lora import Lora, Part, Site
 from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import Precision
@@ -23,21 +24,6 @@ FAMILIES = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2
 _PACKED_AT_ONCE = 4
 _UNITS = 512  # unit vectors at once
 _PLUS_ONE = frozenset({"gemma", "gemma3_text"})  # norms whose weights are kept as their distance from one
-
-
-class Attend(Protocol):
-    """See ``attention.PackedAttention``."""
-
-    def __call__(
-        self,
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        scaling: float | None = None,
-        sliding_window: int | None = None,
-    ) -> tuple[Tensor, None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +94,7 @@ class Decoder:
     """
 
     def __init__(
-        self, hf: Any, precision: Precision, lora: Lora, attend: Attend, windows: Mapping[int, int | None]
+        self, hf: Any, precision: Precision, lora: Lora, attend: PackedAttention, windows: Mapping[int, int | None]
     ) -> None:
         config = hf.config.get_text_config()
         self._precision, self._lora, self._attend = precision, lora, attend

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from tunesmith.inference.worker import precision
 from tunesmith.inference.worker.precision import Precision, choose, packs
 from tunesmith.inference.worker.weights import pack
 from tunesmith.kernel.problems import Unsupported
 
 CPU = torch.device("cpu")
-needs_fbgemm = pytest.mark.skipif(not packs(CPU), reason="FBGEMM is for x86")
 
 
 def product(inputs: int = 96, outputs: int = 70) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -23,14 +23,21 @@ def wrong(found: torch.Tensor, right: torch.Tensor) -> float:
     return float((found - right).norm() / right.norm())
 
 
-@needs_fbgemm
+def test_a_machine_without_fbgemm_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packs(CPU)  # the tests of narrow weights need it: continuous integration runs on x86
+    monkeypatch.setattr(precision, "packs", lambda device: False)
+    for name in ("float16", "int8"):
+        with pytest.raises(Unsupported, match=name):
+            choose(name, torch.float32, CPU)
+    assert choose("auto", torch.bfloat16, CPU).name in {"bfloat16", "float32"}
+
+
 def test_float16_keeps_every_bit_of_a_bfloat16_checkpoint() -> None:
     x, weight, bias = product()
     found = pack(weight, bias, Precision("float16", torch.float32))(x)
     assert torch.allclose(found, torch.nn.functional.linear(x, weight.float(), bias), rtol=1e-5, atol=1e-5)
 
 
-@needs_fbgemm
 def test_eight_bits_lose_what_rounding_the_weights_loses_and_no_more() -> None:
     x, weight, bias = product()
     right = torch.nn.functional.linear(x, weight.float(), bias)
@@ -41,7 +48,6 @@ def test_eight_bits_lose_what_rounding_the_weights_loses_and_no_more() -> None:
     assert wrong(found, right) < 1.2 * wrong(rounded, right) < 0.02
 
 
-@needs_fbgemm
 @pytest.mark.parametrize("name", ["float16", "int8"])
 def test_a_row_gives_the_same_numbers_whatever_lies_beside_it(name: str) -> None:
     x, weight, bias = product()
