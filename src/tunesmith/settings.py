@@ -1,6 +1,7 @@
 """Settings: frozen, read from the environment once, at the composition root."""
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 from tunesmith.kernel.problems import Invalid
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
+TOGETHER_URL = "https://api.together.ai/v1"
+FIREWORKS_URL = "https://api.fireworks.ai"
 OPENROUTER_MODEL = "mistralai/mistral-7b-instruct"  # the first of the document's list
 _OLLAMA_PORT = 11434
 EngineKind = Literal["builtin", "vllm"]
@@ -82,6 +85,10 @@ class Settings:
         openrouter_key: wins over the key an admin has stored.
         openrouter_url: up to and with ``/v1``.
         openrouter_model: what OpenRouter answers with when a request names none it knows.
+        together_key, fireworks_key: win over the keys an admin has stored.
+        together_url: up to and with ``/v1``.
+        fireworks_url: without a path.
+        fireworks_account: the account jobs belong to; None asks the service which accounts the key opens.
         public_url: this service's own address, which OpenRouter attributes requests to.
         upstream: how long and how often Ollama and OpenRouter are asked.
     """
@@ -110,6 +117,11 @@ class Settings:
     openrouter_key: str | None = field(default=None, repr=False)
     openrouter_url: str = OPENROUTER_URL
     openrouter_model: str = OPENROUTER_MODEL
+    together_key: str | None = field(default=None, repr=False)
+    together_url: str = TOGETHER_URL
+    fireworks_key: str | None = field(default=None, repr=False)
+    fireworks_url: str = FIREWORKS_URL
+    fireworks_account: str | None = None
     public_url: str | None = None
     upstream: UpstreamLimits = UpstreamLimits()
     allowed_hosts: tuple[str, ...] = ()
@@ -182,6 +194,11 @@ class Settings:
             openrouter_key=_key("OPENROUTER_API_KEY", environ),
             openrouter_url=_url("OPENROUTER_BASE_URL", environ) or OPENROUTER_URL,
             openrouter_model=environ.get("TUNESMITH_OPENROUTER_MODEL") or OPENROUTER_MODEL,
+            together_key=_key("TOGETHER_API_KEY", environ),
+            together_url=_url("TOGETHER_BASE_URL", environ) or TOGETHER_URL,
+            fireworks_key=_key("FIREWORKS_API_KEY", environ),
+            fireworks_url=_url("FIREWORKS_BASE_URL", environ) or FIREWORKS_URL,
+            fireworks_account=_account(environ.get("FIREWORKS_ACCOUNT_ID", "")),
             public_url=_url("TUNESMITH_PUBLIC_URL", environ),
             upstream=UpstreamLimits(
                 connect_s=patience("TUNESMITH_UPSTREAM_CONNECT_SECONDS", limits.connect_s),
@@ -224,6 +241,18 @@ def _key(name: str, environ: Mapping[str, str]) -> str | None:
     text = environ.get(name, "").strip()
     if not text.isascii() or not text.isprintable() or " " in text:
         raise Invalid(f"环境变量 {name} 含有不允许的字符", f"{name} holds characters that no key has", field=name)
+    return text or None
+
+
+def _account(text: str) -> str | None:
+    """A name that becomes part of a path."""
+    text = text.strip()
+    if text and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", text):
+        raise Invalid(
+            "环境变量 FIREWORKS_ACCOUNT_ID 应由小写字母、数字和连字符组成",
+            "FIREWORKS_ACCOUNT_ID must consist of lower-case letters, digits and hyphens",
+            field="FIREWORKS_ACCOUNT_ID",
+        )
     return text or None
 
 

@@ -25,7 +25,7 @@ from tunesmith.kernel.clock import Clock, utc_now
 from tunesmith.kernel.db import Database, metadata
 from tunesmith.kernel.problems import Invalid, Problem, Unavailable
 
-PROVIDERS = ("openrouter",)
+PROVIDERS = ("openrouter", "together_ai", "fireworks_ai")
 FRESH_S = 5.0  # so long a key set by another process may go unseen
 _WRITTEN = re.compile("[!-~]{8,512}")
 _NONCE_BYTES, _TAG_BYTES = 12, 16

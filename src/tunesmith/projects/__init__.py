@@ -1,0 +1,1 @@
+"""Projects, their tasks, the tasks' runs (examples) and frozen splits of them: containers of the finetune document."""
