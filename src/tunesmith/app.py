@@ -1,47 +1,25 @@
-"""The composition root: the only file that names implementations, and the server they make.
+"""The composition root: the only file that names implementations.
 
-``compose`` wires the services that the command line and the server share; ``create_app`` puts the dialects over them.
-Nothing here imports torch: models run in processes of their own.
+``compose`` wires the services that the command line and the server (``asgi``) share. Nothing here imports torch: models
+run in processes of their own.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
-
-import structlog
-from fastapi import FastAPI
-from starlette.applications import Starlette
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.accounts.service import AccountService
 from tunesmith.accounts.vault import Vault
 from tunesmith.datasets.children import Children
 from tunesmith.datasets.service import DatasetService
 from tunesmith.datasets.uploads import UploadService
-from tunesmith.dialects.chat_gateway import routes as chat_gateway
-from tunesmith.dialects.compare_chat import routes as compare_chat
-from tunesmith.dialects.gpt_service import ollama as gpt_ollama
-from tunesmith.dialects.gpt_service import routes as gpt_service
-from tunesmith.dialects.openai import routes as openai
-from tunesmith.dialects.openai.models import Shelf
-from tunesmith.dialects.platform_v1 import routes as platform_v1
-from tunesmith.dialects.platform_v1.catalog import Catalog
 from tunesmith.evaluation.promotion import Promotions
 from tunesmith.evaluation.service import EvaluationService
-from tunesmith.http import metrics
-from tunesmith.http.door import Door, KindOf, all_other
-from tunesmith.http.rates import Rates
-from tunesmith.http.request_id import RequestId
 from tunesmith.inference.chat import Chat
 from tunesmith.inference.conversations import Conversations
 from tunesmith.inference.engines.ollama import OllamaEngine
 from tunesmith.inference.engines.openrouter import OpenRouter, terms
 from tunesmith.inference.gateway import Builtin, Gateway, Remote
 from tunesmith.inference.live_list import LiveList
-from tunesmith.inference.metrics import gathered
 from tunesmith.inference.pulls import Pulls
 from tunesmith.inference.served import ServedModels
 from tunesmith.inference.supervisor import Supervisor
@@ -62,10 +40,8 @@ from tunesmith.training.plan.planning import Planner
 from tunesmith.training.service import TrainingService
 from tunesmith.training.store import RunStore
 
-_COUNTED_EVERY_S = 60.0
 _OPENROUTER_LIST_S, _OLLAMA_LIST_S = 600.0, 10.0  # a list of models so old is asked for again
 _LIST_WAIT_S = 5.0  # longest wait of an answer for a first list
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,180 +187,3 @@ def _builtin(chat: Chat, served: ServedModels, registry: Registry, aliases: Alia
         return list(dict.fromkeys([*loaded, *on_disk]))
 
     return Builtin(chat, lambda name: asyncio.to_thread(find, name), lambda: asyncio.to_thread(names))
-
-
-def create_app(services: Services, *, wants_token: bool) -> ASGIApp:
-    """The server: every dialect on one port.
-
-    Args:
-        wants_token: whether the dialects whose documents know no token want one all the same.
-    """
-    services.accounts.start()
-    settings, identify = services.settings, services.accounts.identify
-    rates = Rates.of(settings)
-
-    def door(kind_of: KindOf) -> Door:
-        """Where callers are known, they are counted as in platform-v1, or its limits could be walked round."""
-        return Door.of(
-            settings,
-            identify=identify if wants_token else None,
-            open_routes={("GET", "/health")},
-            rates=rates if wants_token else None,
-            kind_of=kind_of,
-        )
-
-    compare = compare_chat.build(
-        services.chat,
-        tuned=lambda: (
-            services.served.tuned(
-                settings.finetuning_base_model, settings.finetuning_lora_path, settings.finetuning_model_name
-            ).model
-        ),
-        current=lambda: services.served.current().model,
-        door=door(compare_chat.kind_of),
-    )
-    gpt = gpt_service.build(
-        gpt_service.Services(
-            chat=services.chat,
-            gateway=services.gateway,
-            ollama=_ollama(services),
-            aliases=services.aliases,
-            promotions=services.promotions,
-            datasets=services.datasets,
-            home=services.home,
-            served=services.served,
-            training=services.training,
-            planner=services.planner,
-            evaluation=services.evaluation,
-            registry=services.registry,
-            device_of=lambda base: _device_of(services.engines, base),
-            environment=settings.environment,
-        ),
-        door(gpt_service.kind_of),
-    )
-    gateway = chat_gateway.build(
-        chat_gateway.Services(
-            gateway=services.gateway,
-            conversations=services.conversations,
-            spending=services.spending,
-            vault=services.vault,
-            development=settings.environment in ("dev", "development"),
-        ),
-        door(chat_gateway.kind_of),
-    )
-    platform = _platform(services, rates)
-    shelf = Shelf(services.served, services.registry, services.aliases, services.removal.remove)
-    sdk = openai.build(openai.Services(services.chat, shelf), door(openai.kind_of))
-    life = Starlette(lifespan=_lifespan(services, rates))
-    dialects = {"/api/v1": platform, "/api/chat": gateway, "/ai": compare, "/v1": sdk}
-    counts = metrics.build(lambda: gathered(services.engines), door(all_other))
-    app = _Dialects({**dialects, metrics.PATH: counts}, gpt, life)
-    return RequestId(app)
-
-
-class _Dialects:
-    """Hands a request to the dialect its path begins with.
-
-    Starlette's Mount would not: its pattern matches neither the bare prefix nor a path with a line break in it, and
-    what it does not match is answered in no dialect's shape.
-
-    Args:
-        life: starts and ends what the dialects stand on.
-    """
-
-    def __init__(self, by_prefix: Mapping[str, ASGIApp], rest: ASGIApp, life: ASGIApp) -> None:
-        self._by_prefix, self._rest, self._life = by_prefix, rest, life
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._life(scope, receive, send)
-            return
-        path = scope["path"]
-        for prefix, app in self._by_prefix.items():
-            if path == prefix or path.startswith(f"{prefix}/"):
-                await app({**scope, "root_path": prefix}, receive, send)
-                return
-        await self._rest(scope, receive, send)
-
-
-def _ollama(services: Services) -> gpt_ollama.Ollama | None:
-    if services.ollama is None or services.pulls is None:
-        return None
-    return gpt_ollama.Ollama(services.ollama, services.pulls)
-
-
-def _platform(services: Services, rates: Rates) -> FastAPI:
-    settings = services.settings
-    catalog = Catalog(
-        services.registry, services.served, services.training, services.notes, settings.finetuning_base_model
-    )
-    return platform_v1.build(
-        platform_v1.Services(
-            accounts=services.accounts,
-            training=services.training,
-            chat=services.chat,
-            catalog=catalog,
-            datasets=services.datasets,
-            uploads=services.uploads,
-            max_upload_bytes=settings.max_upload_bytes,
-        ),
-        Door.of(
-            settings,
-            identify=services.accounts.identify,
-            open_routes=platform_v1.OPEN,
-            rates=rates,
-            kind_of=platform_v1.kind_of,
-        ),
-    )
-
-
-def _device_of(engines: Supervisor, base: str) -> str:
-    """Where the base model's engine runs, or would: asked of the process, else guessed without importing torch."""
-    running = next((status.device for status in engines.status() if status.base == base and status.device), None)
-    return running or ("cuda" if Path("/dev/nvidia0").exists() else "cpu")
-
-
-def _lifespan(services: Services, rates: Rates) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def life(_: Starlette) -> AsyncIterator[None]:
-        longest = timedelta(seconds=2 * services.settings.upstream.total_s)
-        loops = [
-            asyncio.create_task(services.training.run_forever()),
-            asyncio.create_task(services.standby.forever(services.training.idle)),
-            asyncio.create_task(_count_usage(services.usage)),
-            asyncio.create_task(_end_turns_from_before(services.conversations, longest)),
-        ]
-        await asyncio.to_thread(services.conversations.reconcile, longest)
-        await asyncio.to_thread(services.uploads.reconcile)
-        await asyncio.to_thread(services.datasets.reconcile)
-        await services.evaluation.recover()
-        if services.pulls is not None:
-            await services.pulls.reconcile()
-        try:
-            yield
-        finally:
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
-            await rates.close()
-            await services.close()
-
-    return life
-
-
-async def _end_turns_from_before(conversations: Conversations, longest: timedelta) -> None:
-    """End what a killed server had begun shortly before this one started: too young for the look at start-up."""
-    await asyncio.sleep(longest.total_seconds())
-    try:
-        await asyncio.to_thread(conversations.reconcile, longest)
-    except Exception:
-        _log.exception("turns_not_ended")  # the next start does
-
-
-async def _count_usage(usage: UsageJournal) -> None:
-    while True:
-        await asyncio.sleep(_COUNTED_EVERY_S)
-        try:
-            await asyncio.to_thread(usage.fold)
-        except Exception:
-            _log.exception("usage_not_counted")  # the journal keeps what could not be counted

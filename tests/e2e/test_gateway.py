@@ -25,7 +25,8 @@ from tests.server import Server, serving, wait_until
 from tests.upstreams.lifetime import allow_many_connections
 from tests.upstreams.modes import spoken
 from tests.upstreams.running import Upstream, misbehaving
-from tunesmith.app import compose, create_app
+from tunesmith.app import compose
+from tunesmith.asgi import create_app
 from tunesmith.cli.serve import listening
 from tunesmith.http import sse
 from tunesmith.settings import Settings

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from tests.server import free_port, wait_until
 from tunesmith import app
+from tunesmith.asgi import create_app
 from tunesmith.datasets.example import Message
 from tunesmith.inference.chat import Chat
 from tunesmith.inference.engine import Event, Reference, Request, Score
@@ -95,7 +96,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         services.accounts.add(name, "a long enough password", role)  # type: ignore[arg-type]
         keys[name] = services.accounts.create_key(name).secret
     port = free_port()
-    made = app.create_app(services, wants_token=True)
+    made = create_app(services, wants_token=True)
     server = uvicorn.Server(uvicorn.Config(made, port=port, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "tunesmith"
 HEAVY = ("torch", "transformers", "peft", "matplotlib", "pyarrow", "numpy", "sacrebleu", "alembic", "aiohttp")
 
 
-@pytest.mark.parametrize("module", ["tunesmith.app", "tunesmith.cli"])
+@pytest.mark.parametrize("module", ["tunesmith.asgi", "tunesmith.cli"])
 def test_neither_server_nor_command_line_imports_what_is_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -161,7 +161,8 @@ def _run(host: str, sockets: Sequence[socket.socket], home: Path | None, *, want
     gc.disable()  # nothing made while starting is garbage; looking through it again and again costs a tenth of the start
     import uvicorn
 
-    from tunesmith.app import compose, create_app
+    from tunesmith.app import compose
+    from tunesmith.asgi import create_app
     from tunesmith.http.patience import PatientProtocol
     from tunesmith.kernel.logs import log_to_stderr
     from tunesmith.settings import Settings

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tunesmith.app import Services, compose
-from tunesmith.app import create_app as created
+from tunesmith.asgi import create_app as created
 from tunesmith.kernel.caller import Caller
 from tunesmith.settings import Settings
 from tunesmith.training import run_folder

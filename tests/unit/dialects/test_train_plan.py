@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from tests.unit.training.plan.test_plan import drawn
-from tunesmith.app import compose, create_app
+from tunesmith.app import compose
+from tunesmith.asgi import create_app
 from tunesmith.settings import Settings
 from tunesmith.training.plan.planning import Planner
 from tunesmith.training.run import Recipe

@@ -52,7 +52,8 @@ async def test_the_page_is_plain_text_and_there_is_nothing_below_it() -> None:
 
 
 async def test_the_server_has_them_at_their_path(tmp_path: Path) -> None:
-    from tunesmith.app import compose, create_app
+    from tunesmith.app import compose
+    from tunesmith.asgi import create_app
 
     services = compose(Settings(home=tmp_path))
     try:
