@@ -33,12 +33,14 @@ check: $(VENV)/.tested
 WITH_OLLAMA := $(if $(OLLAMA_HOST),,and not ollama)
 WITH_REDIS := $(if $(CI)$(shell command -v redis-server),,and not redis)
 WITH_POSTGRES := $(if $(CI)$(shell command -v initdb)$(wildcard /usr/lib/postgresql/*/bin/initdb),,and not postgres)
+WITH_REACT := $(if $(CI)$(shell command -v npm),,and not react)
 
-unit: $(VENV)/.tested
+unit: $(VENV)/.tested $(if $(WITH_REACT),,$(VENV)/.react)
 	$(if $(WITH_REDIS),@echo "!! no redis-server here: the tests of rate limits shared through Redis are NOT run")
 	$(if $(WITH_POSTGRES),@echo "!! no PostgreSQL here: what must hold on every database is run on SQLite ALONE")
+	$(if $(WITH_REACT),@echo "!! no npm here: the React hook of chat-gateway.md is NOT run")
 	@# files in their order: those that wait for real servers first, so that neither process is left with one at the end
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not crash $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA)" $(PYTEST_OPTIONS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not crash $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA) $(WITH_REACT)" $(PYTEST_OPTIONS)
 	$(BIN)/pytest -m crash $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.tested
@@ -65,5 +67,9 @@ $(VENV)/.tested: $(VENV)/.installed
 	@$(PIP) -e ".[test,dev]"
 	@rm -rf $(VENV)/tmp && touch $@
 
+$(VENV)/.react: tests/spec/react/package-lock.json $(VENV)/.tested
+	@npm ci --prefix tests/spec/react --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) dist build tests/spec/react/node_modules

@@ -260,33 +260,49 @@ def test_the_documents_javascript_ends_on_a_long_answer(trouble: Server, tmp_pat
     assert json.loads(done.stdout.strip().rpartition("\n")[2])["said"] == big["fullResponse"]
 
 
-# What a hook needs of React outside a page: state that lives in a call, and setters that take functions.
-REACT = """
-export const states = [];
-export const useState = (first) => {
-  const at = states.push(first) - 1;
-  return [first, (next) => { states[at] = typeof next === 'function' ? next(states[at]) : next; }];
-};
-export const useCallback = (made) => made;
+REACT = Path(__file__).parent / "react" / "node_modules"
+# the hook inside a component that a real renderer shows: every state it went through is kept
+USED = """
+import { createElement } from 'react';
+import { act, create } from 'react-test-renderer';
+globalThis.IS_REACT_ACT_ENVIRONMENT = true;
+let hook;
+const shown = [];
+const Page = () => { hook = useChat(); shown.push([hook.isLoading, hook.messages.length]); return null; };
+await act(async () => { create(createElement(Page)); });
+globalThis.IS_REACT_ACT_ENVIRONMENT = false;  // from here on it renders when it likes, as in a browser
+await hook.sendMessage('你好', 'openrouter', MODEL);
+while (hook.isLoading) await new Promise((later) => setTimeout(later, 5));
+const { messages, isLoading, error } = hook;
+console.log(JSON.stringify({ messages, isLoading, error, shown }));
 """
 
 
+def shown_by_react(folder: Path, server: Server, model: str) -> dict[str, Any]:
+    assert REACT.is_dir(), "React is not installed: npm ci --prefix tests/spec/react"
+    (folder / "node_modules").symlink_to(REACT)
+    done = run_under_node(folder, server, page("React") + USED.replace("MODEL", repr(model)))
+    said = [line for line in done.stderr.splitlines() if line and "react-test-renderer is deprecated" not in line]
+    assert done.returncode == 0 and said == [], done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+    return found
+
+
+@pytest.mark.react
 def test_the_documents_react_hook_reads_an_upstream_that_cuts_at_every_byte(trouble: Server, tmp_path: Path) -> None:
-    react = tmp_path / "node_modules" / "react"
-    react.mkdir(parents=True)
-    (react / "package.json").write_text('{"name": "react", "type": "module", "exports": "./index.js"}')
-    (react / "index.js").write_text(REACT)
     expected = whole(send(trouble, {"message": "你好", "service": "openrouter", "model": "x/split"}))
-    call = """
-import { states } from 'react';
-await useChat().sendMessage('你好', 'openrouter', 'x/split');
-console.log(JSON.stringify(states));
-"""
-    done = run_under_node(tmp_path, trouble, page("React") + call)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    messages, loading, error = json.loads(done.stdout.strip().rpartition("\n")[2])
-    assert [each["role"] for each in messages] == ["user", "assistant"] and messages[1]["content"] == expected
-    assert loading is False and error is None
+    seen = shown_by_react(tmp_path, trouble, "x/split")
+    assert [each["role"] for each in seen["messages"]] == ["user", "assistant"]
+    assert seen["messages"][1]["content"] == expected
+    assert seen["isLoading"] is False and seen["error"] is None
+    assert seen["shown"][0] == [False, 0] and [True, 2] in seen["shown"] and seen["shown"][-1] == [False, 2]
+
+
+@pytest.mark.react
+def test_the_documents_react_hook_ends_on_an_error(trouble: Server, tmp_path: Path) -> None:
+    seen = shown_by_react(tmp_path, trouble, "x/err-504")
+    # it throws what went wrong where it ignores what cannot be parsed; so nothing is shown, and it stops waiting
+    assert [each["role"] for each in seen["messages"]] == ["user"] and seen["isLoading"] is False
 
 
 def test_the_text_is_the_upstreams_own(trouble: Server) -> None:
