@@ -62,6 +62,7 @@ class Core:
         self._mail: dict[Row, Mailbox] = {}
         self._inbox: SimpleQueue[Row | None] = SimpleQueue()
         self._closing = False
+        self._loading = asyncio.Lock()
         self.scheduler = Scheduler(
             self.model, self.tokens.decode, self.tokens.ends, max_rows=max_rows, deliver=self._deliver
         )
@@ -72,6 +73,11 @@ class Core:
     def rows(self) -> tuple[int, int]:
         """How many rows run, and how many wait."""
         return self.scheduler.running, self.scheduler.waiting + self._inbox.qsize()
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of keys and values: of rows that run, and of those that are over and kept."""
+        return self.model.cache.allocated + self.scheduler.retained
 
     def adapter(self, model: str) -> AdapterWeights | None:
         """The weights ``model`` names; None for the base.
@@ -92,12 +98,13 @@ class Core:
             Conflict: the name is taken and ``replace`` is not set, or it was trained with another chat template.
             Invalid, NotFound, Unsupported: see ``Lora.read``.
         """
-        if name == self.name or (name in self.adapters and not replace):
-            raise Conflict(f"名称已被占用：{name}", f"the name {name} is taken", adapter=name)
         if not path.is_absolute():
             raise Invalid("lora_path 应为绝对路径", "lora_path must be absolute", field="lora_path")
-        await asyncio.to_thread(self.tokens.require_template_of, name, path)
-        self.adapters[name] = await asyncio.to_thread(self.model.lora.read, name, path)
+        async with self._loading:  # of two under one name the one asked for last stays
+            if name == self.name or (name in self.adapters and not replace):
+                raise Conflict(f"名称已被占用：{name}", f"the name {name} is taken", adapter=name)
+            await asyncio.to_thread(self.tokens.require_template_of, name, path)
+            self.adapters[name] = await asyncio.to_thread(self.model.lora.read, name, path)
 
     def unload_adapter(self, name: str) -> None:
         """Take an adapter out of the table; its memory is freed when the last row that wears it ends.

@@ -107,7 +107,7 @@ class Worker:
                 "max_rows": core.max_rows,
                 "rows": dict(zip(("running", "waiting"), core.rows, strict=True)),
                 "adapters": sorted(core.adapters),
-                "memory": {"rss": self._process.memory_info().rss, "cache": core.model.cache.allocated},
+                "memory": {"rss": self._process.memory_info().rss, "cache": core.cache_bytes},
             }
         elif self._problem is not None:
             status = "failed"
@@ -117,8 +117,8 @@ class Worker:
     async def metrics(self, request: web.Request) -> web.Response:
         """What Prometheus reads; see ``exposition``."""
         core = self._ready()
-        cache = core.model.cache
-        body = page(core.scheduler.measures, self._name, cache.allocated / cache.limit if cache.limit else 0.0)
+        limit = core.model.cache.limit
+        body = page(core.scheduler.measures, self._name, min(1.0, core.cache_bytes / limit) if limit else 0.0)
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
     async def models(self, request: web.Request) -> web.Response:

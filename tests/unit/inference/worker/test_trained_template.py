@@ -53,6 +53,12 @@ def test_an_adapter_trained_with_another_template_is_not_loaded_and_the_message_
     assert "town" in core.adapters
 
 
+async def test_of_two_that_are_loaded_under_one_name_at_once_one_is_refused(core: Any, adapter: Path) -> None:
+    loads = [core.load_adapter("twin", adapter, replace=False) for _ in range(2)]
+    ended = await asyncio.gather(*loads, return_exceptions=True)
+    assert sorted(type(end) for end in ended if end is not None) == [Conflict] and "twin" in core.adapters
+
+
 @pytest.mark.parametrize(
     "content", ["{", "[]", "{}", '{"chat_template_sha256": 5}', '{"chat_template_sha256": "x"}', "[" * 100_000]
 )
