@@ -28,6 +28,7 @@ from tunesmith.inference.conversations import Conversations
 from tunesmith.inference.metrics import gathered
 from tunesmith.inference.supervisor import Supervisor
 from tunesmith.models.usage import UsageJournal
+from tunesmith.web import page
 
 _COUNTED_EVERY_S = 60.0
 _log = structlog.get_logger()
@@ -98,7 +99,8 @@ def create_app(services: Services, *, wants_token: bool) -> ASGIApp:
     life = Starlette(lifespan=_lifespan(services, rates))
     dialects = {"/api/v1": platform, "/api/chat": gateway, "/ai": compare, "/v1": sdk}
     counts = metrics.build(lambda: gathered(services.engines), door(all_other))
-    app = _Dialects({**dialects, metrics.PATH: counts}, gpt, life)
+    beside = {metrics.PATH: counts, page.PATH: page.build(Door.of(settings))}
+    app = _Dialects({**dialects, **beside}, gpt, life)
     return RequestId(app)
 
 
@@ -118,6 +120,9 @@ class _Dialects:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._life(scope, receive, send)
+            return
+        if page.wants_page(scope):
+            await page.to_page(scope, receive, send)
             return
         path = scope["path"]
         for prefix, app in self._by_prefix.items():

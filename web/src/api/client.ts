@@ -1,0 +1,83 @@
+/** Why a call did not work, as the server says it. `status` 0 means nobody answered. */
+export class Failure extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+    readonly body: unknown = undefined,
+  ) {
+    super(message);
+  }
+}
+
+// for this tab alone: never in localStorage, which every later page of this origin could read
+const KEPT = 'tunesmith.token';
+let token: string | null = sessionStorage.getItem(KEPT);
+
+/** The token that calls carry from now on; null carries none. */
+export function carry(next: string | null): void {
+  token = next;
+  if (next === null) sessionStorage.removeItem(KEPT);
+  else sessionStorage.setItem(KEPT, next);
+}
+
+/** Whether calls carry a token. */
+export const carries = (): boolean => token !== null;
+
+const language = (): string => document.documentElement.lang || 'zh-CN';
+
+/** The answer's headers and body as they come.
+ * @throws Failure where nobody answers, or the answer is no success; in the reader's language.
+ */
+export async function send(path: string, options: RequestInit = {}): Promise<Response> {
+  const headers = new Headers(options.headers);
+  headers.set('Accept-Language', language());
+  if (token !== null) headers.set('Authorization', `Bearer ${token}`);
+  let response: Response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === 'AbortError') throw error;
+    throw new Failure(0, String(error));
+  }
+  if (!response.ok) throw await failure(response);
+  return response;
+}
+
+/** The JSON that `path` answers with; `body` is sent as JSON. */
+export async function call<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
+  const options: RequestInit = { method };
+  if (signal) options.signal = signal;
+  if (body !== undefined) {
+    options.body = JSON.stringify(body);
+    options.headers = { 'Content-Type': 'application/json' };
+  }
+  const response = await send(path, options);
+  return (await response.json()) as T;
+}
+
+export const get = <T>(path: string, signal?: AbortSignal): Promise<T> => call<T>('GET', path, undefined, signal);
+export const post = <T>(path: string, body?: unknown, signal?: AbortSignal): Promise<T> =>
+  call<T>('POST', path, body, signal);
+
+async function failure(response: Response): Promise<Failure> {
+  const text = await response.text();
+  let body: unknown = text;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    // plain text says it as well
+  }
+  return new Failure(response.status, said(body) ?? `HTTP ${response.status}`, body);
+}
+
+/** The message in an error body of any of the dialects. */
+export function said(body: unknown): string | null {
+  if (typeof body === 'string') return body.trim() || null;
+  if (typeof body !== 'object' || body === null) return null;
+  const fields = body as Record<string, unknown>;
+  for (const name of ['message', 'detail', 'error']) {
+    const found = said(fields[name]);
+    if (found) return found;
+  }
+  return null;
+}

@@ -1,0 +1,129 @@
+import { ActionIcon, Alert, AppShell, Burger, Center, Group, Loader, NavLink, Text, Title } from '@mantine/core';
+import { useComputedColorScheme, useMantineColorScheme } from '@mantine/core';
+import { useDisclosure } from '@mantine/hooks';
+import {
+  IconChartLine, IconCloud, IconDatabase, IconHome, IconMoon, IconScale, IconSettings, IconStack2, IconSun,
+  IconColumns2,
+} from '@tabler/icons-react';
+import { useQuery } from '@tanstack/react-query';
+import { type ComponentType, lazy, Suspense, useEffect } from 'react';
+import { Link, Route, Router, Switch, useLocation } from 'wouter';
+
+import { Failure, get } from '../api/client';
+import { useLanguage } from '../i18n/language';
+import { type Key, useSay } from './words';
+
+interface Page {
+  path: string;
+  label: Key;
+  icon: ComponentType<{ size?: number }>;
+  shown: ComponentType;
+}
+
+/** Every page, in the order of the navigation. Each is fetched when it is first opened. */
+const PAGES: Page[] = [
+  { path: '/', label: 'nav.home', icon: IconHome, shown: lazy(() => import('../pages/home')) },
+  { path: '/datasets', label: 'nav.datasets', icon: IconDatabase, shown: lazy(() => import('../pages/datasets')) },
+  { path: '/runs', label: 'nav.runs', icon: IconChartLine, shown: lazy(() => import('../pages/runs')) },
+  { path: '/models', label: 'nav.models', icon: IconStack2, shown: lazy(() => import('../pages/models')) },
+  { path: '/playground', label: 'nav.playground', icon: IconColumns2, shown: lazy(() => import('../pages/playground')) },
+  { path: '/evaluation', label: 'nav.evaluation', icon: IconScale, shown: lazy(() => import('../pages/evaluation')) },
+  { path: '/providers', label: 'nav.providers', icon: IconCloud, shown: lazy(() => import('../pages/providers')) },
+  { path: '/settings', label: 'nav.settings', icon: IconSettings, shown: lazy(() => import('../pages/settings')) },
+];
+
+/** The frame round every page: navigation, language, theme, and whether the server is there. */
+export function App() {
+  return (
+    <Router base="/app">
+      <Frame />
+    </Router>
+  );
+}
+
+function Frame() {
+  const say = useSay();
+  const [opened, { toggle, close }] = useDisclosure();
+  const [location] = useLocation();
+  useEffect(close, [location, close]);
+  const here = PAGES.find((page) => page.path !== '/' && location.startsWith(page.path)) ?? PAGES[0]!;
+  useEffect(() => {
+    document.title = `${say(here.label)} · Tunesmith`;
+  }, [here, say]);
+  return (
+    <AppShell
+      header={{ height: 56 }}
+      navbar={{ width: 208, breakpoint: 'sm', collapsed: { mobile: !opened } }}
+      padding="md"
+    >
+      <AppShell.Header>
+        <a href="#content" className="skip">{say('nav.skip')}</a>
+        <Group h="100%" px="md" justify="space-between" wrap="nowrap">
+          <Group gap="xs" wrap="nowrap">
+            <Burger opened={opened} onClick={toggle} hiddenFrom="sm" size="sm" aria-label={say('nav.open')} />
+            <img src="/app/icon.svg" alt="" width={28} height={28} />
+            <Text fw={700}>Tunesmith</Text>
+          </Group>
+          <Group gap="xs" wrap="nowrap">
+            <LanguageSwitch />
+            <ThemeSwitch />
+          </Group>
+        </Group>
+      </AppShell.Header>
+      <AppShell.Navbar p="xs" component="nav">
+        {PAGES.map((page) => (
+          <NavLink
+            key={page.path}
+            component={Link}
+            href={page.path}
+            label={say(page.label)}
+            leftSection={<page.icon size={18} />}
+            active={page === here}
+            {...(page === here ? { 'aria-current': 'page' as const } : {})}
+          />
+        ))}
+      </AppShell.Navbar>
+      <AppShell.Main id="content">
+        <ServerGone />
+        <Suspense fallback={<Center p="xl"><Loader aria-label={say('loading')} /></Center>}>
+          <Switch>
+            {PAGES.map((page) => (
+              <Route key={page.path} path={page.path === '/' ? '/' : `${page.path}/*?`} component={page.shown} />
+            ))}
+            <Route><Title order={2}>{say('missing')}</Title></Route>
+          </Switch>
+        </Suspense>
+      </AppShell.Main>
+    </AppShell>
+  );
+}
+
+function ServerGone() {
+  const say = useSay();
+  const health = useQuery({ queryKey: ['health'], queryFn: () => get('/health'), refetchInterval: 5_000 });
+  const gone = health.error instanceof Failure && health.error.status === 0;
+  return gone ? <Alert color="red" mb="md" role="status">{say('server.gone')}</Alert> : null;
+}
+
+function LanguageSwitch() {
+  const say = useSay();
+  const { language, speak } = useLanguage();
+  const other = language === 'zh' ? 'en' : 'zh';
+  return (
+    <ActionIcon variant="default" size="lg" aria-label={say('language')} onClick={() => speak(other)}>
+      <Text size="sm" lang={other === 'zh' ? 'zh-CN' : 'en'}>{other === 'zh' ? '中' : 'En'}</Text>
+    </ActionIcon>
+  );
+}
+
+function ThemeSwitch() {
+  const say = useSay();
+  const { setColorScheme } = useMantineColorScheme();
+  const now = useComputedColorScheme('light');
+  const next = now === 'dark' ? 'light' : 'dark';
+  return (
+    <ActionIcon variant="default" size="lg" aria-label={say(`theme.${next}`)} onClick={() => setColorScheme(next)}>
+      {next === 'dark' ? <IconMoon size={18} /> : <IconSun size={18} />}
+    </ActionIcon>
+  );
+}

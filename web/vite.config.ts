@@ -1,0 +1,18 @@
+import react from '@vitejs/plugin-react';
+import { defineConfig } from 'vite';
+
+// the server gives out what is built under /app; while developing, everything else is asked of a running one
+const server = process.env.TUNESMITH_URL ?? 'http://127.0.0.1:8000';
+
+export default defineConfig({
+  base: '/app/',
+  plugins: [react()],
+  build: {
+    outDir: '../src/tunesmith/web/built',
+    emptyOutDir: true,
+    target: 'es2022',
+    assetsInlineLimit: 0, // the content security policy allows no data: scripts or styles
+    chunkSizeWarningLimit: 300,
+  },
+  server: { proxy: { '^/(?!app)': server } },
+});
