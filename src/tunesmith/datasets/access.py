@@ -1,5 +1,6 @@
 """Which files under home a person may name, who is no admin."""
 
+import hashlib
 import os
 import unicodedata
 
@@ -12,6 +13,7 @@ from tunesmith.kernel.problems import NotFound, Problem
 
 # what others made and what the server keeps for itself; each has a service that shows their owners their own
 _PRIVATE = frozenset({"runs", "evaluations", "engines", "secrets", "usage"})
+FORMATTED = "data/formatted"
 
 
 def check_may_read(home: Home, uploads: UploadStore, name: str, caller: Caller) -> None:
@@ -34,10 +36,22 @@ def check_may_read(home: Home, uploads: UploadStore, name: str, caller: Caller) 
         if upload is not None and not caller.sees(upload.owner):
             raise _absent(name)
         return
+    if folded[: (depth := FORMATTED.count("/") + 1)] == FORMATTED.split("/"):
+        if folded[depth:] and folded[depth] != owner_folder(caller.name):
+            raise _absent(name)
+        return
     kept = folded[: (depth := FOLDER.count("/") + 1)] == FOLDER.split("/")
     dataset = parts[depth:] if kept else parts
     if dataset and not _sees_dataset(home, dataset[0], caller):
         raise _absent(name)
+
+
+def owner_folder(owner: str) -> str:
+    """The folder under ``data/formatted`` that holds what ``owner`` had written; nobody else may read in it.
+
+    Owners may be called anything, so its name is a digest of theirs: 16 hexadecimal digits.
+    """
+    return hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _sees_dataset(home: Home, name: str, caller: Caller) -> bool:

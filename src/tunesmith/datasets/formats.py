@@ -30,6 +30,7 @@ PAIRS: dict[str, tuple[str, str]] = {
 COLUMNS = {name for pair in PAIRS.values() for name in pair} | {
     *("messages", "conversations", "system", "tools", "functions", "label", "chosen", "rejected", "text"),
     *("instruction", "output", "history"),
+    *("reasoning", "chain_of_thought", "thinking"),  # read by ``export`` alone
 }
 TURN_FIELDS = {"role", "content", "from", "value", "weight", "tool_calls", "function_call"}
 _ALIASES = {"messages": "openai", "chatml": "openai", "conversations": "sharegpt"}

@@ -18,9 +18,9 @@ from tunesmith.datasets.example import Message
 from tunesmith.inference.chat import Chat
 from tunesmith.inference.conversations import Begun, Conversations, Ending
 from tunesmith.inference.engine import Delta, Done, Event, Sampling
-from tunesmith.inference.live_list import LiveList
 from tunesmith.inference.model_ids import How, Listed, Resolved, hosted, local, needs_list
 from tunesmith.kernel.caller import Caller
+from tunesmith.kernel.live_list import LiveList
 from tunesmith.kernel.problems import NotFound, Problem, Unavailable
 from tunesmith.models.model import Model
 from tunesmith.models.spending import Spent
@@ -108,7 +108,7 @@ class Remote:
     """
 
     chat: Chat
-    models: LiveList
+    models: LiveList[Listed]
     default: str | None
 
 

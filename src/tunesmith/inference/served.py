@@ -76,6 +76,7 @@ class ServedModels:
 
     Args:
         pointers: asked once for each request that may name an alias; None where there are none.
+        elsewhere: the model of that name that answers at a provider; None where there is none.
     """
 
     def __init__(
@@ -85,9 +86,10 @@ class ServedModels:
         engines: Engines,
         clock: Callable[[], datetime] = utc_now,
         pointers: Pointers | None = None,
+        elsewhere: Callable[[str], Model | None] = lambda name: None,
     ) -> None:
         self._database, self._registry, self._engines, self._clock = database, registry, engines, clock
-        self._pointers = pointers
+        self._pointers, self._elsewhere = pointers, elsewhere
 
     def list(self) -> list[Served]:
         """Every served model, in the order they were loaded; the shipped one when none was. One of them is current."""
@@ -113,7 +115,7 @@ class ServedModels:
         found = self._find(name)
         if found is not None:
             return self._followed(found)
-        return self._pointed(name) or Served(name, self._on_disk(name), False)
+        return self._pointed(name) or Served(name, self._elsewhere(name) or self._on_disk(name), False)
 
     def is_loaded(self, name: str) -> bool:
         """Whether a model is served under exactly that name."""

@@ -80,6 +80,11 @@ class Home:
         return self._folder("data", "raw")
 
     @property
+    def formatted(self) -> Path:
+        """Datasets written in the format a training wants, one folder an owner: ``data/formatted`` on every wire."""
+        return self._folder("data", "formatted")
+
+    @property
     def adapters(self) -> Path:
         """Where adapters are published when the caller names no other place."""
         return self._folder("adapters")

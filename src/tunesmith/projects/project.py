@@ -121,3 +121,42 @@ class DatasetSplit:
     created_at: datetime
     description: str | None = None
     warnings: tuple[tuple[str, str], ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagCounts:
+    """How many examples wear a tag that begins with ``fine_tune``; parents of other runs are not counted.
+
+    Attributes:
+        reasoning_count: of them, those with thinking data.
+        high_quality_count: of them, those that are repaired or highly rated.
+    """
+
+    tag: str
+    count: int
+    reasoning_count: int
+    high_quality_count: int
+    reasoning_and_high_quality_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """What a fine-tune of a task can be made from: its splits, and its tags by name."""
+
+    splits: tuple[DatasetSplit, ...]
+    tags: tuple[TagCounts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What a file brought.
+
+    Attributes:
+        filename: the client's, for showing.
+        runs: how many task runs were added.
+        conversations: how many of them hold a conversation of several turns; None where none does.
+    """
+
+    filename: str
+    runs: int
+    conversations: int | None

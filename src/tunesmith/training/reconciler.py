@@ -31,21 +31,29 @@ class Reconciler:
 
     Args:
         me: in whose name leases are taken.
+        rooms: how many runs an executor has under way at once, by its name; ``concurrent_runs`` where it has no entry.
     """
 
     def __init__(
-        self, store: RunStore, executors: Mapping[str, Executor], me: Holder, settings: Settings, clock: Clock
+        self,
+        store: RunStore,
+        executors: Mapping[str, Executor],
+        me: Holder,
+        settings: Settings,
+        clock: Clock,
+        rooms: Mapping[str, int],
     ) -> None:
         self._store, self._executors, self._me, self._clock = store, executors, me, clock
-        self._room, self._lease = settings.concurrent_runs, timedelta(seconds=settings.lease_s)
+        self._rooms = {name: rooms.get(name, settings.concurrent_runs) for name in executors}
+        self._lease = timedelta(seconds=settings.lease_s)
         self._orphans_stopped = False
         self._wake: Callable[[], object] = lambda: None
 
     async def once(self) -> None:
         """One pass: running runs are asked after, queued ones started while there is room, oldest first.
 
-        There is room while fewer than ``concurrent_runs`` runs of an executor are under way in the whole database,
-        whoever holds them.
+        There is room while fewer runs of an executor than it has room for are under way in the whole database, whoever
+        holds them.
         """
         await self._stop_orphans()
         live, mine = await asyncio.to_thread(self._look)
@@ -56,7 +64,7 @@ class Reconciler:
         waiting = {run.executor for run in live if run.state is State.QUEUED}
         for name in self._executors:
             # looked at first: a claim takes the write lock of the database
-            if name in waiting and busy[name] < self._room:
+            if name in waiting and busy[name] < self._rooms[name]:
                 await self._start_queued(name)
         if faults:
             # raised only now: one run that cannot be asked after must not hold up the others
@@ -130,7 +138,7 @@ class Reconciler:
                 return  # those behind it wait their turn too
 
     def _claim(self, executor: str) -> Run | None:
-        return self._store.claim(executor, self._new_lease(), now=self._clock(), room=self._room)
+        return self._store.claim(executor, self._new_lease(), now=self._clock(), room=self._rooms[executor])
 
     async def _submit(self, run: Run, executor: Executor) -> bool:
         """Give a queued run of ours to its executor; False where that must be tried again later."""
@@ -169,17 +177,7 @@ class Reconciler:
 
     async def _move(self, run: Run, report: Report) -> bool:
         """Record what was reported; whether the run has ended. A final record is left alone."""
-        failed = report.state is State.FAILED
-        changes: dict[str, object] = {
-            "progress": report.progress if report.progress.step or not run.progress.step else run.progress,
-            "error": (report.error or "no reason was given") if failed else None,
-            "error_zh": (report.error_zh or report.error or "未说明原因") if failed else None,
-        }
-        if report.state.final:
-            changes["ended_at"] = self._clock()
-        # an executor that has it but not started it yet: for us it runs
-        state = State.RUNNING if report.state is State.QUEUED else report.state
-        moved = run.to(state, **changes)
+        moved = after(run, report, self._clock)
         if moved == run:
             return False
         try:
@@ -200,3 +198,21 @@ class Reconciler:
                 except Unavailable as problem:
                     _log.warning("orphan_not_stopped", run_id=run.id, reason=problem.en)
         self._orphans_stopped = True
+
+
+def after(run: Run, report: Report, clock: Clock) -> Run:
+    """The running run as it is after the report; itself where that says nothing new.
+
+    Raises:
+        Conflict: the run has ended.
+    """
+    failed = report.state is State.FAILED
+    changes: dict[str, object] = {
+        "progress": report.progress if report.progress.step or not run.progress.step else run.progress,
+        "error": (report.error or "no reason was given") if failed else None,
+        "error_zh": (report.error_zh or report.error or "未说明原因") if failed else None,
+    }
+    if report.state.final:
+        changes["ended_at"] = clock()
+    # an executor that has it but not started it yet: for us it runs
+    return run.to(State.RUNNING if report.state is State.QUEUED else report.state, **changes)

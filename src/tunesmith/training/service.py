@@ -7,7 +7,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any, cast
+
+from sqlalchemy import Insert
 
 from tunesmith.datasets.example import Example
 from tunesmith.datasets.formats import BadRow
@@ -40,6 +43,7 @@ class TrainingService:
         executors: by the name a run is recorded with.
         may_read: raises NotFound where the name is of data that the caller may not see; asked before it is opened.
         is_alias: whether that name points at a version of an adapter; no adapter is published under it.
+        rooms: how many runs an executor has under way at once, where that is not the settings' ``concurrent_runs``.
     """
 
     def __init__(
@@ -52,13 +56,14 @@ class TrainingService:
         clock: Clock = utc_now,
         may_read: Callable[[str, Caller], None] = lambda name, caller: None,
         is_alias: Callable[[str], bool] = lambda name: False,
+        rooms: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._store, self._executors, self._registry = store, executors, registry
         self._home, self._settings, self._clock = home, settings, clock
         self._may_read = may_read
         self._places = Places(store, registry, home, is_alias)
         me = Holder(home.runs / "holders")
-        self._reconciler = Reconciler(store, executors, me, settings, clock)
+        self._reconciler = Reconciler(store, executors, me, settings, clock, rooms)
 
     def start(
         self,
@@ -91,19 +96,41 @@ class TrainingService:
         if asked is None and isinstance(recipe, Recipe):
             asked = [asdict(recipe), output, executor]
         once = None if idempotency_key is None else Once.of(idempotency_key, asked)
-        if (made := self._made(caller, once)) is not None:
+        if (made := self.made(caller, once)) is not None:
             return made
         try:
             settled = recipe if isinstance(recipe, Recipe) else recipe()
             run = self._checked(settled, _DEFAULT_OUTPUT if output is None else output, executor, caller)
-            self._store.add(run, once)
-            self._reconciler.wake()
+            self.record(run, once)
         except Problem:
             # another try of this very request may have come first, and its run be what is in the way
-            if (made := self._made(caller, once)) is not None:
+            if (made := self.made(caller, once)) is not None:
                 return made
             raise
         return run
+
+    def prepared(self, recipe: Recipe, run_id: str, executor: str, about: str, caller: Caller) -> Run:
+        """The run to ``record``, with an output called after ``about``; its files were made for it, below its folder.
+
+        On this machine the recipe is checked as ``start`` checks it; that of another executor was checked before.
+
+        Raises:
+            as ``start``.
+        """
+        own = (recipe.dataset, recipe.validation)
+        output = f"adapters/{_stem(about)}-{run_id[:8]}"
+        if executor == "local":
+            return self._checked(recipe, output, executor, caller, run_id, own)
+        return self._placed(recipe, output, executor, caller, run_id)
+
+    def record(self, run: Run, once: Once | None, beside: Sequence[Insert] = ()) -> None:
+        """Record a run together with what others keep of it; it starts when its turn comes.
+
+        Raises:
+            Conflict: as ``start``.
+        """
+        self._store.add(run, once, beside)
+        self._reconciler.wake()
 
     def checked(self, recipe: Recipe, *, output: str | None = None, caller: Caller = LOCAL) -> Recipe:
         """The recipe as a run would be recorded with it; raises as ``start``, and records nothing."""
@@ -125,8 +152,8 @@ class TrainingService:
         return self._store.list(states=None if state is None else (state,), limit=limit, owner=caller.only)
 
     def idle(self) -> bool:
-        """Whether no run of anybody is under way or waits."""
-        return not self._store.list(states=LIVE, limit=1)
+        """Whether no run of anybody is under way or waits on this machine; others may take days elsewhere."""
+        return not any(run.executor == "local" for run in self._store.list(states=LIVE, limit=None))
 
     def latest_completed(self, caller: Caller = LOCAL, limit: int = 20) -> Sequence[Run]:
         """The caller's runs that published an adapter, the last to end first; it may have been deleted since."""
@@ -135,6 +162,12 @@ class TrainingService:
     def of_output(self, adapter: str, caller: Caller = LOCAL) -> Run | None:
         """The last run that published the adapter of that name, if the caller may see it."""
         return next(iter(self._store.completed(owner=caller.only, output=adapter, limit=1)), None)
+
+    def published(self, run: Run) -> str | None:
+        """Where the run's adapter is, a name under home; None before it is, and while its provider alone has it."""
+        if run.state is not State.COMPLETED or not (run.executor == "local" or (self._home.root / run.output).is_dir()):
+            return None
+        return run.output
 
     def silent_s(self, run: Run) -> float | None:
         """Seconds for which the trainer of a running run has shown no sign of life, where they are unusually many.
@@ -199,7 +232,8 @@ class TrainingService:
                 run_id=old.id,
                 state=str(old.state),
             )
-        run = self._checked(old.recipe, old.output, old.executor, caller)
+        own = (old.recipe.dataset, old.recipe.validation)
+        run = self._checked(old.recipe, old.output, old.executor, caller, own=own)
         # before the record: a run without its checkpoint would begin from nothing
         run_folder.go_on_from(self._home.runs / old.id, self._home.runs / run.id)
         self._store.add(run, None)
@@ -253,8 +287,12 @@ class TrainingService:
         """Let go of the runs that were moved forward from here, for another server to follow; they train on."""
         self._reconciler.release()
 
-    def _made(self, caller: Caller, once: Once | None) -> Run | None:
-        """The run that an earlier try of the same request made."""
+    def made(self, caller: Caller, once: Once | None) -> Run | None:
+        """The run that an earlier try of the same request made; None where there is none.
+
+        Raises:
+            Conflict: the caller has used the key for another request.
+        """
         found = None if once is None else self._store.made_by(caller.name, once.key)
         if once is None or found is None:
             return None
@@ -263,18 +301,36 @@ class TrainingService:
             raise key_used(once.key)
         return run
 
-    def _checked(self, recipe: Recipe, output: str, executor: str, caller: Caller) -> Run:
-        """The run to record; raises as ``start``."""
+    def _checked(
+        self,
+        recipe: Recipe,
+        output: str,
+        executor: str,
+        caller: Caller,
+        run_id: str | None = None,
+        own: tuple[str | None, ...] = (),
+    ) -> Run:
+        """The run to record; raises as ``start``. Whoever sees the run may read the files in ``own``, made for it."""
         if executor not in self._executors:
             raise NotFound(f"没有名为 {executor} 的执行器", f"there is no executor {executor}", field="executor")
         base = self._registry.base(recipe.base_model)
         recipe = replace(recipe, base_model=base.name)
         limits.check(recipe, base.context_length)
-        self._check_readable(recipe.dataset, recipe.dataset_format, recipe, caller, learned=True)
-        for name, learned in ((recipe.validation, True), (recipe.replay, False), (recipe.control, False)):
+        files = (
+            (recipe.dataset, recipe.dataset_format, True),
+            (recipe.validation, None, True),
+            (recipe.replay, None, False),
+            (recipe.control, None, False),
+        )
+        for name, kind, learned in files:
             if name is not None:
-                self._check_readable(name, None, recipe, caller, learned=learned)
-        run_id, now = uuid.uuid4().hex, self._clock()
+                if name not in own or not name.startswith("runs/"):
+                    self._may_read(name, caller)
+                self._check_readable(name, kind, recipe, learned=learned)
+        return self._placed(recipe, output, executor, caller, run_id or uuid.uuid4().hex)
+
+    def _placed(self, recipe: Recipe, output: str, executor: str, caller: Caller, run_id: str) -> Run:
+        now = self._clock()
         place = self._places.free(output.replace("{dataset}", f"{_stem(recipe.dataset)}-{run_id[:8]}"), caller)
         require_free(self._home.root, _ROOM)
         return Run(
@@ -287,9 +343,8 @@ class TrainingService:
             updated_at=now,
         )
 
-    def _check_readable(self, name: str, kind: str | None, recipe: Recipe, caller: Caller, *, learned: bool) -> None:
-        """The caller may read the file, it is there and its first row can be used; the trainer reads the rest."""
-        self._may_read(name, caller)
+    def _check_readable(self, name: str, kind: str | None, recipe: Recipe, *, learned: bool) -> None:
+        """The file is there and its first row can be used; the trainer reads the rest."""
         bad: list[BadRow] = []
 
         def refuse(row: BadRow) -> None:

@@ -61,11 +61,12 @@ class RunStore:
     def __init__(self, database: Database, clock: Clock = utc_now) -> None:
         self._database, self._clock = database, clock
 
-    def add(self, run: Run, once: Once | None = None) -> None:
+    def add(self, run: Run, once: Once | None = None, beside: Sequence[sa.Insert] = ()) -> None:
         """Record a new run.
 
         Args:
             once: the request that makes it, kept in the same row: there is never a key without its run.
+            beside: what other stores keep of the run, recorded with it or not at all.
 
         Raises:
             Conflict: another run that has not ended writes to the same output; it is named. Or the owner has used
@@ -75,16 +76,18 @@ class RunStore:
         try:
             with self._database.write() as connection:
                 connection.execute(sa.insert(_table).values(_row(run) | asked))
+                for other in beside:
+                    connection.execute(other)
         except IntegrityError as error:
             if once is not None and self.made_by(run.owner, once.key) is not None:
                 raise key_used(once.key) from error
-            other = self._live_with(run.output)
-            if other is None:
+            writing = self._live_with(run.output)
+            if writing is None:
                 raise
             raise Conflict(
-                f"任务 {other} 正在写入 {run.output}：请等它结束，或换一个输出位置",
-                f"run {other} is writing to {run.output}: wait for it, or choose another output",
-                run_id=other,
+                f"任务 {writing} 正在写入 {run.output}：请等它结束，或换一个输出位置",
+                f"run {writing} is writing to {run.output}: wait for it, or choose another output",
+                run_id=writing,
                 field="output",
             ) from error
 
@@ -127,11 +130,13 @@ class RunStore:
         owner: str | None = None,
         limit: int | None = 100,
         oldest_first: bool = False,
+        among: sa.Select[tuple[str]] | Collection[str] | None = None,
     ) -> list[Run]:
         """Runs, the newest first unless asked otherwise.
 
         Args:
             states: only runs in one of them; None is any.
+            among: only runs of these ids, or of those it selects.
             limit: at most so many; None is all.
         """
         order = (_table.c.created_at, _table.c.id)
@@ -140,6 +145,8 @@ class RunStore:
             query = query.where(_table.c.state.in_([str(state) for state in states]))
         if owner is not None:
             query = query.where(_table.c.owner == owner)
+        if among is not None:
+            query = query.where(_table.c.id.in_(among))
         if limit is not None:
             query = query.limit(limit)
         with self._database.read() as connection:
@@ -240,6 +247,24 @@ class RunStore:
                 run_id=was.id,
             )
         return recorded
+
+    def delete(self, run: Run, beside: Sequence[sa.Delete] = ()) -> None:
+        """Forget a run that has ended, and with it what other stores keep of it.
+
+        Raises:
+            Conflict: it has not ended, or the record is not ``run`` any more.
+        """
+        ended = _table.c.state.not_in([str(state) for state in LIVE])
+        unchanged = sa.and_(_table.c.id == run.id, _table.c.version == run.version, ended)
+        with self._database.write() as connection:
+            for other in beside:  # these refer to the run
+                connection.execute(other)
+            if connection.execute(sa.delete(_table).where(unchanged)).rowcount != 1:
+                raise Conflict(
+                    f"任务 {run.id} 尚未结束，或刚刚已被更新，不能删除",
+                    f"run {run.id} has not ended, or was changed just now, and cannot be deleted",
+                    run_id=run.id,
+                )
 
     def _live_with(self, output: str) -> str | None:
         live = sa.and_(_table.c.output == output, _table.c.state.in_([str(state) for state in LIVE]))

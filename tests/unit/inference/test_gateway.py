@@ -16,10 +16,10 @@ from tunesmith.inference.conversations import Begun, Conversations, Turn
 from tunesmith.inference.engine import Delta, Event, Request, Sampling
 from tunesmith.inference.engines.scripted import ScriptedEngine
 from tunesmith.inference.gateway import Builtin, Gateway, Question, Remote, Service, Speaker
-from tunesmith.inference.live_list import LiveList
 from tunesmith.inference.model_ids import Listed
 from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.db import Database
+from tunesmith.kernel.live_list import LiveList
 from tunesmith.kernel.problems import Invalid, NotFound, Problem, Unavailable
 from tunesmith.models.model import Model
 from tunesmith.models.spending import Spent
@@ -58,7 +58,7 @@ class Stage:
     kept: Conversations
     key: str | Problem | None = "sk-or-key"
     spent: list[Spent] = field(default_factory=list)
-    lists: list[LiveList] = field(default_factory=list)
+    lists: list[LiveList[Listed]] = field(default_factory=list)
     now: float = 0.0
 
     def gateway(self, *, ollama: bool = True, ollama_default: str | None = None, kept: Any = None) -> Gateway:

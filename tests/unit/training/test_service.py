@@ -5,12 +5,13 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -49,8 +50,8 @@ class NotingStore(RunStore):
         self.changes: list[Run] = []
         self.on_change: Callable[[Run], object] = lambda run: None
 
-    def add(self, run: Run, once: Once | None = None) -> None:
-        super().add(run, once)
+    def add(self, run: Run, once: Once | None = None, beside: Sequence[sa.Insert] = ()) -> None:
+        super().add(run, once, beside)
         self.note(run)
 
     def save(self, new: Run, *, was: Run, holder: str | None = None) -> Run:

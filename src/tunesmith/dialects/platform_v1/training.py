@@ -174,7 +174,7 @@ def routes(service: TrainingService, datasets: DatasetService, catalog: Catalog)
     def training_status(request: Request, task_id: str) -> Status:
         """Where a run stands."""
         run = service.get(_id(task_id), caller=caller_of(request))
-        return _status(run, language_of(request.headers), service.silent_s(run))
+        return _status(run, language_of(request.headers), service.silent_s(run), service.published(run))
 
     @router.post("/cancel/{task_id}", response_model=Canceled, responses=failures(403, 404, 409, 503))
     async def cancel_training(request: Request, task_id: str) -> Canceled:
@@ -230,7 +230,7 @@ def _validation(datasets: DatasetService, name: str, caller: Caller) -> str | No
     return f"{kept.name}/validation" if kept.splits.get("validation") else None
 
 
-def _status(run: Run, language: str, seconds_silent: float | None) -> Status:
+def _status(run: Run, language: str, seconds_silent: float | None, published: str | None) -> Status:
     progress = run.progress
     values = {"train_loss": progress.loss, "learning_rate": progress.learning_rate, "epoch": progress.epoch}
     done = run.state is State.COMPLETED
@@ -244,7 +244,7 @@ def _status(run: Run, language: str, seconds_silent: float | None) -> Status:
         updated_at=time(run.updated_at or run.created_at),
         seconds_silent=seconds_silent,
         completed_at=time(run.ended_at) if run.ended_at else None,
-        model_path=run.output if done else None,
+        model_path=published,
         error=run.reason(language),
     )
 

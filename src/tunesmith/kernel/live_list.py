@@ -1,20 +1,21 @@
-"""What an upstream offers, asked now and then: requests seldom wait for it, and never each ask anew."""
+"""What a server of others offers, asked now and then: requests seldom wait for it, and never each ask anew."""
 
 import asyncio
 import contextvars
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
 
 import structlog
 
-from tunesmith.inference.model_ids import Listed
 from tunesmith.kernel.problems import Problem, Unavailable
 
 _FIRST_AGAIN_S, _LONGEST_AGAIN_S = 1.0, 30.0
 _log = structlog.get_logger()
+Listed = TypeVar("Listed")
 
 
-class LiveList:
+class LiveList(Generic[Listed]):
     """The last list an upstream gave, and at most one question for a newer one. Belongs to one event loop.
 
     After a failure the old list stays, and the upstream is left alone for 1, 2, 4 ... seconds, at most 30 and at most

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from structlog.testing import capture_logs
 
-from tunesmith.inference.live_list import LiveList
 from tunesmith.inference.model_ids import Listed
+from tunesmith.kernel.live_list import LiveList
 from tunesmith.kernel.problems import Problem, Unavailable
 
 FRESH_S = 20.0
@@ -54,14 +54,14 @@ def upstream() -> Upstream:
 
 
 @pytest.fixture
-async def live(upstream: Upstream) -> AsyncIterator[LiveList]:
+async def live(upstream: Upstream) -> AsyncIterator[LiveList[Listed]]:
     made = LiveList(upstream.fetch, fresh_s=FRESH_S, wait_s=60.0, clock=lambda: upstream.now)
     yield made
     await made.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_fresh_list_is_given_without_asking_again(live: LiveList, upstream: Upstream) -> None:
+async def test_a_fresh_list_is_given_without_asking_again(live: LiveList[Listed], upstream: Upstream) -> None:
     assert (live.problem, live.age_s) == (None, None)
     assert ids(await live.get()) == ["answer-1"]
     upstream.now += FRESH_S - 1
@@ -71,7 +71,7 @@ async def test_a_fresh_list_is_given_without_asking_again(live: LiveList, upstre
 
 
 async def test_an_old_list_is_given_at_once_while_one_question_for_a_newer_runs(
-    live: LiveList, upstream: Upstream
+    live: LiveList[Listed], upstream: Upstream
 ) -> None:
     await live.get()
     upstream.now += FRESH_S
@@ -86,7 +86,7 @@ async def test_an_old_list_is_given_at_once_while_one_question_for_a_newer_runs(
     assert (upstream.asked, live.age_s) == (2, 0.0)
 
 
-async def test_many_who_need_the_first_list_share_one_question(live: LiveList, upstream: Upstream) -> None:
+async def test_many_who_need_the_first_list_share_one_question(live: LiveList[Listed], upstream: Upstream) -> None:
     upstream.answering.clear()
     waiting = [asyncio.create_task(live.get()) for _ in range(50)]
     await settle()
@@ -96,7 +96,7 @@ async def test_many_who_need_the_first_list_share_one_question(live: LiveList, u
 
 
 async def test_whoever_is_cancelled_while_waiting_does_not_cancel_it_for_the_others(
-    live: LiveList, upstream: Upstream
+    live: LiveList[Listed], upstream: Upstream
 ) -> None:
     upstream.answering.clear()
     first, second, listing = (asyncio.create_task(each) for each in (live.get(), live.get(), live.fresh()))
@@ -122,7 +122,7 @@ async def test_the_first_list_is_waited_for_no_longer_than_said_and_comes_later(
 
 
 async def test_who_does_not_wait_gets_what_there_is_and_sets_off_the_question(
-    live: LiveList, upstream: Upstream
+    live: LiveList[Listed], upstream: Upstream
 ) -> None:
     assert ids(await live.get(wait=False)) == []
     await settle()
@@ -130,7 +130,7 @@ async def test_who_does_not_wait_gets_what_there_is_and_sets_off_the_question(
 
 
 async def test_a_failure_keeps_the_old_list_and_is_remembered_until_a_success(
-    live: LiveList, upstream: Upstream
+    live: LiveList[Listed], upstream: Upstream
 ) -> None:
     await live.get()
     upstream.now += FRESH_S
@@ -145,7 +145,7 @@ async def test_a_failure_keeps_the_old_list_and_is_remembered_until_a_success(
     assert (ids(await live.get()), live.problem) == (["answer-3"], None)
 
 
-async def asked_again_after(live: LiveList, upstream: Upstream) -> float:
+async def asked_again_after(live: LiveList[Listed], upstream: Upstream) -> float:
     """Seconds until a request makes the list be asked for again, to half a second."""
     before, began = upstream.asked, upstream.now
     while upstream.asked == before and upstream.now < began + 100:
@@ -156,7 +156,7 @@ async def asked_again_after(live: LiveList, upstream: Upstream) -> float:
 
 
 async def test_a_dead_upstream_is_asked_ever_more_seldom_and_never_on_every_request(
-    live: LiveList, upstream: Upstream
+    live: LiveList[Listed], upstream: Upstream
 ) -> None:
     upstream.failure = DOWN
     for _ in range(5):
@@ -173,7 +173,7 @@ async def test_a_dead_upstream_is_asked_every_half_minute_at_least(upstream: Ups
     await live.close()
 
 
-async def test_after_a_success_the_next_failure_is_the_first_again(live: LiveList, upstream: Upstream) -> None:
+async def test_after_a_success_the_next_failure_is_the_first_again(live: LiveList[Listed], upstream: Upstream) -> None:
     upstream.failure = DOWN
     await live.get()
     assert [await asked_again_after(live, upstream) for _ in range(2)] == [1.0, 2.0]
@@ -187,7 +187,7 @@ async def test_after_a_success_the_next_failure_is_the_first_again(live: LiveLis
 
 
 async def test_a_listing_asks_for_real_though_the_list_is_fresh_or_has_just_failed(
-    live: LiveList, upstream: Upstream
+    live: LiveList[Listed], upstream: Upstream
 ) -> None:
     await live.get()
     assert ids(await live.fresh()) == ["answer-2"]
@@ -200,7 +200,7 @@ async def test_a_listing_asks_for_real_though_the_list_is_fresh_or_has_just_fail
     assert ids(await live.get()) == ["answer-2"]
 
 
-async def test_listings_at_once_share_one_question_and_its_failure(live: LiveList, upstream: Upstream) -> None:
+async def test_listings_at_once_share_one_question_and_its_failure(live: LiveList[Listed], upstream: Upstream) -> None:
     upstream.answering.clear()
     upstream.failure = DOWN
     waiting = [asyncio.create_task(live.fresh()) for _ in range(5)]
@@ -211,7 +211,7 @@ async def test_listings_at_once_share_one_question_and_its_failure(live: LiveLis
 
 
 async def test_what_is_forgotten_is_asked_for_again_and_a_late_answer_is_not_kept(
-    live: LiveList, upstream: Upstream
+    live: LiveList[Listed], upstream: Upstream
 ) -> None:
     await live.get()
     upstream.answering.clear()
@@ -228,7 +228,7 @@ async def test_what_is_forgotten_is_asked_for_again_and_a_late_answer_is_not_kep
 
 
 async def test_who_waits_for_the_first_list_when_it_is_forgotten_gets_the_newer_one(
-    live: LiveList, upstream: Upstream
+    live: LiveList[Listed], upstream: Upstream
 ) -> None:
     upstream.answering.clear()
     waiting = asyncio.create_task(live.get())
@@ -263,7 +263,7 @@ async def test_an_answer_that_cannot_be_stopped_any_more_is_not_kept_once_forgot
     await live.close()
 
 
-async def test_forgetting_forgets_the_failure_too(live: LiveList, upstream: Upstream) -> None:
+async def test_forgetting_forgets_the_failure_too(live: LiveList[Listed], upstream: Upstream) -> None:
     upstream.failure = DOWN
     await live.get()
     upstream.failure = None
@@ -308,7 +308,9 @@ async def test_a_list_closed_before_its_question_began_asks_nothing(upstream: Up
     assert upstream.asked == 0
 
 
-async def test_a_bug_in_asking_is_a_problem_like_any_other_and_logged(live: LiveList, upstream: Upstream) -> None:
+async def test_a_bug_in_asking_is_a_problem_like_any_other_and_logged(
+    live: LiveList[Listed], upstream: Upstream
+) -> None:
     upstream.failure = KeyError("data")
     with capture_logs() as logs:
         assert ids(await live.get()) == []
@@ -318,7 +320,7 @@ async def test_a_bug_in_asking_is_a_problem_like_any_other_and_logged(live: Live
         await live.fresh()
 
 
-async def test_a_question_cancelled_from_within_ends_the_waiting(live: LiveList, upstream: Upstream) -> None:
+async def test_a_question_cancelled_from_within_ends_the_waiting(live: LiveList[Listed], upstream: Upstream) -> None:
     upstream.failure = asyncio.CancelledError()
     assert ids(await live.get()) == []
     with pytest.raises(Unavailable):
@@ -350,7 +352,7 @@ async def test_the_question_does_not_wear_the_request_that_set_it_off() -> None:
     await live.close()
 
 
-async def test_an_empty_list_is_a_list(live: LiveList, upstream: Upstream) -> None:
+async def test_an_empty_list_is_a_list(live: LiveList[Listed], upstream: Upstream) -> None:
     answers: list[Sequence[Listed]] = [[], [Listed("a")]]
 
     async def fetch() -> Sequence[Listed]:

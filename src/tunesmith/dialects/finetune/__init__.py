@@ -1,0 +1,1 @@
+"""The document ``finetune-providers``: providers, datasets, jobs, projects, splits."""
