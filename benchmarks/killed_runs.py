@@ -1,12 +1,15 @@
 """Runs killed at random moments, and what became of them.
 
-    python benchmarks/killed_runs.py [--runs 100] [--seed 1] [--at-once 2] [--json]
+    python benchmarks/killed_runs.py [--runs 100] [--seed 1] [--at-once 2] [--waiting] [--json]
 
 One run is left in peace. Every other is killed one to three times at random moments of its whole life (starting,
 reading, training, saving): its trainer, the server, both, or everything at once, as when a machine loses power
 (server, every trainer, the engine). Two are under way at a time, each with kills of its own; what takes the server or
 the machine away strikes both. The server is started again, nothing else is done. Each must end completed, once, with
 the bytes of the undisturbed adapter, and every step told once. Exits 1 when one does not.
+
+With ``--waiting`` runs come one at a time, each only when a trainer waits for it with everything imported, and are begun
+by that one; without it every trainer is a new process.
 """
 
 import argparse
@@ -35,6 +38,7 @@ import psutil
 
 ROWS = [{"input": f"Where is locker {n}?", "expected": f"Locker {n} is on floor {n * 3}."} for n in range(32)]
 EPOCHS, WITHIN_S = 8, 300.0
+WAITING, READY_S = "tunesmith.training.waiting", 6.0  # what waits, and how long it imports
 KINDS = ("trainer", "server", "both", "machine")
 # the service gives a run up whose trainer dies a fourth time before it gets any further, as it says it does
 MOST_DEATHS = 3
@@ -83,8 +87,7 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "tunesmith.cli", "serve", "--home", str(self.home), "--port", str(self._port)]
-        # trainers are found by the run on their command line, which one that had waited for a run lacks
-        fixed = {"TUNESMITH_THREADS": "1", "TUNESMITH_CHECKPOINT_SECONDS": "0", "TUNESMITH_WARM_TRAINER": "0"}
+        fixed = {"TUNESMITH_THREADS": "1", "TUNESMITH_CHECKPOINT_SECONDS": "0"}
         environ = {**os.environ, **fixed, **self._environ}
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
@@ -100,6 +103,14 @@ class Server:
             return json.loads(connection.getresponse().read())
         return None
 
+    def await_waiting(self) -> None:
+        """Until a trainer waits for a run."""
+        deadline = time.monotonic() + WITHIN_S
+        while not any(WAITING in words(each) for each in psutil.Process(self.process.pid).children()):
+            assert time.monotonic() < deadline, "no trainer waits"
+            time.sleep(0.1)
+        time.sleep(READY_S)
+
     def again(self) -> None:
         """After a kill."""
         self.process.wait()
@@ -110,12 +121,25 @@ class Server:
         self.process.wait(30)
 
 
+def words(process: psutil.Process) -> str:
+    """Its command line; empty where it has ended."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
 def trainers(home: Path, task: str = "") -> list[psutil.Process]:
     """Living trainers of this home, or of one run."""
+    # one that had waited does not have the run on its command line; it is known once the server has written it down
+    told = set()
+    for file in (home / "runs").glob(f"{task or '*'}/trainer.json"):
+        with suppress(OSError, ValueError):
+            told.add(json.loads(file.read_bytes())["pid"])
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if f"{home}/runs/{task}" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+            ours = f"{home}/runs/{task}" in words(process) or (process.pid in told and WAITING in words(process))
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 
@@ -190,10 +214,19 @@ def follow(server: Server, killer: Killer, life: Life, draws: random.Random | No
 
 
 def one(
-    server: Server, killer: Killer, name: str, draws: random.Random | None, usual_s: float, expected: str | None
+    server: Server,
+    killer: Killer,
+    name: str,
+    draws: random.Random | None,
+    usual_s: float,
+    expected: str | None,
+    *,
+    waiting: bool,
 ) -> tuple[Outcome, str]:
     """Train once under that name, killed as ``draws`` says; the outcome, and the adapter's hash."""
     order = {"base_model": "tunesmith-small", "dataset_path": "data/rows.json", "output_dir": f"adapters/{name}"}
+    if waiting:
+        server.await_waiting()
     with server.lock:  # a request that a kill cuts off would leave open whether there is a run
         began = time.monotonic()
         task = server.ask("POST", "/train", {**order, "num_epochs": EPOCHS})["task_id"]
@@ -220,12 +253,12 @@ def one(
 
 
 @contextmanager
-def serving(at_once: int) -> Iterator[Server]:
+def serving(at_once: int, *, waiting: bool) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "data").mkdir()
         (home / "data" / "rows.json").write_text(json.dumps(ROWS))
-        server = Server(home, {"TUNESMITH_CONCURRENT_RUNS": str(at_once)})
+        server = Server(home, {"TUNESMITH_CONCURRENT_RUNS": str(at_once), "TUNESMITH_WARM_TRAINER": str(int(waiting))})
         try:
             yield server
         finally:
@@ -239,7 +272,7 @@ def killed_runs(server: Server, given: argparse.Namespace) -> tuple[Outcome, str
     killer, outcomes = Killer(server), list[Outcome]()
     # an engine, too, is there to be killed
     threading.Thread(target=server.ask, args=("POST", "/generate", {"prompt": "hi", "max_tokens": 1})).start()
-    undisturbed, expected = one(server, killer, "undisturbed", None, 0.0, None)
+    undisturbed, expected = one(server, killer, "undisturbed", None, 0.0, None, waiting=given.waiting)
     numbers, left, printing = itertools.count(1), [given.runs], threading.Lock()
 
     def work() -> None:
@@ -250,7 +283,8 @@ def killed_runs(server: Server, given: argparse.Namespace) -> tuple[Outcome, str
                 left[0] -= 1
                 number = next(numbers)
             draws = random.Random(given.seed * 1000 + number)
-            outcome, _ = one(server, killer, f"run-{number}", draws, undisturbed.seconds, expected)
+            name = f"run-{number}"
+            outcome, _ = one(server, killer, name, draws, undisturbed.seconds, expected, waiting=given.waiting)
             with printing:
                 if not outcome.killed and outcome.good:
                     left[0] += 1  # it ended before its first kill was due: no killed run
@@ -270,11 +304,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("--runs", type=int, default=100)
     arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument(
+        "--waiting", action="store_true", help="a trainer that waited begins each run; one at a time"
+    )
     arguments.add_argument("--at-once", type=int, default=2, help="runs under way at a time")
     arguments.add_argument("--json", action="store_true", help="one object instead of the table")
     given = arguments.parse_args()
     began = time.monotonic()
-    with serving(given.at_once) as server:
+    if given.waiting:
+        given.at_once = 1
+    with serving(given.at_once, waiting=given.waiting) as server:
         undisturbed, expected, outcomes = killed_runs(server, given)
     good, kills = sum(each.good for each in outcomes), Counter(
         kill.rstrip("*").partition("@")[0] for each in outcomes for kill in each.killed
