@@ -623,10 +623,9 @@ async def test_a_plain_call_is_waited_for_so_long(process: running.Upstream) -> 
         await until(process, lambda report: report["open"] == 0)
 
 
-async def test_a_plain_call_has_a_limit_of_bytes(process: running.Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_plain_call_has_a_limit_of_bytes(process: running.Upstream) -> None:
     process.tell("/behave", {"path": "/api/tags", "model": "endless"})
-    monkeypatch.setattr("tunesmith.inference.engines.answer.read_whole.__defaults__", (1 << 20,))
     async with upstream(process.url) as client:
         with pytest.raises(Unavailable):
-            await client.ask("GET", "/api/tags", None, Tags)
+            await client.fetch("GET", "/api/tags", None, most=1 << 20)
         await until(process, lambda report: report["open"] == 0)
