@@ -27,9 +27,10 @@ from tunesmith.kernel.home import Home
 from tunesmith.settings import Settings
 from tunesmith.training.executors.scripted_provider import ScriptedProvider
 from tunesmith.training.hosted import store as hosted_jobs
-from tunesmith.training.hosted.executor import HostedExecutor, Timing
+from tunesmith.training.hosted.executor import HostedExecutor
 from tunesmith.training.hosted.provider import Provider
 from tunesmith.training.hosted.store import HostedStore, Kept, tag_of
+from tunesmith.training.hosted.timing import Timing
 from tunesmith.training.jobs.job import HostedNews
 from tunesmith.training.run import Recipe, Run, State
 from tunesmith.training.service import TrainingService
@@ -71,7 +72,8 @@ class Servers:
         """One server from its start until the run's job is known, or until it is killed.
 
         Args:
-            provider: ``{"books": path}`` of a scripted one, or ``{"together": url, "key": key, "model": model}``.
+            provider: ``{"books": path}`` of a scripted one, or ``{"together": url, "key": key, "model": model}``, or the
+                same with ``fireworks``.
             cancel: cancels the run as soon as it runs, and ends when it has ended.
 
         Returns:
@@ -158,10 +160,13 @@ class _ToldStore(HostedStore):
 def _provider(told: Mapping[str, Any]) -> Provider:
     if "books" in told:
         return ScriptedProvider(Path(told["books"]))
+    from tunesmith.training.executors.fireworks import Fireworks
     from tunesmith.training.executors.together import Together
     from tunesmith.training.hosted.wire import Waits
 
     waits = Waits(connect_s=30, answer_s=30, tries=2, again_s=0.02)
+    if "fireworks" in told:
+        return Fireworks(told["fireworks"], lambda: str(told["key"]), waits=waits, poll_s=0.02)
     return Together(told["together"], lambda: str(told["key"]), waits=waits, again_s=0.02)
 
 
@@ -232,7 +237,7 @@ def _forked(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from tunesmith.training.executors import together  # noqa: F401  (imported once, before the forks)
+    from tunesmith.training.executors import fireworks, together  # noqa: F401  (imported once, before the forks)
 
     for line in sys.stdin:
         print(json.dumps(_forked(json.loads(line))), flush=True)

@@ -5,7 +5,7 @@ run in processes of their own.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -280,9 +280,6 @@ class _Later:
 
     def get(self, job_id: str, caller: Caller) -> Job:
         return self.jobs().get(job_id, caller)
-
-    def list(self, caller: Caller, *, limit: int | None = 100) -> Sequence[Job]:
-        return self.jobs().list(caller, limit=limit)
 
 
 def _builtin(chat: Chat, served: ServedModels, registry: Registry, aliases: Aliases, hosted: Hosted) -> Builtin:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tunesmith.app import Services
 from tunesmith.dialects.chat_gateway import routes as chat_gateway
 from tunesmith.dialects.compare_chat import routes as compare_chat
+from tunesmith.dialects.finetune import kiln_paths
 from tunesmith.dialects.finetune import routes as finetune
 from tunesmith.dialects.gpt_service import ollama as gpt_ollama
 from tunesmith.dialects.gpt_service import routes as gpt_service
@@ -98,27 +99,27 @@ def create_app(services: Services, *, wants_token: bool) -> ASGIApp:
         door(chat_gateway.kind_of),
     )
     platform = _platform(services, rates)
-    shelf = Shelf(services.served, services.registry, services.aliases, services.removal.remove)
+    hosted = services.hosted.names.list
+    shelf = Shelf(services.served, services.registry, services.aliases, services.removal.remove, hosted)
     sdk = openai.build(openai.Services(services.chat, shelf), door(openai.kind_of))
     life = Starlette(lifespan=_lifespan(services, rates))
-    tuning = finetune.build(
-        finetune.Services(
-            home=services.home,
-            may_read=services.datasets.check_may_read,
-            uploads=services.uploads,
-            exports=services.exports,
-            projects=services.projects,
-            jobs=services.jobs,
-            catalog=services.hosted.catalog,
-            deployments=services.hosted.deployments,
-            max_upload_bytes=settings.max_upload_bytes,
-        ),
-        door(finetune.kind_of),
+    behind = finetune.Services(
+        home=services.home,
+        may_read=services.datasets.check_may_read,
+        uploads=services.uploads,
+        exports=services.exports,
+        projects=services.projects,
+        jobs=services.jobs,
+        catalog=services.hosted.catalog,
+        deployments=services.hosted.deployments,
+        max_upload_bytes=settings.max_upload_bytes,
     )
+    tuning = finetune.build(behind, door(finetune.kind_of))
+    kiln = dict.fromkeys(kiln_paths.PREFIXES, kiln_paths.build(behind, door(finetune.kind_of)))
     dialects = {"/api/v1": platform, "/api/finetune": tuning, "/api/chat": gateway, "/ai": compare, "/v1": sdk}
     counts = metrics.build(lambda: gathered(services.engines), door(all_other))
     beside = {metrics.PATH: counts, page.PATH: page.build(Door.of(settings))}
-    app = _Dialects({**dialects, **beside}, gpt, life)
+    app = _Dialects({**dialects, **kiln, **beside}, gpt, life)
     return RequestId(app)
 
 

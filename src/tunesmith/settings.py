@@ -197,7 +197,7 @@ class Settings:
             together_key=_key("TOGETHER_API_KEY", environ),
             together_url=_url("TOGETHER_BASE_URL", environ) or TOGETHER_URL,
             fireworks_key=_key("FIREWORKS_API_KEY", environ),
-            fireworks_url=_url("FIREWORKS_BASE_URL", environ) or FIREWORKS_URL,
+            fireworks_url=_fireworks_url(environ) or FIREWORKS_URL,
             fireworks_account=_account(environ.get("FIREWORKS_ACCOUNT_ID", "")),
             public_url=_url("TUNESMITH_PUBLIC_URL", environ),
             upstream=UpstreamLimits(
@@ -275,6 +275,20 @@ def _url(name: str, environ: Mapping[str, str]) -> str | None:
             field=name,
         )
     return text.rstrip("/")
+
+
+def _fireworks_url(environ: Mapping[str, str]) -> str | None:
+    """The address without a path: jobs and chat live under different ones, which are added."""
+    url = _url("FIREWORKS_BASE_URL", environ)
+    if url is not None and re.search(r"/inference(/v1)?$", url):
+        raise Invalid(
+            "环境变量 FIREWORKS_BASE_URL 应为不含路径的地址（例如 https://api.fireworks.ai）：/inference 与 /inference/v1 "
+            "只是对话的路径，会自动加上",
+            "FIREWORKS_BASE_URL must be the address without a path, such as https://api.fireworks.ai: /inference and "
+            "/inference/v1 are the paths of chat alone, and are added where they belong",
+            field="FIREWORKS_BASE_URL",
+        )
+    return url
 
 
 def _precision(text: str) -> str:

@@ -7,15 +7,17 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.tiny_model import make_tiny_base
+from tunesmith.kernel.db import Database
 from tunesmith.kernel.files import write_json
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import NotFound
@@ -25,11 +27,16 @@ from tunesmith.training import run_folder
 from tunesmith.training.executor import Executor, Report
 from tunesmith.training.executors.local import LocalExecutor
 from tunesmith.training.executors.scripted import ScriptedExecutor
+from tunesmith.training.executors.scripted_provider import ScriptedProvider
+from tunesmith.training.hosted.executor import HostedExecutor, Timing
+from tunesmith.training.hosted.store import HostedStore
 from tunesmith.training.run import Progress, Recipe, Run, State
+from tunesmith.training.store import RunStore
 
 # a trainer takes seconds to import its libraries; nothing here waits longer than it must
 PATIENCE_S = 100
 SHORT, LONG, ENDLESS = 2, 250, 1000
+NEVER = 9  # the number of a run that is never submitted
 ROWS = [
     {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
     for q, a in (("Who is the mayor?", "Ada."), ("市长是谁？", "小林。"), ("one two", "three"), ("一加一？", "二。"))
@@ -41,7 +48,7 @@ def run(number: int = 1, epochs: int = SHORT, **recipe: object) -> Run:
         "tiny", "data/town.jsonl", epochs=epochs, batch_size=2, max_length=64, rank=2, alpha=4.0, learning_rate=1e-3
     )
     return Run(
-        id=f"{number:032x}",
+        id=f"{number:02x}{'0' * 30}",
         recipe=replace(asked, **recipe),  # type: ignore[arg-type]
         output=f"adapters/town-{number}",
         executor="it",
@@ -114,38 +121,75 @@ async def nothing_left_running(home: Home) -> AsyncIterator[None]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An executor on which ``run(1, SHORT)`` completes and ``run(2, ENDLESS)`` does not by itself."""
+    """An executor on which ``run(1, SHORT)`` completes and ``run(2, ENDLESS)`` does not by itself.
+
+    Attributes:
+        again: another one over the same records, as after a restart.
+        started: how often something was really started, once that run was submitted.
+        rank: what the parameter for the adapter's rank is called.
+    """
 
     executor: Executor
-    started: Callable[[], Awaitable[int]]  # how often something was really started
+    again: Callable[[], Executor]
+    started: Callable[[Run], Awaitable[int]]
+    rank: str = "rank"
 
 
-@pytest.fixture(params=["scripted", "local"])
-def candidate(request: pytest.FixtureRequest, home: Home) -> Candidate:
+def hosted(home: Home, provider: ScriptedProvider, database: Database) -> HostedExecutor:
+    timing = Timing(poll_s=0.0, stopping_s=0.0, settle_s=0.0, patience_s=PATIENCE_S)
+    return HostedExecutor(provider, HostedStore(database), home, timing=timing)
+
+
+def hosted_candidate(home: Home, database: Database) -> Candidate:
+    """Over the fake provider, whose books outlive who asks."""
+    database.migrate()
+    store = RunStore(database)
+    for number in (1, 2, NEVER):
+        store.add(run(number))
+    provider = ScriptedProvider(home.root / "books", script=("pending", "running", "running", "running", "completed"))
+    executor = hosted(home, provider, database)
+
+    async def asked(wanted: Run) -> int:
+        await executor.poll(wanted)  # what takes time begins when it is first asked after
+        return len(provider.jobs())
+
+    return Candidate(executor, lambda: hosted(home, provider, database), asked, "lora_rank")
+
+
+@pytest.fixture(params=["scripted", "local", "hosted"])
+def candidate(request: pytest.FixtureRequest, home: Home) -> Iterator[Candidate]:
+    if request.param == "hosted":
+        database = Database(f"sqlite:///{home.root}/tunesmith.db")
+        yield hosted_candidate(home, database)
+        database.close()
+        return
     if request.param == "local":
-        executor = local(home)
 
-        async def count() -> int:
+        async def count(wanted: Run) -> int:
             return len(trainers(home))
 
-        return Candidate(executor, count)
+        yield Candidate(local(home), lambda: local(home), count)
+        return
     step = Report(State.RUNNING, Progress(1, 4, 0.5, 2.0))
     fake = ScriptedExecutor(script=(step, step, Report(State.COMPLETED, Progress(4, 4, 2.0, 1.0))))
 
-    async def submitted() -> int:
+    async def submitted(wanted: Run) -> int:
         return len(fake.submitted)
 
-    return Candidate(fake, submitted)
+    yield Candidate(fake, lambda: fake, submitted)
 
 
 def make_endless(executor: Executor) -> None:
     if isinstance(executor, ScriptedExecutor):
         executor.script = executor.script[:1]
+    if isinstance(executor, HostedExecutor):
+        provider: Any = executor._provider
+        provider.script = provider.script[:2]
 
 
 async def test_parameters_cover_what_a_recipe_says_and_base_models_are_names(candidate: Candidate) -> None:
     names = [parameter.name for parameter in candidate.executor.parameters()]
-    assert {"epochs", "learning_rate", "rank", "batch_size"} <= set(names) and len(names) == len(set(names))
+    assert {"epochs", "learning_rate", candidate.rank, "batch_size"} <= set(names) and len(names) == len(set(names))
     models = await candidate.executor.base_models()
     assert models and all(isinstance(name, str) for name in models)
 
@@ -154,7 +198,7 @@ async def test_a_run_submitted_twice_is_started_once_and_completes_with_its_prog
     executor, wanted = candidate.executor, run()
     one, two = await asyncio.gather(executor.submit(wanted), executor.submit(wanted))
     assert one == two == await executor.submit(wanted) and one
-    assert await candidate.started() == 1
+    assert await candidate.started(wanted) == 1
     wanted = replace(wanted, handle=one, state=State.RUNNING)
     done = await until(executor, wanted, final)
     assert done.state is State.COMPLETED and done.error is None
@@ -168,11 +212,14 @@ async def test_a_run_submitted_twice_is_started_once_and_completes_with_its_prog
 async def test_a_canceled_run_ends_as_canceled_however_often_it_is_asked(candidate: Candidate) -> None:
     executor, wanted = candidate.executor, run(2, ENDLESS)
     make_endless(executor)
-    await executor.cancel(wanted)  # never submitted: nothing to stop
-    if isinstance(executor, ScriptedExecutor):
-        executor.canceled.clear()
+    await executor.cancel(run(NEVER, ENDLESS))  # never submitted: nothing to stop
     wanted = replace(wanted, handle=await executor.submit(wanted), state=State.RUNNING)
     await until(executor, wanted, stepping)
+    # another one that lost the handle finds the run, and starts nothing
+    another = candidate.again()
+    assert await another.submit(replace(wanted, handle=None)) == wanted.handle
+    await until(another, wanted, stepping)
+    assert await candidate.started(wanted) == 1
     await executor.cancel(wanted)
     await executor.cancel(wanted)
     ended = await until(executor, wanted, final)

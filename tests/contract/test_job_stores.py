@@ -62,6 +62,26 @@ def test_what_is_kept_of_a_run_is_recorded_with_it_or_not_at_all(database: Datab
     assert hosted.get(RUN.id) is None and runs.list() == []
 
 
+def test_a_run_whose_model_is_being_deployed_is_not_forgotten_and_a_forgotten_ones_is_not_deployed(
+    database: Database,
+) -> None:
+    runs, hosted = RunStore(database), HostedStore(database)
+    runs.add(RUN, None, BESIDE)
+    ended = runs.save(RUN.to(State.FAILED, error="e"), was=RUN)
+    assert hosted.deployments() == {}
+    hosted.deployed(RUN.id, {"word": "ASKED"})
+    assert hosted.deployments() == {RUN.id: {"word": "ASKED"}}
+    with pytest.raises(IntegrityError):
+        runs.delete(ended, [job_notes.forgotten(RUN.id), hosted_jobs.forgotten(RUN.id)])
+    assert runs.get(RUN.id) == ended and hosted.get(RUN.id) is not None
+    hosted.deployed(RUN.id, None)
+    assert hosted.deployments() == {}
+    runs.delete(ended, [job_notes.forgotten(RUN.id), hosted_jobs.forgotten(RUN.id)])
+    hosted.deployed(RUN.id, None)  # ending what is gone is fine
+    with pytest.raises(NotFound):
+        hosted.deployed(RUN.id, {"word": "ASKED"})
+
+
 def test_what_is_told_of_a_job_comes_back_as_it_was_and_of_two_writers_one_is_refused(database: Database) -> None:
     RunStore(database).add(RUN, None, BESIDE)
     store = HostedStore(database)

@@ -1,20 +1,16 @@
-"""What every provider of hosted fine-tuning keeps to, each against its stand-in on a real socket."""
+"""What every provider of hosted fine-tuning keeps to, each against its stand-in on a real socket; the fake one as well."""
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.upstreams.fireworks_api import fireworks_api
-from tests.upstreams.together_api import QWEN, together_api
+from tests.contract.provider_kinds import KINDS, Kind, on_a_wire, url_of
 from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Problem, TimedOut, Unavailable
-from tunesmith.training.executors.fireworks import Fireworks
-from tunesmith.training.executors.together import Together
 from tunesmith.training.hosted.parameters import check_parameters
 from tunesmith.training.hosted.provider import HostedJob, HostedOrder, Provider, TrainingFile
 from tunesmith.training.hosted.wire import Waits
@@ -23,48 +19,6 @@ from tunesmith.training.run import State
 QUICK = Waits(connect_s=5, answer_s=20, tries=2, again_s=0.01)
 HASTY = replace(QUICK, answer_s=0.5, tries=1)
 TAG = "tune-7f3a"
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A provider and its stand-in.
-
-    Attributes:
-        words: of states queued, running and completed.
-        model: that can be tuned there.
-        sent: files that have arrived at a stand-in.
-        create: the ``METHOD path`` that creates a job.
-    """
-
-    name: str
-    stand_in: Callable[[], AbstractContextManager[Any]]
-    provider: Callable[[str, Callable[[], str | None], Waits], Provider]
-    words: Mapping[State, str]
-    model: str
-    sent: Callable[[Any], int]
-    create: str
-
-
-KINDS = (
-    Kind(
-        "together",
-        together_api,
-        lambda url, key, waits: Together(f"{url}/v1", key, waits=waits, again_s=0.01),
-        {State.QUEUED: "queued", State.RUNNING: "running", State.COMPLETED: "completed"},
-        QWEN,
-        lambda api: len(api.files),
-        "POST /v1/fine-tunes",
-    ),
-    Kind(
-        "fireworks",
-        fireworks_api,
-        lambda url, key, waits: Fireworks(url, key, waits=waits, ready_s=0.0, poll_s=0.01),
-        {State.QUEUED: "PENDING", State.RUNNING: "RUNNING", State.COMPLETED: "COMPLETED"},
-        "accounts/fireworks/models/qwen3-8b",
-        lambda api: sum(map(len, api.files.values())),
-        "POST /v1/accounts/acme/supervisedFineTuningJobs",
-    ),
-)
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -80,7 +34,7 @@ def api(kind: Kind) -> Iterator[Any]:
 
 @pytest.fixture
 async def provider(kind: Kind, api: Any) -> AsyncIterator[Provider]:
-    made = kind.provider(api.url, lambda: api.key, QUICK)
+    made = kind.provider(api, lambda: api.key, QUICK)
     yield made
     await made.close()
 
@@ -146,7 +100,7 @@ async def test_a_job_that_was_accepted_without_an_answer_is_found_and_is_the_onl
     kind: Kind, api: Any, provider: Provider, file: TrainingFile, how: str
 ) -> None:
     uploaded = await provider.upload(TAG, file)
-    hasty = kind.provider(api.url, lambda: api.key, HASTY)
+    hasty = kind.provider(api, lambda: api.key, HASTY)
     getattr(api, how)()
     with pytest.raises(TimedOut) as unanswered:
         await hasty.create(order_of(kind, file), uploaded, None)
@@ -156,6 +110,7 @@ async def test_a_job_that_was_accepted_without_an_answer_is_found_and_is_the_onl
     assert found is not None and len(api.jobs) == 1
 
 
+@on_a_wire
 @pytest.mark.parametrize(
     ("status", "problem"),
     [
@@ -185,6 +140,7 @@ async def test_a_refusal_is_told_in_their_words_with_the_raw_answer_and_never_th
     assert api.key not in json.dumps([raised.zh, raised.en, raised.details], default=str, ensure_ascii=False)
 
 
+@on_a_wire
 async def test_a_refusal_without_a_word_still_says_what_it_means(
     kind: Kind, api: Any, provider: Provider, file: TrainingFile
 ) -> None:
@@ -195,6 +151,7 @@ async def test_a_refusal_without_a_word_still_says_what_it_means(
     assert "不允许" in refused.value.zh and refused.value.details["raw"]["code"] == 7
 
 
+@on_a_wire
 async def test_how_long_to_wait_is_told(kind: Kind, api: Any, provider: Provider, file: TrainingFile) -> None:
     job = await created(kind, provider, file)
     api.refuse(429, retry_after=37)
@@ -203,6 +160,7 @@ async def test_how_long_to_wait_is_told(kind: Kind, api: Any, provider: Provider
     assert refused.value.details["retry_after"] == 37
 
 
+@on_a_wire
 async def test_a_look_is_tried_again_and_a_creation_is_not(
     kind: Kind, api: Any, provider: Provider, file: TrainingFile
 ) -> None:
@@ -218,6 +176,7 @@ async def test_a_look_is_tried_again_and_a_creation_is_not(
     assert api.requests.count(kind.create) == tried + 1 and len(api.jobs) == 1
 
 
+@on_a_wire
 @pytest.mark.parametrize(
     "body", ["<html>502 Bad Gateway</html>", "[]", "null", "", '{"x": "' + "x" * (17 << 20) + '"}']
 )
@@ -253,6 +212,7 @@ async def test_what_only_reads_writes_nothing(kind: Kind, api: Any, provider: Pr
     assert writes(api) == before
 
 
+@on_a_wire
 async def test_every_page_of_the_models_is_read_and_the_one_to_tune_is_among_them(
     kind: Kind, api: Any, provider: Provider
 ) -> None:
@@ -279,15 +239,72 @@ async def test_a_tuned_model_is_deployed_once_and_undeployed_more_than_once(
     api.advance(job.id, kind.words[State.COMPLETED])
     output = (await provider.look(job.id)).output_model
     assert output is not None
-    deployed = await provider.deploy(TAG, output)
-    assert (await provider.deploy(TAG, output)).id == deployed.id and deployed.model
-    there = await provider.deployment(deployed.id)
-    assert there is not None and (there.id, there.model) == (deployed.id, deployed.model)
-    for _ in range(2):
-        await provider.undeploy(deployed.id)
-    assert await provider.deployment(deployed.id) is None
+    for _ in range(2):  # after its end there may be another
+        deployed = await provider.deploy(TAG, output)
+        assert (await provider.deploy(TAG, output)).id == deployed.id and deployed.model
+        there = await provider.deployment(deployed.id)
+        assert there is not None and (there.id, there.model) == (deployed.id, deployed.model)
+        for _ in range(2):
+            await provider.undeploy(deployed.id)
+        assert await provider.deployment(deployed.id) is None and kind.paid(api) == 0
 
 
+async def completed(kind: Kind, api: Any, provider: Provider, file: TrainingFile) -> str:
+    """The tuned model's id at the provider."""
+    job = await created(kind, provider, file)
+    api.advance(job.id, kind.words[State.COMPLETED])
+    output = (await provider.look(job.id)).output_model
+    assert output is not None
+    return output
+
+
+async def test_a_deployment_is_found_by_its_tag_while_it_is_there_and_looking_for_it_makes_none(
+    kind: Kind, api: Any, provider: Provider, file: TrainingFile
+) -> None:
+    output = await completed(kind, api, provider, file)
+    before = writes(api)
+    assert await provider.find_deployment(TAG) is None and writes(api) == before
+    other = await provider.deploy(f"{TAG}0", output)
+    assert await provider.find_deployment(TAG) is None
+    made = await provider.deploy(TAG, output)
+    before = writes(api)
+    found = await provider.find_deployment(TAG)
+    assert found is not None and found.id == made.id != other.id and writes(api) == before
+    await provider.undeploy(made.id)
+    assert await provider.find_deployment(TAG) is None and kind.paid(api) == 1
+    again = await provider.deploy(TAG, output)
+    found = await provider.find_deployment(TAG)
+    assert found is not None and found.id == again.id
+
+
+async def test_a_deployment_whose_answer_was_lost_at_any_step_is_found_and_is_the_only_one(
+    kind: Kind, api: Any, provider: Provider, file: TrainingFile
+) -> None:
+    output = await completed(kind, api, provider, file)
+    for step in kind.deploying:
+        api.accept_then_close(at=step)
+        with pytest.raises(Unavailable):
+            await provider.deploy(TAG, output)
+        begun = await provider.find_deployment(TAG)
+        assert begun is not None
+        made = await provider.deploy(TAG, output)
+        assert made.id == begun.id and kind.paid(api) == 1
+        await provider.undeploy(begun.id)
+        assert kind.paid(api) == 0
+
+
+async def test_a_deployment_that_is_refused_at_any_step_leaves_nothing_that_is_paid_for(
+    kind: Kind, api: Any, provider: Provider, file: TrainingFile
+) -> None:
+    output = await completed(kind, api, provider, file)
+    for step in kind.deploying:
+        api.refuse(403, at=step, times=1)
+        with pytest.raises(Forbidden):
+            await provider.deploy(TAG, output)
+        assert kind.paid(api) == 0 and await provider.find_deployment(TAG) is None, step
+
+
+@on_a_wire
 async def test_the_adapter_of_a_completed_job_is_downloaded_as_peft_keeps_it(
     kind: Kind, api: Any, provider: Provider, file: TrainingFile, tmp_path: Path
 ) -> None:
@@ -300,12 +317,13 @@ async def test_the_adapter_of_a_completed_job_is_downloaded_as_peft_keeps_it(
     assert {each.name for each in to.parent.iterdir()} == {"adapter", "train.jsonl"}, "nothing is left beside it"
 
 
+@on_a_wire
 async def test_nobody_is_asked_without_a_key_and_a_wrong_one_is_no_secret_told(kind: Kind, api: Any) -> None:
-    keyless = kind.provider(api.url, lambda: None, QUICK)
+    keyless = kind.provider(api, lambda: None, QUICK)
     with pytest.raises(Forbidden, match="_API_KEY"):
         await keyless.find(TAG)
     assert api.requests == []
-    wrong = kind.provider(api.url, lambda: "sk-wrong-one", QUICK)
+    wrong = kind.provider(api, lambda: "sk-wrong-one", QUICK)
     with pytest.raises(Forbidden) as refused:
         await wrong.find(TAG)
     assert "sk-wrong-one" not in f"{refused.value.zh}{refused.value.en}{refused.value.details}"
@@ -313,8 +331,9 @@ async def test_nobody_is_asked_without_a_key_and_a_wrong_one_is_no_secret_told(k
     await wrong.close()
 
 
+@on_a_wire
 async def test_a_provider_that_is_not_there_is_unavailable(kind: Kind) -> None:
-    provider = kind.provider("http://127.0.0.1:1", lambda: "key", QUICK)
+    provider = kind.provider(url_of("http://127.0.0.1:1"), lambda: "key", QUICK)
     with pytest.raises(Unavailable, match="cannot be reached"):
         await provider.find(TAG)
     await provider.close()

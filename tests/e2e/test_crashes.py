@@ -203,6 +203,6 @@ def test_a_question_of_a_killed_server_does_not_run_for_ever(tmp_path: Path) -> 
             server.process.kill()
             server.process.wait()
         # so long an answer may last here that the look at start-up cannot tell it from one of another server
+        # (where the start takes longer than that, it can)
         with serving(tmp_path, {**environ, "TUNESMITH_UPSTREAM_TOTAL_SECONDS": "4"}) as server:
-            assert state(server) == "running"
             wait_until(lambda: state(server) == "failed", "the turn still runs", 30)

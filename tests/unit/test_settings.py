@@ -78,3 +78,15 @@ def test_a_trainer_is_kept_ready_unless_somebody_says_no() -> None:
     assert not read(TUNESMITH_WARM_TRAINER="0").warm_trainer
     with pytest.raises(Invalid, match="TUNESMITH_WARM_TRAINER"):
         read(TUNESMITH_WARM_TRAINER="yes")
+
+
+@pytest.mark.parametrize("path", ["/inference", "/inference/v1", "/inference/v1/", "/proxy/inference/v1"])
+def test_the_address_of_chat_alone_is_no_address_of_fireworks(path: str) -> None:
+    with pytest.raises(Invalid, match="without a path") as refused:
+        Settings.read({"FIREWORKS_BASE_URL": f"https://api.fireworks.ai{path}"})
+    assert refused.value.details["field"] == "FIREWORKS_BASE_URL"
+
+
+@pytest.mark.parametrize("url", ["https://api.fireworks.ai", "http://127.0.0.1:9/proxy/inferences"])
+def test_another_address_of_fireworks_is_taken(url: str) -> None:
+    assert Settings.read({"FIREWORKS_BASE_URL": f"{url}/"}).fireworks_url == url

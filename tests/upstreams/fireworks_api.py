@@ -56,6 +56,7 @@ class FireworksApi:
         asked: the bodies that jobs and deployments were created with, by id, the query in it as well.
         created: how often each ``kind:id`` was created.
         requests: ``METHOD path`` of each request, in order.
+        chats: the bodies of questions that were answered.
         adapters: files of each tuned model, or where they are said to be, by the model's resource name.
         page: entries of a page of any list at most; None for as many as Fireworks gives.
         names_jobs_itself: the id that a job is created with is not followed.
@@ -75,6 +76,7 @@ class FireworksApi:
         self.asked: dict[str, dict[str, Any]] = {}
         self.created: Counter[str] = Counter()
         self.requests: list[str] = []
+        self.chats: list[dict[str, Any]] = []
         self.adapters: dict[str, dict[str, bytes | str]] = {}
         self.page: int | None = None
         self.names_jobs_itself = False

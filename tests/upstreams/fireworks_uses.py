@@ -178,6 +178,7 @@ class _Loras:
             return web.json_response(
                 {"error": {"object": "error", "code": "NOT_FOUND", "message": message}}, status=404
             )
+        self._api.chats.append(asked)
         said = f"{model.rsplit('/', 1)[-1]}: {asked['messages'][-1]['content']}"
         frame = {"id": uuid.uuid4().hex, "created": 1_790_000_000, "model": asked["model"]}
         if not asked.get("stream"):

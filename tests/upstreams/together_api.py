@@ -69,6 +69,7 @@ class TogetherApi:
         created: how often ``file``, ``job``, ``endpoint`` and ``deployment`` were created, and ``tag:<suffix>``.
         spent: dollars for jobs.
         requests: ``METHOD path`` of each request, in order.
+        chats: the bodies of questions that were answered.
         leaked: requests for storage that carried the key.
         location: where uploads are sent instead, or None.
         bad_files: every file that comes is found malformed.
@@ -95,6 +96,7 @@ class TogetherApi:
         self.created: Counter[str] = Counter()
         self.spent = 0.0
         self.requests: list[str] = []
+        self.chats: list[dict[str, Any]] = []
         self.leaked: list[str] = []
         self.location: str | None = None
         self.bad_files = self.validating = self.lagging = False

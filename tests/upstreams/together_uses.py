@@ -1,5 +1,6 @@
 """Models, endpoints and chat of the stand-in `together_api.py`."""
 
+import json
 import uuid
 from typing import Any
 
@@ -125,7 +126,7 @@ class _Uses:
         endpoint["deployments"].remove(deployment)
         return web.json_response({})
 
-    async def chat(self, request: web.Request) -> web.Response:
+    async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         ready = {
             each["name"] for each in self._api.endpoints.values()
@@ -133,11 +134,11 @@ class _Uses:
         }  # fmt: skip
         if body["model"] not in ready | set(self._api.limits):
             raise Refused(404, f"Unable to access model {body['model']}", "model_not_available")
-        message = {
-            "role": "assistant",
-            "content": f"{body['model']}: {body['messages'][-1]['content']}",
-            "tool_calls": [],
-        }
+        said = f"{body['model']}: {body['messages'][-1]['content']}"
+        self._api.chats.append(body)
+        if body.get("stream"):
+            return await _streamed(request, body["model"], said)
+        message = {"role": "assistant", "content": said, "tool_calls": []}
         return web.json_response(
             {
                 "id": "chat-1",
@@ -162,3 +163,16 @@ class _Uses:
         if found is None:
             raise Refused(404, "deployment not found")
         return found
+
+
+async def _streamed(request: web.Request, model: str, said: str) -> web.StreamResponse:
+    answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await answer.prepare(request)
+    halves = ({"role": "assistant", "content": said[:9]}, None), ({"content": said[9:]}, "stop")
+    for delta, ends in halves:
+        choice = {"index": 0, "delta": delta, "finish_reason": ends, "logprobs": None}
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5} if ends else None
+        frame = {"id": "chat-1", "object": "chat.completion.chunk", "created": 0, "model": model, "choices": [choice]}
+        await answer.write(f"data: {json.dumps({**frame, 'usage': usage})}\n\n".encode())
+    await answer.write(b"data: [DONE]\n\n")
+    return answer

@@ -148,7 +148,14 @@ class Talk:
 
 
 def start_engine(session: Session, model: "Model") -> None:
-    """Have the engine ready before anything is asked, and say so while a person waits for it."""
+    """Have the engine ready before anything is asked, and say so while a person waits for it.
+
+    A model at a provider needs none of this machine's.
+    """
+    from tunesmith.inference.switchboard import provider_of
+
+    if provider_of(model) is not None:
+        return
     with console(stderr=True).status(say(f"启动 {model.base} 的引擎……", f"starting the engine of {model.base} ...")):
         session.services.registry.check(model)
         session.run(session.services.engines.ensure(model.base))

@@ -10,11 +10,14 @@ from tunesmith.cli import (
     bench,
     checking,
     data,
+    dataset_files,
     demo,
     doctor,
     evaluating,
+    jobs,
     keys,
     models,
+    projects,
     providers,
     runs,
     serve,
@@ -57,9 +60,12 @@ app.command("evaluate", help=evaluating.HELP)(evaluating.evaluate)
 app.command("chat", help=asking.CHAT_HELP)(asking.chat)
 app.command("compare", help=asking.COMPARE_HELP)(asking.compare)
 data.app.command("check", help=checking.HELP)(checking.check)
+data.app.command("export", help=dataset_files.HELP)(dataset_files.export)
 app.add_typer(data.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(projects.app, name="projects")
 app.add_typer(users.app, name="users")
 app.add_typer(keys.app, name="keys")
 app.add_typer(providers.app, name="providers")

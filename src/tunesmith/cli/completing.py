@@ -40,6 +40,42 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
     return [*bases(ctx, incomplete), *adapters(ctx, incomplete)]
 
 
+def trainers(incomplete: str) -> list[str]:
+    """Where a job can be trained."""
+    return _beginning(incomplete, iter(("together_ai", "fireworks_ai", "local")))
+
+
+def providers(incomplete: str) -> list[str]:
+    """Whose keys are kept."""
+    return _beginning(incomplete, iter(("openrouter", "together_ai", "fireworks_ai")))
+
+
+def strategies(incomplete: str) -> list[str]:
+    """What of an example is trained on."""
+    from tunesmith.datasets.export.sample import Strategy
+
+    return _beginning(incomplete, (each.value for each in Strategy))
+
+
+def formats(incomplete: str) -> list[str]:
+    """How a line of a training file may be shaped."""
+    from tunesmith.datasets.export.sample import Format
+
+    return _beginning(incomplete, (each.value for each in Format))
+
+
+def split_types(incomplete: str) -> list[str]:
+    """Presets of dataset splits."""
+    return _beginning(incomplete, iter(("train_val", "train_test", "train_test_val", "train_test_val_80", "all")))
+
+
+def generators(incomplete: str) -> list[str]:
+    """What makes a system message of a task."""
+    from tunesmith.projects.prompts import GENERATORS
+
+    return _beginning(incomplete, iter(GENERATORS))
+
+
 def _beginning(incomplete: str, names: Iterator[str]) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 

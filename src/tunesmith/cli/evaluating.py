@@ -65,11 +65,16 @@ def evaluate(
     async def work(services: "Services") -> "Evaluation":
         from tunesmith.cli.asking import sampling_of
         from tunesmith.evaluation.service import EvaluationRequest
+        from tunesmith.inference.switchboard import provider_of
 
         asked = services.served.get(model).model
-        services.registry.check(asked)
+        chosen = names
+        if provider_of(asked) is None:
+            services.registry.check(asked)
+        elif metrics is None:
+            chosen = tuple(name for name in names if name != "perplexity")  # no provider tells what it is made of
         found = await asyncio.to_thread(lambda: tuple(islice(_questions(services, dataset), limit)))
-        request = EvaluationRequest(asked, found, names, sampling_of(0.0, 1.0, max_tokens, 0), compare, label=dataset)
+        request = EvaluationRequest(asked, found, chosen, sampling_of(0.0, 1.0, max_tokens, 0), compare, label=dataset)
         with bar(say("评估", "evaluating"), len(found)) as moved:
             return await measured(services, request, moved)
 

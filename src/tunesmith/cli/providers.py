@@ -1,36 +1,77 @@
-"""``tunesmith providers``: keys of the services that answer elsewhere."""
+"""``tunesmith providers``: the services that answer or train elsewhere, their keys, and what they train."""
 
 import getpass
 import sys
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunesmith.cli.screen import HomeOption, JsonOption, line, note, say, show_json, table, verb, wrong_usage
-from tunesmith.cli.session import opened
+from tunesmith.cli import completing
+from tunesmith.cli.screen import (
+    PROBLEM,
+    HomeOption,
+    JsonOption,
+    language,
+    line,
+    note,
+    say,
+    show_json,
+    table,
+    verb,
+    wrong_usage,
+)
+from tunesmith.cli.session import opened, run_inside
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tunesmith.accounts.vault import HeldKey, Vault
+    from tunesmith.app import Services
+    from tunesmith.training.executor import Parameter
+    from tunesmith.training.hosted.catalog import Offer
+    from tunesmith.training.hosted.provider import HostedModel
 
 app = typer.Typer(
-    no_args_is_help=True, help=say("外部服务商的密钥", "Keys of providers: services that answer elsewhere.")
+    no_args_is_help=True,
+    help=say("外部服务商：密钥、可微调的模型与参数", "Services elsewhere: their keys, and what they tune."),
 )
 
+TrainerArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PROVIDER]",
+        autocompletion=completing.trainers,
+        help=say("提供商，或 local；默认全部", "together_ai, fireworks_ai or local; all when not given."),
+    ),
+]
 _MOST = 8192  # bytes read of standard input: no key is as long
 
 ProviderArgument = Annotated[
-    str, typer.Argument(metavar="PROVIDER", help=say("服务商，如 openrouter", "The provider, such as openrouter."))
+    str,
+    typer.Argument(
+        metavar="PROVIDER",
+        autocompletion=completing.providers,
+        help=say("服务商：openrouter、together_ai、fireworks_ai", "openrouter, together_ai or fireworks_ai."),
+    ),
 ]
 
 
-@app.command("list", help=say("列出已有的密钥（不显示密钥本身）", "List the keys held, never the keys themselves."))
+@app.command(
+    "list",
+    help=say("列出服务商与已有的密钥（不显示密钥本身）", "List providers and which keys are held, never the keys."),
+)
 @verb
 def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Of two keys of one provider the environment's is used."""
+    """Of two keys of one provider the environment's is used. Nobody is asked whether a key is accepted."""
+    from tunesmith.accounts.vault import PROVIDERS
+
     with opened(home) as services:
         held = services.vault.held()
+        tunes = [name for name in PROVIDERS if name.upper() in services.hosted.catalog.labels()]
+    without = [name for name in PROVIDERS if name not in {key.provider for key in held}]
     if as_json:
-        show_json({"keys": held})
+        show_json({"keys": held, "without_key": without, "tunes": tunes})
         return
     columns = [
         say("服务商", "provider"),
@@ -40,7 +81,65 @@ def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
         say("设置者", "set by"),
         say("时间", "set"),
     ]
-    table(columns, [_row(key) for key in held])
+    missing = [(name, None, None, say("没有密钥", "no key"), None, None) for name in without]
+    table(columns, [*(_row(key) for key in held), *missing])
+
+
+@app.command("models", help=say("列出可以微调的模型", "List the models that can be tuned."))
+@verb
+def models(
+    provider: TrainerArgument = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """At one provider, or everywhere; asked now. What cannot be asked is told, and exit 1 where nothing is left."""
+
+    async def work(services: "Services") -> "Sequence[Offer]":
+        catalog = services.hosted.catalog
+        return await catalog.offers() if provider is None else [await catalog.offer(provider)]
+
+    offers = run_inside(home, work)
+    if as_json:
+        show_json({"providers": [_offer(each) for each in offers]})
+    else:
+        columns = [say("提供商", "provider"), say("模型", "model"), say("名称", "name"), say("策略", "strategies")]
+        columns += [say("工具", "tools"), say("上下文", "context")]
+        table(columns, [_model(offer, model) for offer in offers for model in offer.models])
+        for offer in offers:
+            if offer.problem is not None:
+                note(f"{offer.id}: {offer.problem.message(language())}")
+    if not any(offer.enabled and offer.models for offer in offers):
+        raise typer.Exit(PROBLEM)
+
+
+@app.command("parameters", help=say("列出微调时可以设置的参数", "List what a job may set there."))
+@verb
+def parameters(
+    provider: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROVIDER",
+            autocompletion=completing.trainers,
+            help=say("提供商，或 local", "together_ai, fireworks_ai or local."),
+        ),
+    ],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """For ``tunesmith jobs create --set NAME=VALUE``."""
+    with opened(home) as services:
+        found = services.hosted.catalog.parameters(provider)
+    if as_json:
+        show_json({"parameters": [asdict(each) for each in found]})
+        return
+    columns = [
+        say("名称", "name"),
+        say("类型", "kind"),
+        say("默认", "default"),
+        say("范围", "range"),
+        say("含义", "meaning"),
+    ]
+    table(columns, [_parameter(each) for each in found])
 
 
 @app.command("set-key", help=say("保存服务商的密钥（在终端中询问）", "Keep a provider's key; it is asked for."))
@@ -131,3 +230,21 @@ def _row(key: "HeldKey") -> tuple[object, ...]:
     state = say("可用", "good") if key.opens else say("无法解开，请重新设置", "cannot be opened: set it again")
     set_at = f"{key.set_at:%Y-%m-%d %H:%M}" if key.set_at else None
     return key.provider, source, f"…{key.hint}" if key.hint else None, state, key.set_by, set_at
+
+
+def _model(offer: "Offer", model: "HostedModel") -> tuple[object, ...]:
+    tools = say("支持", "yes") if model.tools else ""
+    return offer.id, model.id, model.name, ", ".join(model.strategies), tools, model.context_length or ""
+
+
+def _offer(offer: "Offer") -> dict[str, Any]:
+    problem = None if offer.problem is None else offer.problem.message(language())
+    told = {"id": offer.id, "label": offer.label, "enabled": offer.enabled, "problem": problem}
+    return told | {"models": [asdict(model) for model in offer.models]}
+
+
+def _parameter(each: "Parameter") -> tuple[object, ...]:
+    ends = [f"{end:g}" if end is not None else "" for end in (each.minimum, each.maximum)]
+    allowed = ", ".join(each.choices) if each.choices else "..".join(ends) if any(ends) else ""
+    default = "" if each.default is None else str(each.default)
+    return each.name, each.kind, default, allowed, say(each.description_zh or each.description, each.description)

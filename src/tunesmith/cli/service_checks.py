@@ -1,9 +1,10 @@
-"""What ``doctor`` says of the services this one asks: Ollama, OpenRouter, Redis."""
+"""What ``doctor`` says of the services this one asks: Ollama, the providers, Redis."""
 
 import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +21,7 @@ _MOST_BYTES = 4 << 20
 
 
 def services(home: Path | None) -> Iterator[Check]:
-    """Whether Ollama answers, a key for OpenRouter is held, and Redis answers where one is configured.
+    """Whether Ollama answers, whose keys are held, and whether Redis answers where one is configured.
 
     Nothing outside this network is called.
     """
@@ -31,7 +32,8 @@ def services(home: Path | None) -> Iterator[Check]:
     except Problem:
         return  # home_folder names it
     yield _ollama(settings.ollama_url)
-    yield _openrouter(settings)
+    for asked in _keyed(settings):
+        yield _key(settings, asked)
     if settings.redis_url is not None:
         yield _redis(settings, settings.redis_url)
 
@@ -119,30 +121,56 @@ def _within(limit_s: float, ask: Callable[[], T]) -> T:
     return given[0]
 
 
-def _openrouter(settings: "Settings") -> Check:
-    """Where its key comes from; the key itself is never shown."""
-    source = "environment" if settings.openrouter_key else None
+@dataclass(frozen=True, slots=True)
+class _Keyed:
+    """A provider that wants a key.
+
+    Attributes:
+        key: the environment's.
+        zh, en: what it is good for.
+    """
+
+    name: str
+    variable: str
+    key: str | None
+    zh: str
+    en: str
+
+
+def _keyed(settings: "Settings") -> Iterator[_Keyed]:
+    yield _Keyed(
+        "openrouter", "OPENROUTER_API_KEY", settings.openrouter_key, "使用 OpenRouter 的模型", "use OpenRouter's models"
+    )
+    yield _Keyed("together_ai", "TOGETHER_API_KEY", settings.together_key, "在 Together AI 微调", "tune at Together AI")
+    yield _Keyed(
+        "fireworks_ai", "FIREWORKS_API_KEY", settings.fireworks_key, "在 Fireworks AI 微调", "tune at Fireworks AI"
+    )
+
+
+def _key(settings: "Settings", asked: _Keyed) -> Check:
+    """Where its key comes from; the key itself is never shown, and whether it is accepted not asked."""
+    source = "environment" if asked.key else None
     if source is None:
         try:
-            source = "stored" if _stored_key(settings) else None
+            source = "stored" if _stored_key(settings, asked.name) else None
         except Problem as problem:
             return Check(
-                "openrouter", "warning", say("密钥不可用", "its key cannot be used"), problem.message(language())
+                asked.name, "warning", say("密钥不可用", "its key cannot be used"), problem.message(language())
             )
     value = {
-        "environment": say("密钥来自 OPENROUTER_API_KEY", "key from OPENROUTER_API_KEY"),
+        "environment": say(f"密钥来自 {asked.variable}", f"key from {asked.variable}"),
         "stored": say("密钥已保存", "key stored"),
         None: say("没有密钥", "no key"),
     }[source]
+    command = f"tunesmith providers set-key {asked.name} --key-stdin"
     advice = say(
-        "要使用 OpenRouter 的模型：设置 OPENROUTER_API_KEY，或运行 tunesmith providers set-key openrouter --key-stdin",
-        "to use OpenRouter's models set OPENROUTER_API_KEY, or: tunesmith providers set-key openrouter --key-stdin",
+        f"要{asked.zh}：设置 {asked.variable}，或运行 {command}", f"to {asked.en} set {asked.variable}, or: {command}"
     )
-    return Check("openrouter", "ok" if source else "info", value, "" if source else advice, {"key": source})
+    return Check(asked.name, "ok" if source else "info", value, "" if source else advice, {"key": source})
 
 
-def _stored_key(settings: "Settings") -> bool:
-    """Whether a key of OpenRouter is stored.
+def _stored_key(settings: "Settings", provider: str) -> bool:
+    """Whether a key of the provider is stored.
 
     Raises:
         Unavailable: one is, but cannot be opened.
@@ -156,7 +184,7 @@ def _stored_key(settings: "Settings") -> bool:
         if database is None:
             return False
         try:
-            return Vault(database, settings.home / "secrets", {}).get("openrouter") is not None
+            return Vault(database, settings.home / "secrets", {}).get(provider) is not None
         finally:
             database.close()
     except (SQLAlchemyError, ImportError):

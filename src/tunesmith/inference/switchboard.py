@@ -33,6 +33,12 @@ def job_of(name: str) -> str | None:
     return job_id if job_id != name and _JOB.fullmatch(job_id) else None
 
 
+def provider_of(model: Model) -> str | None:
+    """The provider that answers for the model; None where this machine does, and has its folders."""
+    provider, slash, _ = model.base.removeprefix(PREFIX).partition("/")
+    return provider if slash and model.base.startswith(PREFIX) else None
+
+
 class HostedNames:
     """What ``hosted/<job id>`` means, for whoever turns names into models. Blocking.
 
@@ -89,10 +95,8 @@ class Switchboard:
         return [found[index] for index in range(len(references))]
 
     def _engine(self, model: Model) -> Engine:
-        provider, slash, _ = model.base.removeprefix(PREFIX).partition("/")
-        if not slash or not model.base.startswith(PREFIX):
-            return self._local
-        return self._hosted.get(provider, self._local)
+        provider = provider_of(model)
+        return self._local if provider is None else self._hosted.get(provider, self._local)
 
 
 async def _part(engine: Engine, rows: Sequence[int], requests: Sequence[Request]) -> AsyncGenerator[Event, None]:

@@ -346,7 +346,7 @@ class ProjectService:
                         f"样本 {id} 不存在，而这个数据集需要它；请重新划分",
                         f"Task run {id} not found. This is required by this dataset.",
                         field="dataset_id",
-                        run=id,
+                        sample=id,
                     )
                 yield sample(runs[id], before[id])
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tunesmith.app import Services
-from tunesmith.cli.asking import Talk, questions, sampling_of, tuned_model
-from tunesmith.cli.session import opened
+from tunesmith.cli.asking import Talk, questions, sampling_of, start_engine, tuned_model
+from tunesmith.cli.session import Session, opened
 from tunesmith.inference.chat import Chat
 from tunesmith.inference.engine import Delta, Done, Event, Reference, Request, Score
+from tunesmith.inference.switchboard import tuned_model as at_provider
 from tunesmith.kernel.problems import Invalid, NotFound, Unavailable
 from tunesmith.models.model import Model
 
@@ -86,3 +87,14 @@ def test_compare_takes_the_named_adapter_or_the_newest(services: Services, home:
     assert tuned_model(services, "adapters/town") == expected
     with pytest.raises(Invalid):
         tuned_model(services, "tunesmith-small")
+
+
+def test_a_model_at_a_provider_starts_no_engine_of_this_machine() -> None:
+    class Nothing:
+        def __getattr__(self, name: str) -> object:
+            raise AssertionError(f"{name} was asked for")
+
+    session: Session = Nothing()  # type: ignore[assignment]
+    start_engine(session, at_provider("0" * 32, "together_ai", "acme/base"))
+    with pytest.raises(AssertionError):
+        start_engine(session, Model("tiny"))

@@ -41,13 +41,17 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 def test_every_verb_of_the_contract_is_there() -> None:
     assert {name for name, _ in verbs()} == {
         "serve", "demo", "train", "evaluate", "chat", "compare", "doctor", "bench serve",
-        "datasets add", "datasets check", "datasets list", "datasets show", "datasets split", "datasets remove",
+        "datasets add", "datasets check", "datasets export", "datasets list", "datasets show", "datasets split", "datasets remove",
         "models list", "models add", "models export",
         "models versions", "models promote", "models rollback", "models unalias", "models aliases", "models remove",
         "runs list", "runs show", "runs watch", "runs cancel", "runs resume",
         "users add", "users list", "users disable", "users enable", "users passwd",
         "keys create", "keys list", "keys revoke",
-        "providers list", "providers set-key", "providers forget-key",
+        "providers list", "providers set-key", "providers forget-key", "providers models", "providers parameters",
+        "jobs create", "jobs list", "jobs show", "jobs watch", "jobs cancel", "jobs edit", "jobs delete",
+        "jobs estimate", "jobs deploy", "jobs undeploy", "jobs download",
+        "projects list", "projects create", "projects show", "projects delete", "projects tasks", "projects add-task",
+        "projects import", "projects import-kiln", "projects splits", "projects split",
     }  # fmt: skip
 
 

@@ -35,3 +35,16 @@ def test_completing_makes_no_home_folder_and_never_fails(context: typer.Context,
     assert not home.exists()
     home.write_text("a file in the way")
     assert completing.datasets(context, "") == []
+
+
+def test_what_is_known_by_heart_is_what_there_is() -> None:
+    from tunesmith.accounts.vault import PROVIDERS
+    from tunesmith.projects.dealing import PRESETS
+
+    assert completing.split_types("train_test") == [name for name in PRESETS if name.startswith("train_test")]
+    assert set(completing.split_types("")) == set(PRESETS)
+    assert completing.providers("") == list(PROVIDERS)
+    assert completing.trainers("l") == ["local"]
+    assert completing.formats("vertex") == ["vertex_gemini"]
+    assert "two_message_cot" in completing.strategies("two")
+    assert completing.generators("simple_p") == ["simple_prompt_builder"]

@@ -22,7 +22,15 @@ KEY = "sk-or-v1-0123456789abcdef0123456789abcdef"
 @pytest.fixture(autouse=True)
 def unconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine that tests has, no service is configured."""
-    for name in ("OLLAMA_HOST", "OPENROUTER_API_KEY", "TUNESMITH_REDIS_URL", "http_proxy", "HTTP_PROXY"):
+    for name in (
+        "OLLAMA_HOST",
+        "OPENROUTER_API_KEY",
+        "TOGETHER_API_KEY",
+        "FIREWORKS_API_KEY",
+        "TUNESMITH_REDIS_URL",
+        "http_proxy",
+        "HTTP_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -281,6 +289,21 @@ def test_a_database_of_an_older_version_holds_no_key(tunesmith: Invoke, stored: 
         connection.exec_driver_sql("DROP TABLE provider_keys")
     database.close()
     assert checks(tunesmith("doctor", "--json").stdout)["openrouter"]["level"] == "info"
+
+
+@pytest.mark.parametrize("name", ["TOGETHER_API_KEY", "FIREWORKS_API_KEY"])
+def test_a_key_of_a_provider_that_tunes_is_said_and_not_shown(
+    tunesmith: Invoke, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = {"TOGETHER_API_KEY": "together_ai", "FIREWORKS_API_KEY": "fireworks_ai"}[name]
+    without = checks(tunesmith("doctor", "--json").stdout)[place]
+    assert (without["level"], without["facts"]) == ("info", {"key": None})
+    assert name in without["advice"] and f"set-key {place}" in without["advice"]
+    monkeypatch.setenv(name, KEY)
+    result = tunesmith("doctor", "--json")
+    found = checks(result.stdout)
+    assert (found[place]["level"], found[place]["facts"]) == ("ok", {"key": "environment"})
+    assert found["openrouter"]["facts"] == {"key": None} and KEY not in result.output
 
 
 def test_redis_is_named_only_where_it_is_configured(tunesmith: Invoke) -> None:

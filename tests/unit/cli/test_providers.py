@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.cli.conftest import Invoke, error_of
 from tests.unit.cli.test_users import Terminal
+from tests.upstreams.together_api import LLAMA, QWEN, TogetherApi
 from tunesmith.cli.session import opened
 
 KEY = "sk-or-v1-0123456789abcdef0123456789abcdef"
@@ -17,7 +18,8 @@ KEY = "sk-or-v1-0123456789abcdef0123456789abcdef"
 
 @pytest.fixture(autouse=True)
 def no_key_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    for name in ("OPENROUTER_API_KEY", "TOGETHER_API_KEY", "FIREWORKS_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def used(home: Path) -> str | None:
@@ -27,7 +29,7 @@ def used(home: Path) -> str | None:
 
 
 def test_a_key_is_set_listed_replaced_and_forgotten(tunesmith: Invoke, home: Path) -> None:
-    assert json.loads(tunesmith("providers", "list", "--json").stdout) == {"keys": []}
+    assert json.loads(tunesmith("providers", "list", "--json").stdout)["keys"] == []
     done = tunesmith("providers", "set-key", "openrouter", "--key-stdin", stdin=KEY + "\n")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "stored the key of openrouter\n", "")
     assert used(home) == KEY
@@ -75,7 +77,7 @@ def test_what_no_key_can_be_is_one_clear_problem_that_does_not_quote_it(tunesmit
     error = error_of(result)
     assert (error["kind"], error["details"]) == ("invalid", {"field": "key"})
     assert given not in result.output
-    assert json.loads(tunesmith("providers", "list", "--json").stdout) == {"keys": []}
+    assert json.loads(tunesmith("providers", "list", "--json").stdout)["keys"] == []
 
 
 def test_bytes_that_are_no_text_are_no_key(home: Path) -> None:
@@ -131,3 +133,33 @@ def test_no_verb_tells_the_key(tunesmith: Invoke) -> None:
     for result in said:
         assert result.exit_code == 0
         assert KEY[:-4] not in result.output
+
+
+def test_keys_of_those_that_tune_are_kept_too_and_who_has_none_is_said(tunesmith: Invoke, ready: Path) -> None:
+    for name in ("together_ai", "fireworks_ai"):
+        assert tunesmith("providers", "set-key", name, "--key-stdin", stdin=KEY).exit_code == 0
+    told = json.loads(tunesmith("providers", "list", "--json").stdout)
+    assert {key["provider"] for key in told["keys"]} == {"together_ai", "fireworks_ai"} == set(told["tunes"])
+    assert told["without_key"] == ["openrouter"]
+    assert "no key" in tunesmith("providers", "list").stdout
+
+
+def test_models_that_can_be_tuned_are_asked_for_and_what_cannot_be_asked_is_told(
+    tunesmith: Invoke, ready: Path, together: TogetherApi
+) -> None:
+    told = json.loads(tunesmith("providers", "models", "--json").stdout)["providers"]
+    assert [each["id"] for each in told] == ["together_ai", "fireworks_ai", "local"]
+    assert {model["id"] for model in told[0]["models"]} == {LLAMA, QWEN}
+    assert "FIREWORKS_API_KEY" in told[1]["problem"] and not told[1]["enabled"]
+    shown = tunesmith("providers", "models", "TOGETHER_AI")
+    assert shown.exit_code == 0 and LLAMA in shown.stdout
+    without = tunesmith("providers", "models", "fireworks_ai")
+    assert without.exit_code == 1 and "FIREWORKS_API_KEY" in without.stderr
+    assert error_of(tunesmith("providers", "models", "nobody", "--json"))["kind"] == "invalid"
+
+
+def test_parameters_are_listed_with_their_ranges(tunesmith: Invoke, ready: Path) -> None:
+    told = json.loads(tunesmith("providers", "parameters", "together_ai", "--json").stdout)["parameters"]
+    assert {"epochs", "lora_rank"} <= {each["name"] for each in told}
+    assert "lora_rank" in tunesmith("providers", "parameters", "fireworks_ai").stdout
+    assert error_of(tunesmith("providers", "parameters", "openrouter", "--json"))["kind"] == "invalid"

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from tunesmith.datasets.export.service import ExportService
+from tunesmith.datasets.export.service import Export, ExportService
 from tunesmith.datasets.upload import FORMATS
 from tunesmith.datasets.uploads import Incoming, UploadService
-from tunesmith.dialects.finetune.downloads import Described, Lines, wanted
+from tunesmith.dialects.finetune.downloads import Described, wanted
 from tunesmith.dialects.finetune.openapi import example, failures, form
+from tunesmith.dialects.finetune.turns import Turns, Watched
 from tunesmith.dialects.finetune.wire import SAID, Answer, Body, below_home
 from tunesmith.http.door import caller_of
 from tunesmith.http.uploads import Sink, read_form
@@ -60,7 +61,7 @@ class Formatted(Answer):
     output_path: str
 
 
-def routes(exports: ExportService, uploads: UploadService) -> APIRouter:
+def routes(exports: ExportService, uploads: UploadService, turns: Turns) -> APIRouter:
     """The three paths."""
     router = APIRouter(tags=["datasets"])
 
@@ -78,14 +79,19 @@ def routes(exports: ExportService, uploads: UploadService) -> APIRouter:
         )
 
     @router.post("/format-dataset", response_model=Formatted, responses=failures(403, 404, 503))
-    def format_dataset(request: Request, body: FormatRequest) -> Formatted:
+    async def format_dataset(request: Request, body: FormatRequest) -> Formatted:
         """Write a split in a format of training and keep the file under home, whole or not at all."""
         asked = wanted(body.format_type, body.data_strategy, body.system_message, body.thinking_instructions)
-        with below_home(body.dataset_path) as name:
-            return Formatted(output_path=exports.write(name, body.split_name, asked, caller_of(request)))
+        caller = caller_of(request)
+
+        def written() -> str:
+            with below_home(body.dataset_path) as name:
+                return exports.write(name, body.split_name, asked, caller)
+
+        return Formatted(output_path=await turns.run(written))
 
     @router.get("/download-dataset", response_class=Described, responses=failures(403, 404, 503))
-    def download_dataset(
+    async def download_dataset(
         request: Request,
         dataset_path: Annotated[str, Query(min_length=1, max_length=1025)],
         format_type: Annotated[str, Query(min_length=1, max_length=128)],
@@ -99,9 +105,14 @@ def routes(exports: ExportService, uploads: UploadService) -> APIRouter:
         Without ``system_message`` rows keep their own, and those that have none get ``You are a helpful assistant.``
         """
         asked = wanted(format_type, data_strategy, system_message, thinking_instructions)
-        with below_home(dataset_path) as name:
-            samples = exports.samples(name, split_name, caller_of(request))
-            return Lines(exports.open(samples, asked, dataset=PurePosixPath(name).stem, split=split_name))
+        caller = caller_of(request)
+
+        def made(watched: Watched) -> Export:
+            with below_home(dataset_path) as name:
+                samples = watched(exports.samples(name, split_name, caller))
+                return exports.open(samples, asked, dataset=PurePosixPath(name).stem, split=split_name)
+
+        return await turns.file(request, made)
 
     return router
 

@@ -109,8 +109,9 @@ def routes(service: ProjectService, uploads: UploadService, home: Home, max_uplo
         caller = caller_of(request)
         await run_in_threadpool(service.task, project_id, task_id, caller)
         place = uploads.place(caller)  # before a byte of the body is read: who sends slowly holds it long
-        spool = await asyncio.to_thread(_Spool, home, max_upload_bytes)
+        spool: _Spool | None = None
         try:
+            spool = await asyncio.to_thread(_Spool, home, max_upload_bytes)
             sent = await read_form(request, lambda _: spool)
             splits = _splits(sent.fields)
             name = last_part(sent.filename)
@@ -120,7 +121,8 @@ def routes(service: ProjectService, uploads: UploadService, home: Home, max_uplo
             )
         finally:
             place.leave()
-            await asyncio.shield(asyncio.to_thread(spool.file.close))
+            if spool is not None:
+                await asyncio.shield(asyncio.to_thread(spool.file.close))
         return Imported(
             filename=name,
             imported_count=done.runs,

@@ -43,17 +43,19 @@ def routes(service: ProjectService, jobs: JobService) -> APIRouter:
         """Splits, jobs, and how many examples each tag has."""
         caller = caller_of(request)
         found = service.info(project_id, task_id, caller)
+        owner = service.project(project_id, caller).owner
         made = jobs.list(caller, project_id=project_id, task_id=task_id)
         return DatasetInfoAnswer(
-            existing_datasets=[split_shown(request, each) for each in found.splits],
+            existing_datasets=[split_shown(request, each, owner) for each in found.splits],
             existing_finetunes=job_shape.jobs(made, language_of(request.headers)).jobs,
-            finetune_tags=[_tag(each) for each in found.tags],
+            finetune_tags=[tag_shown(each) for each in found.tags],
         )
 
     return router
 
 
-def _tag(found: TagCounts) -> TagShown:
+def tag_shown(found: TagCounts) -> TagShown:
+    """The counts of a tag."""
     return TagShown(
         tag=found.tag,
         count=found.count,

@@ -10,10 +10,12 @@ from starlette.concurrency import run_in_threadpool
 from tunesmith.dialects.finetune import job_shape
 from tunesmith.dialects.finetune.job_shape import CostShown, JobAnswer, JobsAnswer
 from tunesmith.dialects.finetune.openapi import example, failures
+from tunesmith.dialects.finetune.turns import Turns
 from tunesmith.dialects.finetune.wire import SAID, Answer, Body, Number, below_home, one_of, required, say
 from tunesmith.http.door import caller_of
 from tunesmith.http.errors import language_of
 from tunesmith.http.sse import unless_left
+from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.problems import Invalid, Problem
 from tunesmith.training.jobs.job import Job, NewJob
 from tunesmith.training.jobs.service import JobService
@@ -137,11 +139,11 @@ class EstimateAnswer(Answer):
     estimate: EstimateShown
 
 
-def routes(service: JobService) -> APIRouter:
+def routes(service: JobService, turns: Turns) -> APIRouter:
     """Every path, free and under a task: the two differ by what the job belongs to."""
     router = APIRouter(tags=["jobs"])
     _reading(router, service)
-    _making(router, service)
+    _making(router, service, turns)
     _changing(router, service)
     return router
 
@@ -198,33 +200,46 @@ def _reading(router: APIRouter, service: JobService) -> None:
         return await one(request, finetune_id, {"project_id": project_id, "task_id": task_id}, update_status)
 
 
-def _making(router: APIRouter, service: JobService) -> None:
+async def make(service: JobService, turns: Turns, order: NewJob, caller: Caller, key: str | None) -> Job:
+    """The job that is ordered, or the one that an earlier request with the same key made.
+
+    Raises:
+        as ``JobService.create`` and ``JobService.check_model``.
+    """
+    # first, for the model may have been retired or the provider's key removed since
+    made = await run_in_threadpool(service.made, order, caller, idempotency_key=key)
+    if made is not None:
+        return made
+    try:
+        await service.check_model(order)
+    except Problem:
+        # what is wrong with the request itself is told before what is wrong with the provider
+        await turns.run(lambda: service.check(order, caller))
+        raise
+    return await turns.run(lambda: service.create(order, caller, idempotency_key=key))
+
+
+def _making(router: APIRouter, service: JobService, turns: Turns) -> None:
     async def create(
         request: Request, body: JobRequest, project_id: str | None, task_id: str | None, key: str | None
     ) -> JobAnswer:
-        caller = caller_of(request)
         with below_home(body.dataset_path or "") as path:
             order = body.order(project_id, task_id, path or None)
-            try:
-                await service.check_model(order)
-            except Problem:
-                # what is wrong with the request itself is told before what is wrong with the provider
-                await run_in_threadpool(service.check, order, caller)
-                raise
-            return _answer(request, await run_in_threadpool(service.create, order, caller, idempotency_key=key))
+            return _answer(request, await make(service, turns, order, caller_of(request), key))
 
-    async def estimate(request: Request, body: JobRequest, project_id: str | None, task_id: str | None) -> Any:
-        caller = caller_of(request)
+    estimating = Turns()  # their own: providers are asked meanwhile, and may be slow
 
-        async def whole() -> EstimateAnswer:
+    async def estimate(
+        request: Request, body: JobRequest, project_id: str | None, task_id: str | None
+    ) -> EstimateAnswer:
+        # not stopped when the client leaves: its thread would go on, and take no turn
+        async with estimating.taken(request):
             with below_home(body.dataset_path or "") as path:
-                found = await service.estimate(body.order(project_id, task_id, path or None), caller)
-            reason = None if found.reason is None else say(request, found.reason)
-            cost = job_shape.cost(found.cost)
-            shown = EstimateShown(cost=cost, tokens=found.tokens, steps=found.steps, reason=reason)
-            return EstimateAnswer(estimate=shown)
-
-        return await unless_left(request, whole())
+                found = await service.estimate(body.order(project_id, task_id, path or None), caller_of(request))
+        reason = None if found.reason is None else say(request, found.reason)
+        cost = job_shape.cost(found.cost)
+        shown = EstimateShown(cost=cost, tokens=found.tokens, steps=found.steps, reason=reason)
+        return EstimateAnswer(estimate=shown)
 
     @router.post("/jobs", response_model=JobAnswer, responses=failures(403, 404, 409, 503, 504))
     async def create_job(request: Request, body: JobRequest, idempotency_key: Key = None) -> JobAnswer:
@@ -235,7 +250,7 @@ def _making(router: APIRouter, service: JobService) -> None:
         return await create(request, body, None, None, idempotency_key)
 
     @router.post("/jobs/estimate", response_model=EstimateAnswer, responses=failures(403, 404, 503, 504))
-    async def estimate_job(request: Request, body: JobRequest) -> Any:
+    async def estimate_job(request: Request, body: JobRequest) -> EstimateAnswer:
         """What a job would take and cost; nothing is made."""
         return await estimate(request, body, None, None)
 
@@ -247,7 +262,7 @@ def _making(router: APIRouter, service: JobService) -> None:
         return await create(request, body, project_id, task_id, idempotency_key)
 
     @router.post(f"{_TASK}/estimate", response_model=EstimateAnswer, responses=failures(403, 404, 503, 504))
-    async def estimate_finetune(request: Request, project_id: str, task_id: str, body: JobRequest) -> Any:
+    async def estimate_finetune(request: Request, project_id: str, task_id: str, body: JobRequest) -> EstimateAnswer:
         """What a job of a task would take and cost."""
         return await estimate(request, body, project_id, task_id)
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict
 from tunesmith.dialects.finetune.wire import ErrorAnswer, InvalidAnswer
 
 _SCHEMAS = "#/components/schemas/"
-_ALWAYS = (400, 413, 422, 429, 500)
+_ALWAYS = (400, 401, 413, 422, 429, 500)
 _SAID = {
     400: "无法解析，或未知的格式、策略、提供商 / cannot be parsed, or a format, strategy or provider nobody knows",
     401: "没有令牌，或令牌无效 / no token, or none that is valid",

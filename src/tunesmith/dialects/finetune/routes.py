@@ -1,6 +1,6 @@
 """The finetune document as an application: ``/api/finetune``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +19,7 @@ from tunesmith.dialects.finetune import (
     splits,
     wire,
 )
+from tunesmith.dialects.finetune.turns import Turns
 from tunesmith.http import errors
 from tunesmith.http.door import Door
 from tunesmith.http.rates import Kind
@@ -37,6 +38,7 @@ class Services:
 
     Attributes:
         may_read: raises NotFound for the name of a file or folder that the caller may not see.
+        turns: what reads whole datasets takes; the same for everybody.
     """
 
     home: Home
@@ -48,6 +50,7 @@ class Services:
     catalog: Catalog
     deployments: DeploymentService
     max_upload_bytes: int
+    turns: Turns = field(default_factory=Turns)
 
 
 def kind_of(method: str, path: str) -> Kind:
@@ -70,12 +73,12 @@ def build(services: Services, door: Door) -> FastAPI:
     )
     app.add_exception_handler(RequestValidationError, wire.malformed)
     app.include_router(providers.routes(services.catalog))
-    app.include_router(datasets.routes(services.exports, services.uploads))
-    app.include_router(jobs.routes(services.jobs))
+    app.include_router(datasets.routes(services.exports, services.uploads, services.turns))
+    app.include_router(jobs.routes(services.jobs, services.turns))
     app.include_router(deployments.routes(services.deployments))
     app.include_router(projects.routes(services.projects, services.home, services.may_read))
     app.include_router(examples.routes(services.projects, services.uploads, services.home, services.max_upload_bytes))
-    app.include_router(splits.routes(services.projects, services.exports))
+    app.include_router(splits.routes(services.projects, services.exports, services.turns))
     app.include_router(info.routes(services.projects, services.jobs))
     openapi.install(app)
     return app

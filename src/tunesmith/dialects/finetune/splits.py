@@ -6,10 +6,11 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from tunesmith.datasets.export.service import ExportService
+from tunesmith.datasets.export.service import Export, ExportService
 from tunesmith.datasets.export.wanted import DEFAULT_THINKING
-from tunesmith.dialects.finetune.downloads import Described, Lines, wanted
+from tunesmith.dialects.finetune.downloads import Described, wanted
 from tunesmith.dialects.finetune.openapi import example, failures
+from tunesmith.dialects.finetune.turns import Turns, Watched
 from tunesmith.dialects.finetune.wire import Answer, Body, Deleted, Number, Time, say, time
 from tunesmith.http.door import caller_of
 from tunesmith.kernel.problems import Invalid
@@ -63,6 +64,7 @@ class SplitShown(Answer):
     model_type: Literal["dataset_split"] = "dataset_split"
     id: str
     task_id: str
+    created_by: str
     name: str
     description: str | None
     splits: list[PartShown]
@@ -82,12 +84,12 @@ class SplitList(Answer):
     dataset_splits: list[SplitShown]
 
 
-def routes(service: ProjectService, exports: ExportService) -> APIRouter:
+def routes(service: ProjectService, exports: ExportService, turns: Turns) -> APIRouter:
     """The paths."""
     router = APIRouter(tags=["splits"])
     _all(router, service)
     _one(router, service)
-    _download(router, service, exports)
+    download(router, service, exports, turns)
     return router
 
 
@@ -95,13 +97,11 @@ def _all(router: APIRouter, service: ProjectService) -> None:
     @router.get(_SPLITS, response_model=SplitList, responses=failures(404))
     def list_splits(request: Request, project_id: str, task_id: str) -> SplitList:
         """The splits of a task."""
-        found = service.splits(project_id, task_id, caller_of(request))
-        return SplitList(dataset_splits=[split_shown(request, each) for each in found])
+        found, owner = service.splits(project_id, task_id, caller_of(request)), _owner(request, service, project_id)
+        return SplitList(dataset_splits=[split_shown(request, each, owner) for each in found])
 
     @router.post(_SPLITS, response_model=SplitAnswer, responses=failures(404))
-    def createsplit_shown(
-        request: Request, project_id: str, task_id: str, body: SplitRequest | None = None
-    ) -> SplitAnswer:
+    def create_split(request: Request, project_id: str, task_id: str, body: SplitRequest | None = None) -> SplitAnswer:
         """Deal the examples that pass the filter, once and for all; without a body four fifths to train on."""
         asked = body or SplitRequest()
         parts = [
@@ -119,35 +119,35 @@ def _all(router: APIRouter, service: ProjectService) -> None:
             description=asked.description,
             seed=asked.seed,
         )
-        return SplitAnswer(dataset_split=split_shown(request, made))
+        return SplitAnswer(dataset_split=split_shown(request, made, _owner(request, service, project_id)))
 
 
 def _one(router: APIRouter, service: ProjectService) -> None:
     @router.get(_SPLIT, response_model=SplitAnswer, responses=failures(404))
-    def getsplit_shown(request: Request, project_id: str, task_id: str, split_id: str) -> SplitAnswer:
+    def get_split(request: Request, project_id: str, task_id: str, split_id: str) -> SplitAnswer:
         """One split."""
         found = service.split(project_id, task_id, split_id, caller_of(request))
-        return SplitAnswer(dataset_split=split_shown(request, found))
+        return SplitAnswer(dataset_split=split_shown(request, found, _owner(request, service, project_id)))
 
     @router.patch(_SPLIT, response_model=SplitAnswer, responses=failures(404))
-    def editsplit_shown(
-        request: Request, project_id: str, task_id: str, split_id: str, body: SplitChanges
-    ) -> SplitAnswer:
+    def edit_split(request: Request, project_id: str, task_id: str, split_id: str, body: SplitChanges) -> SplitAnswer:
         """Another name or description."""
         changes = {name: getattr(body, name) for name in body.model_fields_set}
         found = service.edit_split(project_id, task_id, split_id, changes, caller_of(request))
-        return SplitAnswer(dataset_split=split_shown(request, found))
+        return SplitAnswer(dataset_split=split_shown(request, found, _owner(request, service, project_id)))
 
     @router.delete(_SPLIT, response_model=Deleted, responses=failures(404, 409))
-    def deletesplit_shown(request: Request, project_id: str, task_id: str, split_id: str) -> Deleted:
+    def delete_split(request: Request, project_id: str, task_id: str, split_id: str) -> Deleted:
         """Forget a split; its examples stay."""
         service.delete_split(project_id, task_id, split_id, caller_of(request))
         return Deleted(id=split_id)
 
 
-def _download(router: APIRouter, service: ProjectService, exports: ExportService) -> None:
+def download(router: APIRouter, service: ProjectService, exports: ExportService, turns: Turns) -> None:
+    """Add ``/download_dataset_jsonl`` to the router."""
+
     @router.get("/download_dataset_jsonl", response_class=Described, responses=failures(404, 503))
-    def download_dataset_jsonl(
+    async def download_dataset_jsonl(
         request: Request,
         project_id: Word,
         task_id: Word,
@@ -161,18 +161,22 @@ def _download(router: APIRouter, service: ProjectService, exports: ExportService
     ) -> Response:
         """A part of a split in a format of training; the answer begins when every row was checked."""
         caller = caller_of(request)
-        asked = wanted(format_type, data_strategy, None, custom_thinking_instructions)
-        task = service.task(project_id, task_id, caller)
-        split = service.split(project_id, task_id, dataset_id, caller)
-        system = custom_system_message
-        if not (system and system.strip()):
-            if not system_message_generator:
-                raise _no_system()
-            system = service.system_message(project_id, task_id, system_message_generator, caller)
-        otherwise = task.thinking_instruction or DEFAULT_THINKING
-        asked = wanted(format_type, data_strategy, system, custom_thinking_instructions, otherwise)
-        samples = service.samples(project_id, task_id, split.id, split_name, caller)
-        return Lines(exports.open(samples, asked, dataset=split.name, split=split_name))
+        wanted(format_type, data_strategy, None, custom_thinking_instructions)  # before anything is looked for
+
+        def made(watched: Watched) -> Export:
+            task = service.task(project_id, task_id, caller)
+            split = service.split(project_id, task_id, dataset_id, caller)
+            system = custom_system_message
+            if not (system and system.strip()):
+                if not system_message_generator:
+                    raise no_system()
+                system = service.system_message(project_id, task_id, system_message_generator, caller)
+            thinking = custom_thinking_instructions
+            whole = wanted(format_type, data_strategy, system, thinking, task.thinking_instruction or DEFAULT_THINKING)
+            samples = watched(service.samples(project_id, task_id, split.id, split_name, caller))
+            return exports.open(samples, whole, dataset=split.name, split=split_name)
+
+        return await turns.file(request, made)
 
 
 _TASK = "/projects/{project_id}/tasks/{task_id}"
@@ -181,7 +185,8 @@ _SPLIT = f"{_SPLITS}/{{split_id}}"
 Word = Annotated[str, Query(min_length=1, max_length=128)]
 
 
-def _no_system() -> Invalid:
+def no_system() -> Invalid:
+    """What says that nothing tells the system message."""
     return Invalid(
         "需要 system_message_generator 或 custom_system_message",
         "System message generator or custom system message is required",
@@ -189,14 +194,15 @@ def _no_system() -> Invalid:
     )
 
 
-def split_shown(request: Request, found: DatasetSplit) -> SplitShown:
-    """The split in the client's language."""
+def split_shown(request: Request, found: DatasetSplit, owner: str) -> SplitShown:
+    """The split in the client's language; it is its project's owner's."""
     return SplitShown(
         id=found.id,
         task_id=found.task_id,
+        created_by=owner,
         name=found.name,
         description=found.description,
-        splits=[PartShown(name=p.name, description=p.description, percentage=p.percentage) for p in found.parts],
+        splits=[part_shown(each) for each in found.parts],
         split_contents={name: list(ids) for name, ids in found.contents.items()},
         counts={name: len(ids) for name, ids in found.contents.items()},
         filter=found.filter,
@@ -204,3 +210,12 @@ def split_shown(request: Request, found: DatasetSplit) -> SplitShown:
         warnings=[say(request, pair) for pair in found.warnings],
         created_at=time(found.created_at),
     )
+
+
+def part_shown(found: SplitPart) -> PartShown:
+    """A part of a split."""
+    return PartShown(name=found.name, description=found.description, percentage=found.percentage)
+
+
+def _owner(request: Request, service: ProjectService, project_id: str) -> str:
+    return service.project(project_id, caller_of(request)).owner

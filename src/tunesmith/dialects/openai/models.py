@@ -1,6 +1,6 @@
 """``/models`` and below: what can be asked for by name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request
 
 from tunesmith.http.door import caller_of
 from tunesmith.inference.served import Served, ServedModels
-from tunesmith.kernel.problems import Forbidden
+from tunesmith.inference.switchboard import provider_of
+from tunesmith.kernel.problems import Forbidden, Unsupported
 from tunesmith.models.aliases import Aliases
 from tunesmith.models.model import Adapter, BaseModel, Model
 from tunesmith.models.registry import Registry
@@ -22,12 +23,14 @@ class Shelf:
 
     Attributes:
         remove: takes the adapter of that name off this machine, or says why not (Conflict).
+        hosted: names of the tuned models that are deployed at their providers.
     """
 
     served: ServedModels
     registry: Registry
     aliases: Aliases
     remove: Callable[[str], object]
+    hosted: Callable[[], Iterable[str]] = tuple
 
 
 def routes(shelf: Shelf) -> APIRouter:
@@ -36,7 +39,8 @@ def routes(shelf: Shelf) -> APIRouter:
 
     @router.get("")
     def listed() -> dict[str, Any]:
-        """The current model first, then all that are served, aliases, base models and adapters, each name once."""
+        """The current model first, then all that are served, aliases, base models, adapters, and those deployed at
+        providers; each name once."""
         found: dict[str, dict[str, Any]] = {}
         for each in _every(shelf):
             found.setdefault(each["id"], each)
@@ -50,7 +54,14 @@ def routes(shelf: Shelf) -> APIRouter:
     @router.delete("/{name:path}")
     def delete(request: Request, name: str) -> dict[str, Any]:
         """Remove an adapter that nothing points at and nobody serves; for admins."""
-        adapter = shelf.served.get(name).model.adapter
+        model = shelf.served.get(name).model
+        if provider_of(model) is not None:
+            raise Unsupported(
+                f"{name} 在提供商处，不在本机：请取消部署，或删除其微调作业",
+                f"{name} is at its provider, not on this machine: undeploy it, or delete its fine-tuning job",
+                field="model",
+            )
+        adapter = model.adapter
         if adapter is None:
             raise Forbidden("不能删除基座模型", "base models are not deleted", field="model")
         if not caller_of(request).admin:
@@ -77,10 +88,14 @@ def _every(shelf: Shelf) -> Iterator[dict[str, Any]]:
         yield _shown(base.name, base.name, base, None)
     for adapter in adapters.values():
         yield model(adapter.name, Model(adapter.base, adapter.name), adapter.name)
+    for name in shelf.hosted():
+        yield _shown(name, name, None, None)
 
 
 def _one(shelf: Shelf, name: str) -> dict[str, Any]:
     found = shelf.served.get(name)
+    if provider_of(found.model) is not None:
+        return _shown(found.name, _root(found), None, None)
     adapter = shelf.registry.adapter(found.model.adapter) if found.model.adapter else None
     return _shown(found.name, _root(found), shelf.registry.base(found.model.base), adapter)
 

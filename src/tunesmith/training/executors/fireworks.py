@@ -185,8 +185,7 @@ class Fireworks:
         """See `Provider`. The deployment runs nothing while nobody asks."""
         resource(output_model, MODELS)
         path = f"/v1/accounts/{segment(await self._account())}/{DEPLOYMENTS}"
-        # a deleted deployment keeps its id for a while, so that the model's next one needs another
-        ids = [tag, *(f"{tag}-{nth}" for nth in range(2, 10))]
+        ids = _ids(tag)
         async for raw in self._pages(path, DEPLOYMENTS):
             found = self._wire.shaped(raw, DeploymentAnswer)
             if last(found.name) in ids and found.base_model == output_model and found.state not in _GONE:
@@ -208,6 +207,22 @@ class Fireworks:
             f"Fireworks 上已有过多名为 {tag} 的部署，请在其控制台清理",
             f"there were too many deployments named {tag} at Fireworks: purge some in its console",
         )
+
+    async def find_deployment(self, tag: str) -> Deployment | None:
+        """See `Provider`. The list may lag behind, so that ids it lacks are asked for, in the order they are given."""
+        path, ids = f"/v1/accounts/{segment(await self._account())}/{DEPLOYMENTS}", _ids(tag)
+        async for raw in self._pages(path, DEPLOYMENTS):
+            found = self._wire.shaped(raw, DeploymentAnswer)
+            if last(found.name) in ids and found.state not in _GONE:
+                return hosted_deployment(found, raw)
+        for name in ids:
+            try:
+                there = self._deployment(await self._wire.json("GET", f"{path}/{segment(name)}"))
+            except NotFound:
+                return None
+            if there.word not in _GONE:
+                return there
+        return None
 
     async def deployment(self, deployment_id: str) -> Deployment | None:
         """See `Provider`."""
@@ -256,7 +271,7 @@ class Fireworks:
         """
         if self._given is not None:
             return self._given
-        key = self._key()
+        key = await asyncio.to_thread(self._key)  # it may be read from a database
         if self._found is not None and self._found[0] == key:
             return self._found[1]
         names = [last(str(raw.get("name", ""))) async for raw in self._pages("/v1/accounts", "accounts")]
@@ -372,6 +387,11 @@ class Fireworks:
             job=there.id,
             raw=dict(there.raw),
         )
+
+
+def _ids(tag: str) -> list[str]:
+    """Of the model's deployments: a deleted one keeps its id for a while, so that the next one needs another."""
+    return [tag, *(f"{tag}-{nth}" for nth in range(2, 10))]
 
 
 def _of_state(problem: Problem) -> bool:

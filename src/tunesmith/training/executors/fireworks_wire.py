@@ -7,12 +7,13 @@ beside it (progress, cost) is read where it can be and left out where it cannot.
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from tunesmith.kernel.home import UNPRINTABLE
 from tunesmith.kernel.problems import Invalid
+from tunesmith.training.hosted.keeping import struck
 from tunesmith.training.hosted.provider import Cost, Deployment, HostedJob, HostedModel, HostedOrder
 from tunesmith.training.run import Progress, State
 
@@ -21,6 +22,7 @@ NOT_READY = 9  # gRPC's FAILED_PRECONDITION: the thing is in the wrong state
 _PREFIX = "JOB_STATE_"
 _LONGEST_DISPLAY = 60  # characters of a display name
 _NAME = re.compile(r"accounts/[A-Za-z0-9][\w.-]{0,127}/([A-Za-z]+)/[A-Za-z0-9][\w.-]{0,255}", re.ASCII)
+_JOB = rf"^accounts/[A-Za-z0-9][A-Za-z0-9_.-]{{0,127}}/{JOBS}/[A-Za-z0-9][A-Za-z0-9_.-]{{0,255}}\Z"  # what can be kept and asked for
 _STATES: Mapping[str, State] = {
     **dict.fromkeys(("CREATING", "PENDING", "VALIDATING", "RE_QUEUEING", "CREATING_INPUT_DATASET"), State.QUEUED),
     **dict.fromkeys(("RUNNING", "WRITING_RESULTS", "IDLE", "CANCELLING", "PAUSED"), State.RUNNING),
@@ -57,7 +59,7 @@ class Dataset(msgspec.Struct, rename="camel"):
 class JobAnswer(msgspec.Struct, rename="camel"):
     """A job; ``output_model`` is named long before it exists."""
 
-    name: str
+    name: Annotated[str, msgspec.Meta(pattern=_JOB)]
     state: str | None = None
     status: Status | None = None
     dataset: str | None = None
@@ -205,7 +207,7 @@ def hosted_deployment(deployment: DeploymentAnswer, raw: Mapping[str, Any]) -> D
         model=f"{deployment.base_model}#{deployment.name}",
         ready=word == "READY",
         word=word,
-        raw=raw,
+        raw=struck(raw),
     )
 
 
@@ -240,4 +242,4 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    return number if 0 <= number < 1e18 else None  # more is nonsense, and more than a database holds

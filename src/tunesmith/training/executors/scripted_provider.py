@@ -43,7 +43,7 @@ class ScriptedProvider:
         script: words of states, in order.
         refusals: raised by the verb of that name, once each, in order; a Problem of "create answered" is raised after
             the job was made.
-        at: told of each point that is passed: "upload", "upload done", "create", "create done".
+        at: told of each point that is passed: "upload", "upload done", "create", "create done", "deploy", "deploy done".
         calls: verbs in the order they were called by this process.
     """
 
@@ -114,9 +114,19 @@ class ScriptedProvider:
     async def deploy(self, tag: str, output_model: str) -> Deployment:
         """Note it unless one of this tag is there."""
         self._pass("deploy")
-        known = next((row for row in self._rows("deployment") if row["tag"] == tag), None)
-        known = known or self._note(kind="deployment", tag=tag, id=f"deployment-{tag}", model=output_model)
-        return Deployment(str(known["id"]), str(known["model"]), True, "READY", known)
+        found = self._live(tag)
+        if found is None:
+            count = sum(1 for _ in self._rows("deployment"))
+            self._note(kind="deployment", tag=tag, id=f"deployment-{count + 1}", model=output_model)
+            found = self._live(tag)
+        self._pass("deploy done")
+        assert found is not None
+        return found
+
+    async def find_deployment(self, tag: str) -> Deployment | None:
+        """The one of that tag that was not ended."""
+        self._pass("find_deployment")
+        return self._live(tag)
 
     async def deployment(self, deployment_id: str) -> Deployment | None:
         """The one of that id, until it is ended."""
@@ -142,6 +152,10 @@ class ScriptedProvider:
     async def close(self) -> None:
         """Nothing is open."""
 
+    def advance(self, job_id: str, word: str) -> None:
+        """Have the job say that word from now on, whatever the script says."""
+        self._note(kind="word", id=job_id, word=word)
+
     def jobs(self) -> Sequence[Mapping[str, Any]]:
         """Every job that was made, for tests."""
         return list(self._rows("job"))
@@ -151,7 +165,9 @@ class ScriptedProvider:
         if row is None:
             raise NotFound(f"没有任务 {job_id}", f"there is no job {job_id}", raw={"id": job_id})
         looks = sum(each["id"] == job_id for each in self._rows("look"))
-        word = self.script[min(looks, len(self.script) - 1)]
+        end = len(self.script) - 1
+        told = [each["word"] for each in self._rows("word") if each["id"] == job_id]
+        word = told[-1] if told else self.script[min(looks, end)]
         state = _STATES.get(word)
         if any(each["id"] == job_id for each in self._rows("stop")) and not (state is not None and state.final):
             word, state = "cancelled", State.CANCELED
@@ -160,12 +176,17 @@ class ScriptedProvider:
             word,
             state,
             message="it did not converge" if state is State.FAILED else None,
-            progress=Progress(looks, len(self.script)),
+            progress=Progress(min(looks, end), end, loss=1 / (1 + min(looks, end))),
             output_model=f"me/{row['tag']}" if state is State.COMPLETED else None,
             cost=Cost(1.25, estimated=state is not State.COMPLETED),
             tokens=1000 if state is State.COMPLETED else None,
             raw={**row, "word": word},
         )
+
+    def _live(self, tag: str) -> Deployment | None:
+        ended = {row["id"] for row in self._rows("undeploy")}
+        found = (row for row in self._rows("deployment") if row["tag"] == tag and row["id"] not in ended)
+        return next((Deployment(row["id"], row["model"], True, "READY", row) for row in found), None)
 
     def _pass(self, point: str) -> None:
         self.calls.append(point)

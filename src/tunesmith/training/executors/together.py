@@ -190,6 +190,14 @@ class Together:
         """See ``Provider``."""
         return await self._endpoints.deploy(tag, output_model)
 
+    async def find_deployment(self, tag: str) -> Deployment | None:
+        """See ``Provider``; lists may lag behind, so what is not in the first is looked for in a second."""
+        found = await self._endpoints.find(tag)
+        if found is None:
+            await asyncio.sleep(self._again_s)
+            found = await self._endpoints.find(tag)
+        return found
+
     async def deployment(self, deployment_id: str) -> Deployment | None:
         """See ``Provider``."""
         return await self._endpoints.look(deployment_id)
@@ -202,7 +210,6 @@ class Together:
         """See ``Provider``.
 
         Raises:
-            Unsupported: the archive is packed with Zstandard and ``zstd`` is not installed.
             Invalid: the archive is not one of an adapter.
         """
         with tempfile.TemporaryDirectory(dir=to.parent, prefix=".download-") as folder:

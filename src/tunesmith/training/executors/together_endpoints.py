@@ -6,7 +6,8 @@ Source: the official client ``together`` 3.1.1 (resources/endpoints, lib/cli/api
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.kernel.problems import NotFound, Unsupported
+from tunesmith.kernel.problems import Conflict, NotFound, Problem, Unavailable, Unsupported
+from tunesmith.training.hosted.keeping import struck
 from tunesmith.training.hosted.provider import Deployment
 from tunesmith.training.hosted.wire import Wire, segment
 
@@ -22,14 +23,45 @@ class Endpoints:
         self._wire = wire
 
     async def deploy(self, tag: str, output_model: str) -> Deployment:
-        """Each step looks first for what an earlier try has left."""
+        """Each step looks first for what an earlier try has left; where one is refused, nothing is left that is paid for.
+
+        Raises:
+            Unavailable: a step was not answered, or was refused and what is there could not be taken away.
+        """
         project = await self._project()
         endpoint = await self._named(project, tag)
+        ready = bool(_rows(endpoint, "deployments"))
+        path, config = ("", "") if ready else await self._servable(project, output_model)
+        try:
+            if endpoint is None:
+                endpoint = await self._wire.json("POST", self._path(project), {"name": tag})
+        except Conflict as problem:  # it is there, and the list did not have it yet
+            raise self._uncertain(problem) from problem
+        endpoint_id = self._text(endpoint, "id")
+        where = self._path(project, endpoint_id)
+        try:
+            await self._fill(where, endpoint, tag, path, config)
+        except Unavailable:
+            raise
+        except Problem as problem:
+            try:
+                await self.remove(endpoint_id)
+            except Problem as left:
+                raise self._uncertain(problem) from left
+            raise
+        try:
+            return self._told(await self._wire.json("GET", where))
+        except Problem as problem:
+            raise self._uncertain(problem) from problem
+
+    async def find(self, tag: str) -> Deployment | None:
+        """The endpoint of that tag, with or without what makes it answer; None where there is none."""
+        endpoint = await self._named(await self._project(), tag)
+        return None if endpoint is None else self._told(endpoint)
+
+    async def _fill(self, where: str, endpoint: Mapping[str, Any], tag: str, path: str, config: str) -> None:
+        """Give the endpoint a deployment and traffic, where it lacks them."""
         found = _rows(endpoint, "deployments")
-        path, config = ("", "") if found else await self._servable(project, output_model)
-        if endpoint is None:
-            endpoint = await self._wire.json("POST", self._path(project), {"name": tag})
-        where = self._path(project, self._text(endpoint, "id"))
         if not found:
             body = {
                 "name": tag,
@@ -42,7 +74,6 @@ class Endpoints:
         if not _rows(endpoint, "trafficSplit"):
             split = [{"deploymentId": self._text(found[0], "id"), "weight": 1.0}]
             await self._wire.json("PATCH", where, {"trafficSplit": split}, query={"updateMask": "trafficSplit"})
-        return self._told(await self._wire.json("GET", where))
 
     async def look(self, endpoint_id: str) -> Deployment | None:
         """Where it stands; None where it is gone."""
@@ -117,6 +148,15 @@ class Endpoints:
         path = f"/v2/projects/{segment(project)}/endpoints"
         return path if endpoint is None else f"{path}/{segment(endpoint)}"
 
+    def _uncertain(self, problem: Problem) -> Unavailable:
+        """For a refusal after which something may be there that costs money."""
+        return Unavailable(
+            f"{self._wire.label} 未能完成部署，且可能仍留有计费的部分：请再次部署，或取消部署（{problem.zh}）",
+            f"{self._wire.label} did not end the deployment, and a part that costs money may be left: deploy again, or "
+            f"undeploy ({problem.en})",
+            **problem.details,
+        )
+
     def _told(self, raw: Any) -> Deployment:
         states = [str(each.get("state", "")) for each in _rows(raw, "deployments")]
         routed = bool(_rows(raw, "trafficSplit"))
@@ -125,7 +165,7 @@ class Endpoints:
             model=self._text(raw, "name"),
             ready=routed and _READY in states,
             word=states[0] if states else "",
-            raw=raw,
+            raw=struck(raw),
         )
 
     def _text(self, raw: Any, name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tunesmith.kernel.home import UNPRINTABLE
 from tunesmith.training.hosted.provider import Cost, HostedJob, HostedModel, HostedOrder, JobEvent
 from tunesmith.training.run import Progress, State
 
@@ -33,6 +34,7 @@ NO_ESTIMATE: Mapping[str, tuple[str, str]] = {
     "train_file_invalid": ("训练文件未通过检查", "the training file did not pass the check"),
     "eval_file_invalid": ("验证文件未通过检查", "the validation file did not pass the check"),
 }
+_LONGEST_ID = 256  # characters
 _DOLLARS = 1e-9  # total_price is in billionths of a dollar (lib/utils/tools.py)
 _SENT_AS: Mapping[str, str] = {
     "epochs": "n_epochs",
@@ -121,8 +123,9 @@ def job_of(raw: Any) -> HostedJob | None:
         job = msgspec.convert(raw, _Job)
     except msgspec.ValidationError:
         return None
-    word = job.status.lower()
-    state = STATES.get(word)
+    if not 0 < len(job.id) <= _LONGEST_ID or UNPRINTABLE.search(job.id):
+        return None  # it could be neither kept nor asked for
+    state = STATES.get(job.status.lower())
     price = _number(job.total_price)
     tokens = _number(job.token_count)
     return HostedJob(

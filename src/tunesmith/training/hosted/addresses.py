@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
 
 _PORTS = {"http": 80, "https": 443}
+_NAT64, _COMPATIBLE = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96")
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -83,5 +84,12 @@ def _is_public(address: str) -> bool:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return (mapped or found).is_global and not found.is_multicast
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour
+        if found in _NAT64:  # RFC 6052: the last 32 bits are where a translator sends it
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF)
+        if inner is not None:
+            return _is_public(str(inner))
+        if found.is_site_local or found in _COMPATIBLE:
+            return False
+    return found.is_global and not found.is_multicast

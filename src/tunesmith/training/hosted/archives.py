@@ -1,19 +1,22 @@
 """An adapter out of an archive that somebody else packed: plain files of known kinds, and never more than expected."""
 
+import lzma
 import shutil
-import subprocess
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
 
-from tunesmith.kernel.problems import Invalid, Unsupported
+from tunesmith.kernel.files import require_free
+from tunesmith.kernel.problems import Invalid
 
 _KINDS = frozenset({".json", ".safetensors", ".md", ".txt", ".model", ".jinja"})  # no pickles
 _NEEDED = ("adapter_config.json", "adapter_model.safetensors")
 _MOST_MEMBERS = 1000
+_SPARE = 256 << 20  # bytes left free on the disk
 _ZSTD = b"\x28\xb5\x2f\xfd"
+_LARGEST_WINDOW = 128 << 20  # bytes of memory; zstd itself unpacks no more unless it is told to
 _LONGEST_HEADER = 1 << 20
 _NAMES = frozenset(
     {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
@@ -32,7 +35,7 @@ class _Header(tarfile.TarInfo):
 
 
 def unpack_adapter(archive: Path, to: Path, most: int) -> None:
-    """The files of a PEFT adapter, out of a tar (plain, gzip, bzip2, xz, or Zstandard where ``zstd`` is installed).
+    """The files of a PEFT adapter, out of a tar (plain, gzip, bzip2, xz or Zstandard).
 
     A folder around them is left out; so are files of other kinds, such as pickles.
 
@@ -42,12 +45,12 @@ def unpack_adapter(archive: Path, to: Path, most: int) -> None:
 
     Raises:
         Invalid: the archive is broken, holds links or names that lead elsewhere, is too large, or holds no adapter.
-        Unsupported: it needs ``zstd``, which is not installed.
+        Unavailable: the disk is nearly full.
     """
     try:
         with _opened(archive) as tar:
             _unpack(tar, to, most)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
         raise _refused("无法解开", "it cannot be unpacked") from error
     missing = [name for name in _NEEDED if not (to / name).is_file()]
     if missing:
@@ -68,10 +71,15 @@ def _unpack(tar: tarfile.TarFile, to: Path, most: int) -> None:
             raise _refused("内容过大", "it holds too much")
         if not member.isreg() or path.suffix not in _KINDS or path.name.startswith("."):
             continue
+        require_free(to, member.size + _SPARE)
         source = tar.extractfile(member)
         assert source is not None  # of a regular file
         with source, (to / path.name).open("xb") as file:  # two of one name are refused
             shutil.copyfileobj(source, file, 1 << 20)
+    while tar.fileobj is not None and (rest := tar.fileobj.read(1 << 20)):  # to its end, where the checksum is
+        left -= len(rest)
+        if left < 0:
+            raise _refused("内容过大", "it holds too much")
 
 
 @contextmanager
@@ -82,23 +90,18 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(archive, "r:*", tarinfo=_Header) as tar:
             yield tar
         return
-    program = shutil.which("zstd")
-    if program is None:
-        raise Unsupported(
-            "适配器以 Zstandard 压缩，解压需要安装 zstd（例如 apt install zstd）",
-            "the adapter is packed with Zstandard: install zstd to unpack it (for example apt install zstd)",
-        )
-    command = [program, "-dcq", "--memory=512MB", "--", str(archive)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    import zstandard
+
+    unpacking = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
     try:
-        stream: IO[bytes] | None = process.stdout
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+        with (
+            archive.open("rb") as file,
+            unpacking.stream_reader(file, read_across_frames=True) as stream,
+            tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar,
+        ):
             yield tar
-    finally:
-        assert process.stdout is not None
-        process.stdout.close()
-        process.kill()
-        process.wait()
+    except zstandard.ZstdError as error:
+        raise tarfile.ReadError(str(error)) from error
 
 
 def _refused(zh: str, en: str) -> Invalid:

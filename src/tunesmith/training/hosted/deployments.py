@@ -1,7 +1,7 @@
 """A tuned model comes home: kept ready at its provider, which costs money, or its adapter fetched to this machine.
 
 deploy      recorded as asked for, asked for, recorded as it stands; found again by the run's tag after any crash
-undeploy    recorded as ending, ended, forgotten
+undeploy    recorded as ending, ended, forgotten; one whose id was lost is found by the run's tag
 status      asks the provider where a deployment stands
 asked       what a chat with it sends
 """
@@ -9,9 +9,9 @@ asked       what a chat with it sends
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -20,7 +20,7 @@ from tunesmith.datasets.export.sample import Strategy
 from tunesmith.kernel.caller import LOCAL, Caller
 from tunesmith.kernel.clock import utc_now
 from tunesmith.kernel.home import Home
-from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem, Unavailable, Unsupported
+from tunesmith.kernel.problems import Conflict, NotFound, Problem, Unavailable, Unsupported
 from tunesmith.models.registry import Registry
 from tunesmith.training.hosted import homecoming
 from tunesmith.training.hosted.provider import Deployment, Provider
@@ -30,6 +30,8 @@ from tunesmith.training.run import State
 _ASKED, _ENDING = "ASKED", "ENDING"  # our words, while the provider has said none
 _PRICES = {"together_ai": "https://www.together.ai/pricing", "fireworks_ai": "https://fireworks.ai/pricing"}
 _LAST_S = 5.0
+_SETTLE = timedelta(seconds=120)  # what was asked for without an answer is there by then, or never will be
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _Found = TypeVar("_Found")
 
 
@@ -40,16 +42,16 @@ class Jobs(Protocol):
         """The job; NotFound where the caller sees none of that id."""
         ...
 
-    def list(self, caller: Caller, *, limit: int | None = 100) -> Sequence[Job]:
-        """The caller's jobs, at most so many."""
-        ...
-
 
 class Record(Protocol):
     """Where a hosted job's deployment is kept; blocking."""
 
     def deployed(self, run_id: str, deployment: Mapping[str, Any] | None) -> None:
         """Keep that as the run's ``HostedNews.deployment``."""
+        ...
+
+    def deployments(self) -> Mapping[str, Mapping[str, Any]]:
+        """What is kept, by run."""
         ...
 
 
@@ -102,14 +104,16 @@ class DeploymentService:
         """End the deployment; twice is fine.
 
         Raises:
-            NotFound: no such job. Unavailable: the provider does not answer; it may still cost money, so ask again.
+            NotFound: no such job.
+            Unavailable: the provider does not answer, or what was asked for a moment ago may yet turn up there: it may
+                cost money still, so ask again.
         """
         await self._to_the_end(self._undeploy(job_id, caller))
 
     async def status(self, job_id: str, caller: Caller) -> Deployment | None:
         """Where the deployment stands now; None where there is none. Only reads at the provider.
 
-        One whose deploying was cut off has no id (""): deploying or undeploying it again finds it.
+        One whose deploying was cut off is found by the run's tag; its id is "" while it may yet turn up there.
 
         Raises:
             NotFound: no such job. Unavailable: the provider does not answer; what is recorded stays.
@@ -120,7 +124,7 @@ class DeploymentService:
         async with lock:
             job = await self._job(job_id, caller)
             known = _recorded(job.hosted)
-            return await self._looked(job, known) if known is not None and known.id else known
+            return None if known is None else await self._looked(job, known)
 
     async def asked(self, job_id: str) -> Asked:
         """What a chat with the tuned model sends.
@@ -168,9 +172,7 @@ class DeploymentService:
 
     def deployed(self) -> list[str]:
         """Ids of the jobs whose model is deployed, as last told. Blocking."""
-        return [
-            job.run.id for job in self._jobs.list(LOCAL, limit=None) if (known := _recorded(job.hosted)) and known.ready
-        ]
+        return [run_id for run_id, kept in self._record.deployments().items() if kept.get("ready") is True]
 
     async def download_adapter(self, job_id: str, caller: Caller) -> str:
         """The name under home of the tuned model's adapter, fetched unless it is there: an adapter like any other.
@@ -211,9 +213,9 @@ class DeploymentService:
         async with self._lock(job_id):
             job, provider, hosted, output_model = await self._completed(job_id, caller)
             known = _recorded(hosted)
-            if known is not None and known.id and known.word != _ENDING:
+            if known is not None and known.word != _ENDING:
                 known = await self._looked(job, known)
-                if known is not None and (known.ready or not confirm):
+                if known is not None and known.id and (known.ready or not confirm):
                     return known
             if not confirm:
                 raise _unconfirmed(provider, output_model)
@@ -237,27 +239,29 @@ class DeploymentService:
             if known is None or job.hosted is None:
                 return
             provider = self._provider(job)
-            id = known.id or await self._found_by_tag(provider, job.hosted.tag, known.model)
-            if id is None:
-                await self._note(job, None)
-                return
-            await self._note(job, _fields(known) | {"id": id, "ready": False, "word": _ENDING})
-            await provider.undeploy(id)
+            if not known.id:
+                found = await self._looked(job, known)
+                if found is None:
+                    return
+                if not found.id:
+                    raise _may_turn_up(provider, job_id)
+                known = found
+            await self._note(job, _fields(known) | {"ready": False, "word": _ENDING})
+            await provider.undeploy(known.id)
             await self._note(job, None)
 
-    async def _found_by_tag(self, provider: Provider, tag: str, model: str) -> str | None:
-        """The id of a deployment whose deploying was cut off before we learned it; None where there is none.
-
-        One that was never made is made for a moment: the port finds none without, and one that is forgotten costs more.
-        """
-        try:
-            return (await provider.deploy(tag, model)).id
-        except (NotFound, Invalid, Unsupported):  # it looked, found none, and would not make one
-            return None
-
     async def _looked(self, job: Job, known: Deployment) -> Deployment | None:
-        """Where it stands at the provider, recorded; one that is gone is forgotten."""
-        found = await self._provider(job).deployment(known.id)
+        """Where it stands at the provider, recorded; one that is gone is forgotten.
+
+        One whose id we never learned is looked for by its tag, and given back as it is while it may yet turn up.
+        """
+        provider = self._provider(job)
+        if known.id:
+            found = await provider.deployment(known.id)
+        else:
+            assert job.hosted is not None  # or nothing were recorded
+            early = self._clock() < _asked_at(job.hosted) + _SETTLE  # before looking, or what comes meanwhile is missed
+            found = await provider.find_deployment(job.hosted.tag) or (known if early else None)
         if found is not None and known.word == _ENDING:
             return known  # asked to end, and not known to have: so it is told until it is gone
         if found != known:
@@ -333,6 +337,26 @@ def _recorded(hosted: HostedNews | None) -> Deployment | None:
     texts = {name: str(kept.get(name) or "") for name in ("id", "model", "word")}
     raw = kept.get("raw")
     return Deployment(**texts, ready=kept.get("ready") is True, raw=raw if isinstance(raw, Mapping) else {})
+
+
+def _asked_at(hosted: HostedNews) -> datetime:
+    """When the deployment was last asked for; long ago where that is not known."""
+    try:
+        asked = datetime.fromisoformat(str((hosted.deployment or {}).get("asked_at")))
+    except ValueError:
+        return _LONG_AGO
+    return asked if asked.tzinfo is not None else _LONG_AGO
+
+
+def _may_turn_up(provider: Provider, job_id: str) -> Unavailable:
+    seconds = int(_SETTLE.total_seconds())
+    return Unavailable(
+        f"{provider.label} 上还没有此部署，但刚刚请求过，可能仍会出现并计费：请在 {seconds} 秒后再次取消部署",
+        f"{provider.label} has no such deployment yet, but it was asked for a moment ago and may turn up, and cost money: "
+        f"undeploy it again in {seconds} seconds",
+        job_id=job_id,
+        retry_after=seconds,
+    )
 
 
 def _unconfirmed(provider: Provider, model: str) -> Conflict:

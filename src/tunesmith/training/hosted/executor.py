@@ -7,55 +7,39 @@ nobody else up. Whoever finds that a job may have been asked for looks for its t
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from tunesmith.kernel.clock import Clock, utc_now
-from tunesmith.kernel.home import UNPRINTABLE, Home
-from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
+from tunesmith.kernel.home import Home
+from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Problem, TimedOut, Unavailable
 from tunesmith.training.executor import Parameter, Report
+from tunesmith.training.hosted.keeping import events_kept, plain, struck
 from tunesmith.training.hosted.provider import Estimate, HostedJob, HostedOrder, JobEvent, Provider, TrainingFile
 from tunesmith.training.hosted.store import HostedStore, Kept
+from tunesmith.training.hosted.timing import Timing
 from tunesmith.training.run import Progress, Run, State
 
-_LONGEST = 2000  # characters of a provider's own words
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_LONG_AGO = float("-inf")
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How often and how patiently a provider is asked; seconds.
-
-    Attributes:
-        poll_s: between two looks at a job.
-        stopping_s: between two looks at a job that was asked to stop.
-        settle_s: a job that was asked for without an answer is in the provider's list by then, or does not exist.
-        first_s, longest_s: until a call that failed for now is tried again; doubled from one to the other.
-        patience_s: what a pass over all runs waits for one of them.
-        at_once, uploads_at_once: questions, and uploads, under way together.
-    """
-
-    poll_s: float = 15.0
-    stopping_s: float = 2.0
-    settle_s: float = 120.0
-    first_s: float = 5.0
-    longest_s: float = 300.0
-    patience_s: float = 0.25
-    at_once: int = 8
-    uploads_at_once: int = 2
 
 
 @dataclass(slots=True)
 class _Watch:
-    """What this process knows of a run it follows; all of it may be lost."""
+    """What this process knows of a run it follows; all of it may be lost. Times are of a clock that nobody sets.
 
-    next_at: datetime = _LONG_AGO
+    Attributes:
+        lost_at: since when a job that may have been asked for is looked for.
+    """
+
+    next_at: float = _LONG_AGO
+    stop_at: float = _LONG_AGO
+    lost_at: float | None = None
     task: "asyncio.Task[Report | None] | None" = None
     report: Report | None = None
     stopping: bool = False
@@ -64,11 +48,11 @@ class _Watch:
 
 
 class _Refused(Exception):
-    """The provider will have no job of this order, and has none."""
+    """The provider will have no job of this order; it has none, unless an earlier request went unanswered."""
 
     def __init__(self, kept: Kept, problem: Problem) -> None:
         super().__init__(problem.en)
-        self.kept, self.problem = kept, problem
+        self.kept, self.problem, self.asked_before = kept, problem, False
 
 
 class HostedExecutor:
@@ -76,7 +60,8 @@ class HostedExecutor:
 
     Args:
         home: where the runs' files are.
-        clock: "now" for what is recorded and for every wait.
+        clock: "now" for what is recorded.
+        seconds: for every wait; no setting of the clock changes it.
     """
 
     def __init__(
@@ -85,10 +70,12 @@ class HostedExecutor:
         store: HostedStore,
         home: Home,
         clock: Clock = utc_now,
-        timing: Timing = Timing(),
+        timing: Timing = Timing(),  # noqa: B008 - frozen
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name, self.label = provider.name, provider.label
         self._provider, self._store, self._home, self._clock, self._timing = provider, store, home, clock, timing
+        self._seconds = seconds
         self._watches: dict[str, _Watch] = {}
         self._troubles: dict[str, tuple[str, str]] = {}
         self._turn, self._upload_turn = asyncio.Semaphore(timing.at_once), asyncio.Semaphore(timing.uploads_at_once)
@@ -117,6 +104,7 @@ class HostedExecutor:
         report, watch.report = watch.report, None
         if report is not None and report.state.final:
             del self._watches[run.id]
+            self._troubles.pop(run.id, None)
         # told once: somebody else may have learned more since, which an older report must not undo
         return report or Report(State.RUNNING, run.progress)
 
@@ -128,6 +116,8 @@ class HostedExecutor:
             if watch.uploading and watch.task is not None:
                 watch.task.cancel()  # nobody waits for a file of gigabytes that is not wanted any more
         await self._go_on(replace(run, cancel_requested=True), watch)
+        if run.state is not State.RUNNING and watch.task is None:
+            self._watches.pop(run.id, None)  # nobody asks after it
 
     async def ask(self, run: Run) -> Report | None:
         """Where the run's job stands now, asked this moment; None where there is no job yet or nobody answers.
@@ -138,13 +128,17 @@ class HostedExecutor:
             kept = await asyncio.to_thread(self._store.get, run.id)
             if kept is None or kept.news.job_id is None:
                 return None
-            report = await self._looked(run, kept, kept.news.job_id)
+            async with asyncio.timeout(self._timing.ask_s):  # also for its turn: others may be waiting for no answer
+                report = await self._looked(run, kept, kept.news.job_id)
             watch = self._watches.get(run.id)
             if report.state.final and watch is not None and watch.task is None:
                 del self._watches[run.id]  # nobody will follow it any more
             return report
         except Conflict:
             return None  # somebody else was faster: theirs is as new
+        except TimeoutError:
+            self._told_trouble(run, TimedOut(f"{self.label} 没有及时应答", f"{self.label} did not answer in time"))
+            return None
         except (Problem, OSError, SQLAlchemyError) as error:
             self._told_trouble(run, error)
             return None
@@ -167,7 +161,7 @@ class HostedExecutor:
     async def _go_on(self, run: Run, watch: _Watch) -> None:
         """Take the run's next step when it is time, and see what became of the last; never waits long."""
         if watch.task is None:
-            if self._clock() < watch.next_at:
+            if self._seconds() < watch.next_at:
                 return
             watch.task = asyncio.create_task(self._step(run, watch))
             await asyncio.wait({watch.task}, timeout=self._timing.patience_s)
@@ -182,16 +176,16 @@ class HostedExecutor:
             report = await self._advanced(run, watch)
             self._troubles.pop(run.id, None)
         except _Refused as refused:
-            report = await self._failed(refused.kept, refused.problem)
+            report = await self._failed(refused)
         except Conflict:
             report = None  # somebody else was faster: what they wrote is read next time
         except Exception as error:
             self._told_trouble(run, error)
             watch.failures += 1
-            watch.next_at = self._clock() + timedelta(seconds=self._wait_s(watch.failures, error))
+            watch.next_at = self._seconds() + self._wait_s(watch.failures, error)
             return None
         watch.failures = 0
-        watch.next_at = self._clock() + timedelta(seconds=self._timing.stopping_s if stopping else self._timing.poll_s)
+        watch.next_at = self._seconds() + (self._timing.stopping_s if stopping else self._timing.poll_s)
         if watch.stopping and not stopping:
             watch.next_at = _LONG_AGO  # somebody asked meanwhile
         return report
@@ -206,7 +200,7 @@ class HostedExecutor:
         kept = await asyncio.to_thread(self._store.begin, run.id, self.name, run.output.rpartition("/")[2], {})
         job_id = kept.news.job_id
         if job_id is None and kept.news.tried_at is not None:
-            found = await self._found(kept)
+            found = await self._found(kept, watch)
             if isinstance(found, HostedJob):
                 kept, job_id = await self._noted(kept, found), found.id
             elif not found:
@@ -214,17 +208,30 @@ class HostedExecutor:
         if job_id is None:
             if run.cancel_requested:
                 return Report(State.CANCELED, run.progress)
-            kept, job = await self._created(run, kept, watch)
+            try:
+                kept, job = await self._created(run, kept, watch)
+            except _Refused as refused:
+                refused.asked_before = kept.news.tried_at is not None
+                raise
             return self._report(run, kept, job)
-        if run.cancel_requested:
+        if run.cancel_requested and self._seconds() >= watch.stop_at:
             await self._stopped(job_id)
-        return await self._looked(run, kept, job_id)
+            watch.stop_at = self._seconds() + self._timing.poll_s
+        try:
+            return await self._looked(run, kept, job_id)
+        except NotFound as gone:
+            # one answer may be wrong, or too early; two of different kinds end what nobody wants any more
+            if not run.cancel_requested or await self._found(kept, watch) not in (True, False):
+                raise
+            await asyncio.to_thread(self._store.save, kept, replace(kept.news, message=f"{gone.en} / {gone.zh}"))
+            return Report(State.CANCELED, run.progress)
 
-    async def _found(self, kept: Kept) -> HostedJob | bool:
+    async def _found(self, kept: Kept, watch: _Watch) -> HostedJob | bool:
         """The job that was asked for; False where it may still turn up, True where there is none."""
-        assert kept.news.tried_at is not None
-        # before asking: what the list does not show then will not come any more
-        settled = self._clock() >= kept.news.tried_at + timedelta(seconds=self._timing.settle_s)
+        # before asking: what the list does not show then will not come any more. Since when is of this process alone:
+        # what was written down was read from a clock that may have been set since
+        watch.lost_at = self._seconds() if watch.lost_at is None else watch.lost_at
+        settled = self._seconds() >= watch.lost_at + self._timing.settle_s
         async with self._turn:
             found = await self._provider.find(kept.news.tag)
         return settled if found is None else found
@@ -236,25 +243,27 @@ class HostedExecutor:
             _Refused: the provider will not have it; there is no job.
             Unavailable: it may or may not exist.
         """
-        try:
-            order = await asyncio.to_thread(self._order, run, kept)
-        except (NotFound, Forbidden, Invalid) as problem:  # of our own file: it will not come back
-            raise _Refused(kept, problem) from problem
         watch.uploading = True
         try:
-            async with self._upload_turn:
+            async with self._upload_turn:  # the files are read for it: one after the other, too
+                order = await asyncio.to_thread(self._order, run, kept)
                 kept = await self._uploaded(order, kept)
+        except (NotFound, Forbidden, Invalid) as problem:  # of our own file: it will not come back
+            raise _Refused(kept, problem) from problem
         finally:
             watch.uploading = False
         async with self._turn:
-            tried = replace(kept.news, tried_at=self._clock())
-            kept = await asyncio.to_thread(self._store.save, kept, tried)
+            before, tried = kept.news, replace(kept.news, tried_at=self._clock())
+            kept, watch.lost_at = await asyncio.to_thread(self._store.save, kept, tried), None
             assert tried.training_file is not None
             try:
-                job = await self._provider.create(order, tried.training_file, tried.validation_file)
+                async with asyncio.timeout(self._timing.create_s):
+                    job = await self._provider.create(order, tried.training_file, tried.validation_file)
+            except TimeoutError as error:
+                raise TimedOut(f"{self.label} 没有及时应答", f"{self.label} did not answer in time") from error
             except Unavailable as problem:
                 if problem.details.get("upstream_status") == 429:  # the one answer that says that nothing was done
-                    await asyncio.to_thread(self._store.save, kept, replace(tried, tried_at=None))
+                    await asyncio.to_thread(self._store.save, kept, before)
                 raise
             except Conflict as problem:  # there is something of that name already: it is looked for
                 raise Unavailable(problem.zh, problem.en, **problem.details) from problem
@@ -288,9 +297,17 @@ class HostedExecutor:
 
     async def _looked(self, run: Run, kept: Kept, job_id: str) -> Report:
         async with self._turn:
-            job = await self._provider.look(job_id)
             try:
-                events = tuple(await self._provider.events(job_id))
+                job = await self._provider.look(job_id)
+            except NotFound as problem:
+                raise NotFound(
+                    f"{self.label} 没有此任务：它在那里已被删除，或密钥属于另一个账户；取消任务即放弃它（{problem.zh}）",
+                    f"{self.label} has no such job: it was deleted there, or the key is of another account; cancel the "
+                    f"run to give it up ({problem.en})",
+                    **problem.details,
+                ) from problem
+            try:
+                events = events_kept(await self._provider.events(job_id))
             except Problem:
                 events = ()  # the state is worth more than what led to it
         kept = await self._noted(kept, job, events)
@@ -303,16 +320,16 @@ class HostedExecutor:
         news = replace(
             was,
             job_id=job.id,
-            word=_plain(job.word),
+            word=plain(job.word),
             known=job.state is not None,
             # what has begun has begun: a job that is queued again is not one that nobody has looked at
             pending=was.pending and job.state in (State.QUEUED, None),
-            message=_plain(job.message) if job.message else None,
-            output_model=job.output_model or was.output_model,
+            message=plain(job.message) if job.message else None,
+            output_model=plain(job.output_model) if job.output_model else was.output_model,
             cost=job.cost or was.cost,
             tokens=was.tokens if job.tokens is None else job.tokens,
             events=events or was.events,
-            raw=job.raw,
+            raw=struck(dict(job.raw)),
         )
         return await asyncio.to_thread(self._store.save, kept, news)
 
@@ -325,22 +342,27 @@ class HostedExecutor:
         why = kept.news.message or f"{kept.news.word}"
         return Report(State.FAILED, progress, f"{self.label}: {why}", f"{self.label}：{why}")
 
-    async def _failed(self, kept: Kept, problem: Problem) -> Report:
+    async def _failed(self, refused: _Refused) -> Report:
         """The order was refused: why, and the raw answer, are kept."""
-        zh, en = problem.zh.strip(), problem.en.strip()
-        raw = problem.details.get("raw")
-        news = replace(kept.news, message=_plain(en) or None, raw=raw if isinstance(raw, dict) else {"raw": raw})
+        kept, problem = refused.kept, refused.problem
+        zh, en = plain(problem.zh), plain(problem.en)
+        raw = struck(problem.details.get("raw"))
+        news = replace(kept.news, message=en or None, raw=raw if isinstance(raw, dict) else {"raw": raw})
         with suppress(Conflict):
             await asyncio.to_thread(self._store.save, kept, news)
         silent_en = f"{self.label} refused the job without saying why; look at the key and the credit there"
         silent_zh = f"{self.label} 拒绝了任务，没有说明原因；请检查那里的密钥与余额"
-        return Report(State.FAILED, Progress(), _plain(en) or silent_en, _plain(zh) or silent_zh)
+        en, zh, tag = en or silent_en, zh or silent_zh, kept.news.tag
+        if refused.asked_before:  # of another account, say, if the key was changed since
+            en += f" An earlier request was not answered: see that there is no job named {tag} in any account of yours"
+            zh += f"。此前有一次请求没有得到应答：请确认您的各个账户中没有名为 {tag} 的任务"
+        return Report(State.FAILED, Progress(), en, zh)
 
     def _told_trouble(self, run: Run, error: Exception) -> None:
         if isinstance(error, Problem):
-            told = (_plain(error.zh), _plain(error.en))
+            told = (plain(error.zh), plain(error.en))
         else:
-            told = (f"出现意外：{_plain(str(error))}", f"something unexpected: {_plain(str(error))}")
+            told = (f"出现意外：{plain(str(error))}", f"something unexpected: {plain(str(error))}")
         if self._troubles.get(run.id) != told:  # once, and not at every try
             fault = None if isinstance(error, Problem | OSError | SQLAlchemyError) else error
             _log.warning("provider_not_asked", provider=self.name, run_id=run.id, reason=told[1], exc_info=fault)
@@ -370,8 +392,3 @@ def training_file(home: Home, name: str) -> TrainingFile:
             digest.update(chunk)
             size, examples = size + len(chunk), examples + chunk.count(b"\n")
     return TrainingFile(home.path(name, "dataset"), digest.hexdigest(), size, examples)
-
-
-def _plain(text: str) -> str:
-    """A provider's words on one line."""
-    return UNPRINTABLE.sub(" ", text).strip()[:_LONGEST]

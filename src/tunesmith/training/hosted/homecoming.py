@@ -167,6 +167,9 @@ def _facts(job: Job, base: str, named: object, weights: Path) -> dict[str, Any]:
             "model": hosted.output_model if hosted else None,
             "base_model": job.notes.model,
             "named_base": named if isinstance(named, str) else None,
+            "strategy": str(job.notes.strategy),
+            "system_message": job.notes.system_message,
+            "thinking_instructions": job.notes.thinking_instructions,
         },
     }
 

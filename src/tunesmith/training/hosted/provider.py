@@ -201,7 +201,16 @@ class Provider(Protocol):
         ...
 
     async def deploy(self, tag: str, output_model: str) -> Deployment:
-        """Keep the tuned model ready for chat; costs money. Finds the deployment of this tag where there is one."""
+        """Keep the tuned model ready for chat; costs money. Finds the deployment of this tag where there is one.
+
+        Raises:
+            Unavailable: something may be there and cost money all the same; ``find_deployment`` tells.
+            Problem: refused, and nothing that costs money is left of it.
+        """
+        ...
+
+    async def find_deployment(self, tag: str) -> Deployment | None:
+        """The deployment of this tag, or the beginning of one; None where there is none. Only reads."""
         ...
 
     async def deployment(self, deployment_id: str) -> Deployment | None:

@@ -9,6 +9,7 @@ import msgspec
 from tunesmith.kernel.clock import utc_now
 from tunesmith.kernel.home import UNPRINTABLE
 from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Problem, TimedOut, Unavailable
+from tunesmith.training.hosted.keeping import struck
 
 _LONGEST = 1000  # characters of the provider's own words
 _LONGEST_RAW = 1 << 14
@@ -39,13 +40,13 @@ def refused(
 
     Args:
         variable: the environment variable of the key, which a 401 speaks of.
-        key: struck out wherever it is quoted.
+        key: struck out wherever it is quoted; so are signed addresses.
 
     Returns:
         Unavailable for what may pass; ``details`` has ``upstream_status``, ``raw`` and, where told, ``retry_after``
         in seconds.
     """
-    raw = _struck(_parsed(body), key)
+    raw = struck(_parsed(body), key)
     words = _words(raw)
     zh, en = _meaning(status, variable)
     said_zh, said_en = (
@@ -97,14 +98,6 @@ def _parsed(body: bytes) -> Any:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     return UNPRINTABLE.sub(" ", body[:_LONGEST_RAW].decode(errors="replace"))
-
-
-def _struck(value: Any, key: str | None) -> Any:
-    if isinstance(value, str):
-        return value.replace(key, "***") if key else value
-    if isinstance(value, dict):
-        return {_struck(name, key): _struck(each, key) for name, each in value.items()}
-    return [_struck(each, key) for each in value] if isinstance(value, list) else value
 
 
 def _words(raw: Any) -> str:

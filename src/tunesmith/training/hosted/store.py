@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from tunesmith.kernel.db import Database, metadata
-from tunesmith.kernel.problems import Conflict
+from tunesmith.kernel.problems import Conflict, NotFound
 from tunesmith.training.hosted.provider import Cost, JobEvent, Value
 from tunesmith.training.jobs.job import HostedNews
 
@@ -75,8 +75,11 @@ def recorded(run_id: str, provider: str, title: str, parameters: Mapping[str, Va
 
 
 def forgotten(run_id: str) -> sa.Delete:
-    """The end of the run's row, in the transaction that deletes the run."""
-    return sa.delete(_table).where(_table.c.run_id == run_id)
+    """The end of the run's row, in the transaction that deletes the run.
+
+    A row with a deployment, which is paid for, stays and so keeps the run: that fails with an IntegrityError.
+    """
+    return sa.delete(_table).where(_table.c.run_id == run_id, _table.c.deployment.is_(None))
 
 
 def batched(ids: Collection[str]) -> Iterator[list[str]]:
@@ -121,6 +124,12 @@ class HostedStore:
                 found |= {row["run_id"]: _kept(row).news for row in rows}
         return found
 
+    def deployments(self) -> Mapping[str, Mapping[str, Any]]:
+        """What is recorded of deployments, by run; runs without one are left out."""
+        rows = sa.select(_table.c.run_id, _table.c.deployment).where(_table.c.deployment.is_not(None))
+        with self._database.read() as connection:
+            return {row.run_id: row.deployment for row in connection.execute(rows.order_by(_table.c.run_id))}
+
     def save(self, kept: Kept, news: HostedNews) -> Kept:
         """Replace what is known of ``kept`` by ``news``, but for its deployment; gives back the new row.
 
@@ -142,10 +151,17 @@ class HostedStore:
         return replace(kept, news=news, version=kept.version + 1)
 
     def deployed(self, run_id: str, deployment: Mapping[str, Any] | None) -> None:
-        """Record the tuned model's deployment, or that it has none; nothing else of the row is touched."""
+        """Record the tuned model's deployment, or that it has none; nothing else of the row is touched.
+
+        Raises:
+            NotFound: the run was deleted; there is nowhere to record a deployment, so there must be none.
+        """
         change = sa.update(_table).where(_table.c.run_id == run_id)
         with self._database.write() as connection:
-            connection.execute(change.values(deployment=None if deployment is None else dict(deployment)))
+            change = change.values(deployment=None if deployment is None else dict(deployment))
+            changed = connection.execute(change).rowcount
+        if changed != 1 and deployment is not None:
+            raise NotFound(f"任务不存在：{run_id}", f"there is no run {run_id}", run_id=run_id)
 
 
 def _told(news: HostedNews) -> dict[str, Any]:

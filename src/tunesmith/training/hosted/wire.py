@@ -17,6 +17,7 @@ from urllib.parse import quote, urljoin
 
 import msgspec
 
+from tunesmith.kernel.files import require_free
 from tunesmith.kernel.problems import Invalid, Problem, TimedOut, Unavailable
 from tunesmith.training.hosted import refusals
 from tunesmith.training.hosted.addresses import checked, origin, public_only
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Shape = TypeVar("Shape")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 LARGEST = 16 << 20  # bytes of an answer in JSON; a page of jobs with their events has a few megabytes
-_MOST_REDIRECTS = 5
+_MOST_REDIRECTS, _SPARE = 5, 256 << 20  # bytes that a download leaves free on the disk
 _ERROR_BYTES, _ERROR_S = 1 << 16, 5.0
 _SLOWEST = 64 << 10  # bytes a second at which a file still travels
 
@@ -75,6 +76,7 @@ class Wire:
     ) -> None:
         self.label, self.url = label, url.rstrip("/")
         self._key, self._variable, self._waits = key, variable, waits
+        self._held: str | None = None  # the key that was sent last
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._closed = False
 
@@ -121,7 +123,7 @@ class Wire:
         """
         import aiohttp
 
-        headers = self._headers()
+        headers = await self._headers()
         data: bytes | aiohttp.FormData | None = None
         if body is not None:
             data, headers["Content-Type"] = msgspec.json.encode(body), "application/json"
@@ -150,7 +152,7 @@ class Wire:
             for name, text in (fields or {}).items():
                 form.add_field(name, text)
             form.add_field(field, handle, filename=filename, content_type="application/jsonl")
-            answer = await self._once("POST", self.url + path, form, self._headers(), size=file.size_bytes)
+            answer = await self._once("POST", self.url + path, form, await self._headers(), size=file.size_bytes)
         return self.read(answer.body, uncertain=True) if answer.body.strip() else None
 
     async def put(self, url: str, file: TrainingFile, headers: Mapping[str, str] | None = None) -> Answer:
@@ -174,7 +176,8 @@ class Wire:
         Redirects are followed if safe; the key is sent to the provider's own address alone.
 
         Raises:
-            Unavailable: there are more than ``most`` bytes, an address is not one we ask, or as ``json``.
+            Unavailable: there are more than ``most`` bytes, the disk is nearly full, an address is not one we ask, or as
+                ``json``.
         """
         import aiohttp
 
@@ -182,7 +185,7 @@ class Wire:
             url = self.url + url + ("?" + _query(query) if query else "")
         for _ in range(_MOST_REDIRECTS):
             url = checked(url, self.url, self.label)
-            headers = self._headers() if origin(url) == origin(self.url) else {}
+            headers = await self._headers() if origin(url) == origin(self.url) else {}
             try:
                 async with asyncio.timeout(self._waits.answer_s + most / _SLOWEST):
                     response = await self._begun("GET", url, None, headers)
@@ -203,7 +206,7 @@ class Wire:
         Raises:
             Unavailable: it is none.
         """
-        key = self._key()
+        key = self._held
         if key and key.encode() in body:  # what comes back is kept and shown
             body = body.replace(key.encode(), b"***")
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -230,10 +233,11 @@ class Wire:
         for session in self._sessions.values():
             await session.close()
 
-    def _headers(self) -> dict[str, str]:
-        key = self._key()
+    async def _headers(self) -> dict[str, str]:
+        key = await asyncio.to_thread(self._key)  # it may be read from a database
         if not key:
             raise refusals.without_key(self.label, self._variable)
+        self._held = key
         return {"Authorization": f"Bearer {key}"}
 
     async def _once(
@@ -292,7 +296,7 @@ class Wire:
             async with asyncio.timeout(_ERROR_S):
                 while len(body) < _ERROR_BYTES and (piece := await response.content.readany()):
                     body += piece
-        problem = refusals.refused(self.label, self._variable, response.status, body, response.headers, self._key())
+        problem = refusals.refused(self.label, self._variable, response.status, body, response.headers, self._held)
         if uncertain and isinstance(problem, Unavailable) and response.status != 429:
             problem.details["uncertain"] = True
         response.close()
@@ -300,11 +304,9 @@ class Wire:
 
     async def _bounded(self, response: "aiohttp.ClientResponse", most: int, *, uncertain: bool) -> bytes:
         pieces, size = [], 0
-        while piece := await response.content.readany():
+        while size <= most and (piece := await response.content.readany()):
             pieces.append(piece)
             size += len(piece)
-            if size > most:
-                break
         if size > most or response.headers.get("Content-Encoding", "identity").lower() != "identity":
             response.close()
             raise self.unreadable(uncertain=uncertain)
@@ -320,6 +322,7 @@ class Wire:
                         f"{self.label} 发来的文件超过 {most} 字节",
                         f"the file {self.label} sends has more than {most} bytes",
                     )
+                require_free(to.parent, _SPARE)
                 await asyncio.to_thread(file.write, piece)
         return size
 
@@ -330,9 +333,8 @@ class Wire:
         if own not in self._sessions:
             import aiohttp
 
-            connector = aiohttp.TCPConnector(ttl_dns_cache=60) if own else public_only()
             self._sessions[own] = aiohttp.ClientSession(
-                connector=connector,
+                connector=aiohttp.TCPConnector(ttl_dns_cache=60) if own else public_only(),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._waits.connect_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,

@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from sqlalchemy.exc import IntegrityError
+
 from tunesmith.datasets.folder import room
 from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.clock import Clock, utc_now
@@ -37,6 +39,7 @@ from tunesmith.training.service import TrainingService
 from tunesmith.training.store import LIVE, RunStore
 
 _SHOWN = 10  # models named to who asks for another
+_DEPLOYED = "的模型仍在部署（计费），请先停止部署", "is deployed and paid for; undeploy it first"
 _USUAL_LENGTH = 1024  # tokens of an example on this machine, where nothing else is asked for
 
 
@@ -94,7 +97,7 @@ class JobService:
             Conflict: the key was used for another request.
             Unavailable: the disk is full.
         """
-        once = None if idempotency_key is None else Once.of(idempotency_key, asdict(new))
+        once = _once(new, idempotency_key)
         if (made := self._training.made(caller, once)) is not None:
             return self._job(made)
         run_id = uuid.uuid4().hex
@@ -118,6 +121,15 @@ class JobService:
                 return self._job(made)
             raise
         return self._job(run)
+
+    def made(self, new: NewJob, caller: Caller, *, idempotency_key: str | None) -> Job | None:
+        """The job that an earlier try of this very request made; None where there is none, or no key.
+
+        Raises:
+            Invalid: the key is none. Conflict: it was used for another request.
+        """
+        found = self._training.made(caller, _once(new, idempotency_key))
+        return None if found is None else self._job(found)
 
     def check(self, new: NewJob, caller: Caller) -> JobNotes:
         """What a job would be recorded with; raises as ``create``, and records and writes nothing."""
@@ -251,10 +263,13 @@ class JobService:
         if not job.run.state.final:
             raise _in_use(run_id, "尚未结束，请先取消", "has not ended; cancel it first")
         if job.hosted is not None and job.hosted.deployment is not None:
-            raise _in_use(run_id, "的模型仍在部署（计费），请先停止部署", "is deployed and paid for; undeploy it first")
+            raise _in_use(run_id, *_DEPLOYED)
         if any(run.recipe.dataset.startswith(f"runs/{run_id}/") for run in self._runs.list(states=LIVE, limit=None)):
             raise _in_use(run_id, "正被另一个任务接着训练", "is being gone on with by another run")
-        self._runs.delete(job.run, [job_notes.forgotten(run_id), hosted_jobs.forgotten(run_id)])
+        try:
+            self._runs.delete(job.run, [job_notes.forgotten(run_id), hosted_jobs.forgotten(run_id)])
+        except IntegrityError as error:  # somebody deployed it this moment
+            raise _in_use(run_id, *_DEPLOYED) from error
         shutil.rmtree(folder, ignore_errors=True)
         return job
 
@@ -273,9 +288,9 @@ class JobService:
             a_step = recipe.batch_size * recipe.gradient_accumulation
             steps = None if open_batch else math.ceil(written.training_rows / a_step) * recipe.epochs
             if notes.provider == LOCAL:
-                zh = "未统计词元；本机训练不收费，时间与内存可用 tunesmith plan 试算"
+                zh = "未统计词元；本机训练不收费，时间与内存可用 tunesmith train --dry-run 试算"
                 en = (
-                    "tokens were not counted; nobody is paid for this machine, and tunesmith plan tells time and memory"
+                    "tokens were not counted; nobody is paid for this machine, and tunesmith train --dry-run tells time and memory"
                 )
                 return Estimate(Cost(0.0, estimated=False), None, steps, (zh, en))
             files = [recipe.dataset, *([recipe.validation] if recipe.validation else [])]
@@ -337,6 +352,10 @@ class JobService:
             if executor is not None and run.id in hosted and not run.state.final:
                 hosted[run.id] = replace(hosted[run.id], trouble=executor.trouble(run.id))
         return [Job(run, notes[run.id], status_of(run, hosted.get(run.id)), hosted.get(run.id)) for run in runs]
+
+
+def _once(new: NewJob, key: str | None) -> Once | None:
+    return None if key is None else Once.of(key, asdict(new))
 
 
 def _with_properties(notes: JobNotes, written: Written) -> JobNotes:

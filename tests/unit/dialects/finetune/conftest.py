@@ -16,7 +16,7 @@ import pytest
 from tests.upstreams.together_api import TogetherApi, together_api
 from tunesmith.app import compose
 from tunesmith.datasets.export.service import ExportService
-from tunesmith.dialects.finetune import routes
+from tunesmith.dialects.finetune import kiln_paths, routes
 from tunesmith.http.door import Door
 from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.clock import utc_now
@@ -27,8 +27,9 @@ from tunesmith.training.executors.scripted import ScriptedExecutor
 from tunesmith.training.executors.together import Together
 from tunesmith.training.hosted.catalog import Catalog
 from tunesmith.training.hosted.deployments import DeploymentService
-from tunesmith.training.hosted.executor import HostedExecutor, Timing
+from tunesmith.training.hosted.executor import HostedExecutor
 from tunesmith.training.hosted.store import HostedStore
+from tunesmith.training.hosted.timing import Timing
 from tunesmith.training.jobs.service import JobService
 from tunesmith.training.service import TrainingService
 from tunesmith.training.store import RunStore
@@ -51,10 +52,12 @@ class Finetune:
 
     Attributes:
         app: takes the caller's name as a token; "root" is an admin.
+        kiln: Kiln's own paths of the same records.
         key: Together's, as it is set here; None is none.
     """
 
     app: Any
+    kiln: Any
     training: TrainingService
     key: str | None
 
@@ -94,7 +97,7 @@ async def finetune(tmp_path: Path, together: TogetherApi, empty: bytes) -> Async
     settings = Settings.read({}, home=tmp_path)
     services = compose(settings)
     write_rows(tmp_path / "data" / "客服.jsonl", ROWS)
-    made = Finetune(None, services.training, together.key)
+    made = Finetune(None, None, services.training, together.key)
     provider = Together(together.v1, lambda: made.key)
     store = HostedStore(services.database)
     hosted = {provider.name: HostedExecutor(provider, store, services.home, timing=Timing(poll_s=0, patience_s=60))}
@@ -113,20 +116,19 @@ async def finetune(tmp_path: Path, together: TogetherApi, empty: bytes) -> Async
     jobs = JobService(
         services.database, made.training, catalog, projects, exports, hosted, services.registry, services.home
     )
-    made.app = routes.build(
-        routes.Services(
-            home=services.home,
-            may_read=services.datasets.check_may_read,
-            uploads=services.uploads,
-            exports=exports,
-            projects=projects,
-            jobs=jobs,
-            catalog=catalog,
-            deployments=DeploymentService({provider.name: provider}, jobs, store, services.home, services.registry),
-            max_upload_bytes=1 << 20,
-        ),
-        Door.of(settings, identify=_identify, kind_of=routes.kind_of),
+    behind = routes.Services(
+        home=services.home,
+        may_read=services.datasets.check_may_read,
+        uploads=services.uploads,
+        exports=exports,
+        projects=projects,
+        jobs=jobs,
+        catalog=catalog,
+        deployments=DeploymentService({provider.name: provider}, jobs, store, services.home, services.registry),
+        max_upload_bytes=1 << 20,
     )
+    door = Door.of(settings, identify=_identify, kind_of=routes.kind_of)
+    made.app, made.kiln = routes.build(behind, door), kiln_paths.build(behind, door)
     yield made
     await catalog.close()
     await provider.close()

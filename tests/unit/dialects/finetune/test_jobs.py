@@ -148,6 +148,18 @@ async def test_a_request_with_a_key_of_its_own_makes_one_job_however_often_it_co
     assert len((await client.get("/jobs")).json()["jobs"]) == 1
 
 
+async def test_a_repeated_request_gives_its_job_though_the_model_was_retired_or_the_key_removed_since(
+    finetune: Finetune, client: httpx.AsyncClient, together: TogetherApi
+) -> None:
+    headers = {"Idempotency-Key": "7f1c"}
+    first = await made(client, PLAIN, headers=headers)
+    finetune.key = None
+    assert (await client.post("/jobs", json=PLAIN)).status_code == 403
+    assert (await made(client, PLAIN, headers=headers))["id"] == first["id"]
+    other = await client.post("/jobs", json={**PLAIN, "name": "乙"}, headers=headers)
+    assert other.status_code == 409, "said before what is wrong with the provider"
+
+
 async def test_canceling_twice_is_fine_and_what_has_completed_is_in_the_way(
     finetune: Finetune, client: httpx.AsyncClient, together: TogetherApi
 ) -> None:
@@ -296,6 +308,9 @@ async def test_paths_nobody_knows_are_answered_in_the_documents_shape(client: ht
 async def test_the_application_describes_itself(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     assert {"/providers", "/jobs/{job_id}/cancel", "/download_dataset_jsonl"} <= set(document["paths"])
+    operations = [each for methods in document["paths"].values() for each in methods.values()]
+    assert all({"401", "422", "429"} <= set(each["responses"]) for each in operations)
+    assert {"create_split", "get_split", "edit_split"} <= {each["operationId"] for each in operations}
     schemas = document["components"]["schemas"]
     assert "HTTPValidationError" not in schemas and {"ErrorAnswer", "JobShown", "JobRequest"} <= set(schemas)
     references = {part.split('"')[0] for part in str(document).replace("'", '"').split("#/components/schemas/")[1:]}

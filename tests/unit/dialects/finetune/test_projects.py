@@ -7,6 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tunesmith.dialects.finetune import examples
+from tunesmith.kernel.problems import Unavailable
+
 ENGLISH = {"Accept-Language": "en"}
 CSV = "input,output,reasoning,tags\n" + "".join(f"{n}号订单？,在路上。,查{n}号,gold\n" for n in range(1, 11))
 
@@ -85,6 +88,7 @@ async def test_examples_are_added_filtered_changed_and_deleted(client: httpx.Asy
 async def test_a_split_is_made_by_preset_by_shares_and_without_a_body(client: httpx.AsyncClient, task: str) -> None:
     preset = await made(client, f"{task}/dataset_splits", {"dataset_split_type": "train_test_val"}, "dataset_split")
     assert [part["name"] for part in preset["splits"]] == ["train", "test", "val"]
+    assert preset["created_by"] == "alice"
     assert sum(preset["counts"].values()) == 10
     shares = {"splits": [{"name": "train", "percentage": 0.5}, {"name": "rest", "percentage": 0.5}], "seed": 7}
     own, again = [await made(client, f"{task}/dataset_splits", shares, "dataset_split") for _ in range(2)]
@@ -152,6 +156,31 @@ async def test_a_download_that_cannot_be_is_refused_in_kilns_words(client: httpx
         answer = await client.get("/download_dataset_jsonl", params=params, headers=ENGLISH)
         assert answer.status_code == status, answer.text
         assert words in answer.json()["message"]
+
+
+async def test_an_example_that_a_split_has_lost_is_named(client: httpx.AsyncClient, task: str) -> None:
+    split = await made(client, f"{task}/dataset_splits", {"dataset_split_type": "all"}, "dataset_split")
+    lost = split["split_contents"]["all"][4]
+    assert (await client.delete(f"{task}/runs/{lost}")).status_code == 200
+    params = {**asked(task, split["id"]), "split_name": "all"}
+    answer = await client.get("/download_dataset_jsonl", params=params, headers=ENGLISH)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["details"]["sample"] == lost
+    assert answer.json()["message"] == f"Task run {lost} not found. This is required by this dataset."
+
+
+async def test_an_import_without_room_for_its_file_leaves_its_place_to_the_next(
+    client: httpx.AsyncClient, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise Unavailable("磁盘已满", "the disk is full")
+
+    monkeypatch.setattr(examples, "_Spool", full)
+    files = {"file": ("a.csv", b"input,output\na,b\n")}
+    for _ in range(20):
+        assert (await client.post(f"{task}/runs/bulk_upload", files=files)).status_code == 503
+    monkeypatch.undo()
+    assert (await client.post(f"{task}/runs/bulk_upload", files=files)).status_code == 200
 
 
 async def test_what_there_is_to_train_on_is_told_at_once(client: httpx.AsyncClient, task: str) -> None:

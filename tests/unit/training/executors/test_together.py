@@ -500,6 +500,26 @@ async def test_a_tuned_model_is_deployed_once_and_undeployed_to_the_end(
     assert not api.endpoints and await provider.deployment(kept.id) is None
 
 
+async def test_a_refused_deployment_whose_beginning_cannot_be_taken_away_may_cost_money_and_says_so(
+    api: TogetherApi, provider: Together, file: TrainingFile
+) -> None:
+    made = await provider.create(order(file), await provider.upload(TAG, file), None)
+    api.advance(made.id, "completed")
+    output = (await provider.look(made.id)).output_model
+    assert output is not None
+    for refused in (("PATCH */endpoints/ep_*", "DELETE *"), ("GET */endpoints/ep_*",)):
+        for at in refused:
+            api.refuse(403, at=at)
+        with pytest.raises(Unavailable, match="a part that costs money may be left"):
+            await provider.deploy(TAG, output)
+        assert [len(each["deployments"]) for each in api.endpoints.values()] == [1]
+        api.forgive()
+        found = await provider.find_deployment(TAG)
+        assert found is not None
+        await provider.undeploy(found.id)
+        assert not api.endpoints
+
+
 async def test_an_adapter_comes_home_only_from_an_archive_and_an_address_that_are_safe(
     api: TogetherApi, provider: Together, file: TrainingFile, tmp_path: Path
 ) -> None:
@@ -521,14 +541,13 @@ async def test_an_adapter_comes_home_only_from_an_archive_and_an_address_that_ar
         assert not list(to.iterdir()) and not left(tmp_path)
 
 
-async def test_zstandard_needs_its_program(
-    api: TogetherApi, provider: Together, file: TrainingFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_adapter_packed_with_zstandard_is_unpacked(
+    api: TogetherApi, provider: Together, file: TrainingFile, tmp_path: Path
 ) -> None:
     made = await provider.create(order(file), await provider.upload(TAG, file), None)
     api.advance(made.id, "completed")
     to = tmp_path / "adapter"
     to.mkdir()
-    api.archive = b"\x28\xb5\x2f\xfd" + bytes(20)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Unsupported, match="zstd"):
-        await provider.download(made.id, to)
+    api.archive = tarred(adapter_files(), mode="zst")
+    await provider.download(made.id, to)
+    assert {path.name: path.read_bytes() for path in to.iterdir()} == adapter_files()

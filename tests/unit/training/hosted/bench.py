@@ -1,9 +1,9 @@
 """A job that completed at a scripted provider, on real folders and tables."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,10 @@ class Scripted:
         self._may_fail("after_deploy")
         return found
 
+    async def find_deployment(self, tag: str) -> Deployment | None:
+        self._may_fail("find_deployment")
+        return next((each for of, each in self.there.values() if of == tag), None)
+
     async def deployment(self, deployment_id: str) -> Deployment | None:
         self._may_fail("deployment")
         found = self.there.get(deployment_id)
@@ -100,9 +104,6 @@ class Kept:
         status = Status.COMPLETED if run.state is State.COMPLETED else Status.RUNNING
         return Job(run, notes, status, kept.news if kept else None)
 
-    def list(self, caller: Caller, *, limit: int | None = 100) -> Sequence[Job]:
-        return [self.get(run.id, caller) for run in self._runs.list(limit=limit)]
-
 
 class Bench:
     """The service on real folders and tables, with one job that has completed; ``again`` is another process."""
@@ -127,10 +128,11 @@ class Bench:
             store.save(kept, replace(kept.news, job_id="ft-1", output_model="acme/town-tuned"))
         self.service = self.again()
 
-    def again(self) -> DeploymentService:
+    def again(self, later: timedelta = timedelta()) -> DeploymentService:
         self.jobs = Kept(self.database, self.at)
-        registry = Registry(self.home)
-        return DeploymentService({REMOTE: self.scripted}, self.jobs, self.jobs.hosted, self.home, registry)  # type: ignore[dict-item]
+        places, registry = {REMOTE: self.scripted}, Registry(self.home)
+        clock = lambda: datetime.now(UTC) + later  # noqa: E731
+        return DeploymentService(places, self.jobs, self.jobs.hosted, self.home, registry, clock)  # type: ignore[arg-type]
 
     @property
     def record(self) -> Any:

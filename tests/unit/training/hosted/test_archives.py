@@ -1,14 +1,14 @@
 """An adapter out of an archive that somebody else packed."""
 
 import io
-import shutil
+import random
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from tests.upstreams.together_words import adapter_files, tarred
-from tunesmith.kernel.problems import Invalid, Unsupported
+from tunesmith.kernel.problems import Invalid
 from tunesmith.training.hosted.archives import unpack_adapter
 
 MOST = 1 << 20
@@ -37,8 +37,6 @@ def with_member(member: tarfile.TarInfo, data: bytes = b"") -> bytes:
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "zst"])
 @pytest.mark.parametrize("folder", ["", "job/adapter/"])
 def test_an_adapter_is_unpacked_however_it_was_packed(tmp_path: Path, mode: str, folder: str) -> None:
-    if mode == "zst" and shutil.which("zstd") is None:
-        pytest.skip("zstd is not installed")
     assert unpacked(tmp_path, tarred(adapter_files(), mode=mode, folder=folder)) == adapter_files()
 
 
@@ -93,5 +91,38 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_broken_zstandard_is_refused(tmp_path: Path) -> None:
-    with pytest.raises((Invalid, Unsupported)):
-        unpacked(tmp_path, b"\x28\xb5\x2f\xfd" + bytes(100))
+    packed = tarred(adapter_files(), mode="zst")
+    for number, data in enumerate((b"\x28\xb5\x2f\xfd" + bytes(100), packed[: len(packed) // 2], packed[:-3])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with pytest.raises(Invalid):
+            unpacked(folder, data)
+
+
+@pytest.mark.parametrize("window, taken", [(0x58, True), (0xA8, False)], ids=["2 MiB", "2 GiB"])
+def test_zstandard_that_wants_gigabytes_of_memory_is_refused(tmp_path: Path, window: int, taken: bool) -> None:
+    tar = tarred(adapter_files(), mode="w")
+    block = (1 | len(tar) << 3).to_bytes(3, "little") + tar  # the last one, as it is (RFC 8878, 3.1.1.2)
+    frame = b"\x28\xb5\x2f\xfd" + bytes([0x00, window]) + block
+    if taken:
+        assert unpacked(tmp_path, frame) == adapter_files()
+    else:
+        with pytest.raises(Invalid, match="cannot be unpacked"):
+            unpacked(tmp_path, frame)
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz"])
+def test_an_archive_that_was_damaged_on_its_way_is_refused_wherever_it_was(tmp_path: Path, mode: str) -> None:
+    files = {**adapter_files(), "notes.txt": random.Random(1).randbytes(40_000)}
+    whole = tarred(files, mode=mode)
+    refused = 0
+    for number, at in enumerate(range(len(whole) // 20, len(whole), len(whole) // 20)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        try:
+            assert unpacked(folder, bytes(damaged)) == files  # padding that nobody reads
+        except Invalid:
+            refused += 1
+    assert refused >= 17

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,36 @@ async def test_what_the_provider_made_before_we_learned_of_it_is_found_by_the_ta
     with pytest.raises(Unavailable):
         await bench.service.deploy(RUN, OWNER, confirm=True)
     after = bench.again()  # as after kill -9: the record says that it was asked for
+    assert bench.record["word"] == "ASKED"
+    assert (await after.deploy(RUN, OWNER, confirm=False)).id == "dep-1" == bench.record["id"]
+    assert bench.scripted.made == 1
+
+
+async def test_a_look_or_a_chat_finds_what_was_made_before_we_learned_of_it(bench: Bench) -> None:
+    bench.scripted.fails["after_deploy"] = Unavailable("断了", "cut off")
+    with pytest.raises(Unavailable):
+        await bench.service.deploy(RUN, OWNER, confirm=True)
+    assert (await bench.again().asked(RUN)).model == "acme/town-tuned#live"
+    told = await bench.again().status(RUN, OWNER)
+    assert told is not None and (told.id, bench.scripted.made) == ("dep-1", 1)
+
+
+async def test_what_was_asked_for_a_moment_ago_may_turn_up_and_after_a_while_is_forgotten(bench: Bench) -> None:
+    bench.scripted.fails["deploy"] = Unavailable("断了", "cut off")
+    with pytest.raises(Unavailable):
+        await bench.service.deploy(RUN, OWNER, confirm=True)
+    after = bench.again()
     told = await after.status(RUN, OWNER)
     assert told is not None and (told.id, told.ready, told.word) == ("", False, "ASKED")
     with pytest.raises(Unavailable, match="cut off"):
         await after.asked(RUN)
-    assert (await after.deploy(RUN, OWNER, confirm=True)).id == "dep-1"
-    assert bench.scripted.made == 1
+    with pytest.raises(Conflict, match="costs money"):
+        await after.deploy(RUN, OWNER, confirm=False)
+    with pytest.raises(Unavailable, match="may turn up"):
+        await after.undeploy(RUN, OWNER)
+    assert bench.record["word"] == "ASKED"
+    await bench.again(timedelta(minutes=5)).undeploy(RUN, OWNER)
+    assert bench.record is None and bench.scripted.made == 0
 
 
 async def test_undeploying_ends_what_was_made_before_we_learned_of_it(bench: Bench) -> None:

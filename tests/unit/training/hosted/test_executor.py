@@ -11,8 +11,8 @@ import structlog
 from tests.unit.training.hosted.worlds import World, opened, worlds
 from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Problem, TimedOut, Unavailable
 from tunesmith.training.executors.scripted_provider import ScriptedProvider
-from tunesmith.training.hosted.executor import Timing
 from tunesmith.training.hosted.provider import TrainingFile
+from tunesmith.training.hosted.timing import Timing
 from tunesmith.training.run import State
 
 DOWN = Unavailable("连接不上", "no connection")

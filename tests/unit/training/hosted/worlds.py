@@ -16,8 +16,9 @@ from tunesmith.settings import Settings
 from tunesmith.training.executors.scripted import ScriptedExecutor
 from tunesmith.training.executors.scripted_provider import ScriptedProvider
 from tunesmith.training.hosted import store as hosted_jobs
-from tunesmith.training.hosted.executor import HostedExecutor, Timing
+from tunesmith.training.hosted.executor import HostedExecutor
 from tunesmith.training.hosted.store import HostedStore
+from tunesmith.training.hosted.timing import Timing
 from tunesmith.training.jobs.job import HostedNews
 from tunesmith.training.run import Recipe, Run
 from tunesmith.training.service import TrainingService
@@ -29,15 +30,24 @@ TIMING = Timing(patience_s=60.0)
 
 
 class Clock:
-    """Stands still until it is set forward."""
+    """Stands still until it is set forward; ``seconds`` is what no setting of the clock changes."""
 
     def __init__(self) -> None:
-        self.now = datetime(2026, 1, 2, 12, tzinfo=UTC)
+        self.now, self.passed_s = datetime(2026, 1, 2, 12, tzinfo=UTC), 0.0
 
     def __call__(self) -> datetime:
         return self.now
 
+    def seconds(self) -> float:
+        return self.passed_s
+
     def on(self, seconds: float) -> None:
+        """Time passes."""
+        self.jump(seconds)
+        self.passed_s += seconds
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the clock."""
         self.now += timedelta(seconds=seconds)
 
 
@@ -96,7 +106,7 @@ def _refuse_the_servers_own(name: str, caller: Caller) -> None:
 
 def opened(home: Home, provider: ScriptedProvider, clock: Clock, timing: Timing = TIMING) -> World:
     database = Database(f"sqlite:///{home.root}/tunesmith.db")
-    executor = HostedExecutor(provider, HostedStore(database), home, clock, timing)
+    executor = HostedExecutor(provider, HostedStore(database), home, clock, timing, clock.seconds)
     here = ScriptedExecutor()
     training = TrainingService(
         RunStore(database, clock),
