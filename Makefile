@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 # a folder of its own: an unpack folder shared with others has been seen to vanish under pip
 PIP     = TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check unit bench serve clean small-base help
+.PHONY: demo test check unit web types web-built bench serve clean small-base help
 
 help:
 	@echo "make demo    a small model learns something, and proves it (first run installs)"
 	@echo "make serve   the HTTP service on http://127.0.0.1:8000"
 	@echo "make test    all checks and tests"
 	@echo "make check   only style, types and layers"
+	@echo "make web     the page, built from web/ into the package (needs npm)"
 	@echo "make bench   benchmarks against peers (quiet machine, please); train.py, killed_runs.py and two_servers.py take long and run apart"
 
 demo: $(VENV)/.installed
@@ -22,11 +23,29 @@ serve: $(VENV)/.installed
 
 test: check unit
 
-check: $(VENV)/.tested
+# what builds the page wants a Node.js of 2024 or later
+NODE := $(shell node --version 2>/dev/null | sed -nE 's/^v([0-9]+).*/\1/p')
+NEW_NODE := $(shell [ "$(or $(NODE),0)" -ge 20 ] && command -v npm)
+
+check: $(VENV)/.tested $(if $(NEW_NODE),web-built)
+	$(if $(NEW_NODE),,@echo "!! no Node.js from version 20 on here: whether the page is built from its sources is NOT checked")
 	$(BIN)/ruff check src tests tools benchmarks examples
 	$(BIN)/ruff format --check src tests tools benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the page that ships is built from the sources beside it, byte for byte; a machine without npm takes it as it is
+web: web/node_modules/.locked
+	cd web && npx tsc --noEmit && npx vitest run && npx vite build
+
+# TypeScript of what the dialects say of themselves
+types: $(VENV)/.tested web/node_modules/.locked
+	$(BIN)/python -m tools.openapi
+	cd web && npm run types
+
+web-built: web/node_modules/.locked
+	cd web && npx tsc --noEmit && npx vitest run && npx vite build --outDir ../build/web --emptyOutDir --logLevel warn
+	@diff -rq build/web src/tunesmith/web/built || { echo "src/tunesmith/web/built is not what web/ makes: run make web"; exit 1; }
 
 # without a Redis or a PostgreSQL on the machine its tests are left out, loudly; continuous integration installs both
 # a real Ollama is asked only where OLLAMA_HOST names one
@@ -35,13 +54,17 @@ WITH_REDIS := $(if $(CI)$(shell command -v redis-server),,and not redis)
 WITH_POSTGRES := $(if $(CI)$(shell command -v initdb)$(wildcard /usr/lib/postgresql/*/bin/initdb),,and not postgres)
 WITH_REACT := $(if $(CI)$(shell command -v npm),,and not react)
 
-unit: $(VENV)/.tested $(if $(WITH_REACT),,$(VENV)/.react)
+WITH_BROWSER := $(if $(CI)$(and $(shell command -v npm),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome)),,and not browser)
+
+unit: $(VENV)/.tested $(if $(WITH_REACT),,$(VENV)/.react) $(if $(WITH_BROWSER),,web/node_modules/.locked)
 	$(if $(WITH_REDIS),@echo "!! no redis-server here: the tests of rate limits shared through Redis are NOT run")
 	$(if $(WITH_POSTGRES),@echo "!! no PostgreSQL here: what must hold on every database is run on SQLite ALONE")
 	$(if $(WITH_REACT),@echo "!! no npm here: the React hook of chat-gateway.md is NOT run")
-	@# files in their order: those that wait for real servers first, so that neither process is left with one at the end
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not crash $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA) $(WITH_REACT)" $(PYTEST_OPTIONS)
-	$(BIN)/pytest -m crash $(PYTEST_OPTIONS)
+	$(if $(WITH_BROWSER),@echo "!! no Chromium, or no npm, here: the page is NOT looked at in a browser")
+	@# three at a time on two cores, for much of it is waiting
+	@# files in their order: those that wait for real servers first, so that no process is left with one at the end
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not crash $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA) $(WITH_REACT) $(WITH_BROWSER)" $(PYTEST_OPTIONS)
+	$(BIN)/pytest -n 2 --dist loadfile -m crash $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.tested
 	@for script in $(filter-out benchmarks/train.py benchmarks/killed_runs.py benchmarks/two_servers.py benchmarks/serve.py benchmarks/compare.py benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
@@ -71,5 +94,9 @@ $(VENV)/.react: tests/spec/react/package-lock.json $(VENV)/.tested
 	@npm ci --prefix tests/spec/react --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
+web/node_modules/.locked: web/package-lock.json
+	@npm ci --prefix web --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 clean:
-	rm -rf $(VENV) dist build tests/spec/react/node_modules
+	rm -rf $(VENV) dist build tests/spec/react/node_modules web/node_modules

@@ -14,5 +14,6 @@ export default defineConfig({
     assetsInlineLimit: 0, // the content security policy allows no data: scripts or styles
     chunkSizeWarningLimit: 300,
   },
-  server: { proxy: { '^/(?!app)': server } },
+  // the Host stays the page's own, or the server would take every change for a foreign page's
+  server: { proxy: { '^/(?!app)': { target: server, changeOrigin: false } } },
 });

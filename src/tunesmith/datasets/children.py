@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -35,16 +35,20 @@ class Worker(Protocol):
 
 
 class Children:
-    """A child process a task, ``most`` at once; more wait. Canceling who waits for one kills it first."""
+    """A child process a task, ``most`` at once; more wait. Canceling who waits for one kills it first.
 
-    def __init__(self, most: int = 2) -> None:
-        self._turns = asyncio.Semaphore(most)
+    Args:
+        command: starts a child that speaks as ``worker.tasks`` says.
+    """
 
-    async def perform(self, task: Task, answer: type[T], on_progress: OnProgress | None = None) -> T:
+    def __init__(self, most: int = 2, command: Sequence[str] = COMMAND) -> None:
+        self._turns, self._command = asyncio.Semaphore(most), command
+
+    async def perform(self, task: msgspec.Struct, answer: type[T], on_progress: OnProgress | None = None) -> T:
         """See Worker."""
         async with self._turns:
             process = await asyncio.create_subprocess_exec(
-                *COMMAND,
+                *self._command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -73,7 +77,7 @@ class Children:
 
 
 async def _answer(
-    process: asyncio.subprocess.Process, task: Task, on_progress: OnProgress | None
+    process: asyncio.subprocess.Process, task: msgspec.Struct, on_progress: OnProgress | None
 ) -> Done | Failed | None:
     """What the child said last; None when it ended without an answer."""
     assert process.stdin and process.stdout

@@ -1,11 +1,49 @@
 """The sample data that ships with the package, laid out under home."""
 
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
+from tunesmith.datasets.example import Example
+from tunesmith.datasets.reading import read_file
 from tunesmith.kernel.files import written_whole
 from tunesmith.kernel.home import Home
 
 FOLDER = "data/samples"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFile:
+    """A sample file that ships with the package.
+
+    Attributes:
+        role: what it is for: see ``install_samples``.
+        name: under home, once it is installed.
+        path: where the package has it.
+        installed: whether it lies under home.
+    """
+
+    role: str
+    name: str
+    path: Path
+    installed: bool
+
+    def examples(self) -> list[Example]:
+        """What it holds."""
+        return list(read_file(self.path))
+
+
+def sample_files(home: Home) -> list[SampleFile]:
+    """Every sample file, installed or not.
+
+    Raises:
+        Forbidden: ``data`` or ``data/samples`` under home is a symbolic link.
+    """
+    folder, found = home.path(FOLDER, "samples"), []
+    for path in sorted(Path(str(files("tunesmith.datasets").joinpath("samples"))).glob("*.jsonl")):
+        role = path.stem.rpartition(".")[2]
+        found.append(SampleFile(role, f"{FOLDER}/{path.name}", path, (folder / path.name).is_file()))
+    return found
 
 
 def install_samples(home: Home) -> dict[str, str]:

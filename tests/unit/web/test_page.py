@@ -47,7 +47,13 @@ async def test_a_place_within_the_page_is_the_page_and_a_file_that_is_not_there_
     client: httpx.AsyncClient,
 ) -> None:
     assert (await client.get("/app/runs/abc")).text.startswith("<!doctype html>")
-    for path in ("/app/assets/no.js", "/app/%2e%2e/page.py", "/app/assets/%2e%2e%2f%2e%2e%2fpage.py", "/app/page.py", "/app/x.map"):
+    for path in (
+        "/app/assets/no.js",
+        "/app/%2e%2e/page.py",
+        "/app/assets/%2e%2e%2f%2e%2e%2fpage.py",
+        "/app/page.py",
+        "/app/x.map",
+    ):
         assert (await client.get(path)).status_code == 404, path
 
 

@@ -11,7 +11,8 @@ export class Failure extends Error {
 
 // for this tab alone: never in localStorage, which every later page of this origin could read
 const KEPT = 'tunesmith.token';
-let token: string | null = sessionStorage.getItem(KEPT);
+let token: string | null = typeof sessionStorage === 'undefined' ? null : sessionStorage.getItem(KEPT);
+const waiting = new Set<() => void>();
 
 /** The token that calls carry from now on; null carries none. */
 export function carry(next: string | null): void {
@@ -23,15 +24,27 @@ export function carry(next: string | null): void {
 /** Whether calls carry a token. */
 export const carries = (): boolean => token !== null;
 
+/** Have `told` called whenever a call is refused for want of a token that is good; gives what ends that. */
+export function onRefused(told: () => void): () => void {
+  waiting.add(told);
+  return () => void waiting.delete(told);
+}
+
 const language = (): string => document.documentElement.lang || 'zh-CN';
+
+/** The headers that every call carries; for what fetch cannot do, such as the progress of an upload. */
+export function introduced(): [string, string][] {
+  const found: [string, string][] = [['Accept-Language', language()]];
+  if (token !== null) found.push(['Authorization', `Bearer ${token}`]);
+  return found;
+}
 
 /** The answer's headers and body as they come.
  * @throws Failure where nobody answers, or the answer is no success; in the reader's language.
  */
 export async function send(path: string, options: RequestInit = {}): Promise<Response> {
   const headers = new Headers(options.headers);
-  headers.set('Accept-Language', language());
-  if (token !== null) headers.set('Authorization', `Bearer ${token}`);
+  for (const [name, value] of introduced()) headers.set(name, value);
   let response: Response;
   try {
     response = await fetch(path, { ...options, headers });
@@ -39,6 +52,8 @@ export async function send(path: string, options: RequestInit = {}): Promise<Res
     if (error instanceof DOMException && error.name === 'AbortError') throw error;
     throw new Failure(0, String(error));
   }
+  // /api/v1 wants a token of everybody, also where the rest wants none: who asks there says so itself
+  if (response.status === 401 && !path.startsWith('/api/v1/')) waiting.forEach((told) => told());
   if (!response.ok) throw await failure(response);
   return response;
 }

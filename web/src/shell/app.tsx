@@ -5,12 +5,13 @@ import {
   IconChartLine, IconCloud, IconDatabase, IconHome, IconMoon, IconScale, IconSettings, IconStack2, IconSun,
   IconColumns2,
 } from '@tabler/icons-react';
-import { useQuery } from '@tanstack/react-query';
-import { type ComponentType, lazy, Suspense, useEffect } from 'react';
+import { useQuery, useQueryClient } from '@tanstack/react-query';
+import { type ComponentType, lazy, Suspense, useEffect, useRef, useState } from 'react';
 import { Link, Route, Router, Switch, useLocation } from 'wouter';
 
 import { Failure, get } from '../api/client';
 import { useLanguage } from '../i18n/language';
+import { AskToLogIn } from './login';
 import { type Key, useSay } from './words';
 
 interface Page {
@@ -85,12 +86,13 @@ function Frame() {
       </AppShell.Navbar>
       <AppShell.Main id="content">
         <ServerGone />
+        <AskToLogIn />
         <Suspense fallback={<Center p="xl"><Loader aria-label={say('loading')} /></Center>}>
           <Switch>
             {PAGES.map((page) => (
               <Route key={page.path} path={page.path === '/' ? '/' : `${page.path}/*?`} component={page.shown} />
             ))}
-            <Route><Title order={2}>{say('missing')}</Title></Route>
+            <Route><Title order={1} size="h2">{say('missing')}</Title></Route>
           </Switch>
         </Suspense>
       </AppShell.Main>
@@ -101,17 +103,38 @@ function Frame() {
 function ServerGone() {
   const say = useSay();
   const health = useQuery({ queryKey: ['health'], queryFn: () => get('/health'), refetchInterval: 5_000 });
+  const queries = useQueryClient();
   const gone = health.error instanceof Failure && health.error.status === 0;
-  return gone ? <Alert color="red" mb="md" role="status">{say('server.gone')}</Alert> : null;
+  const before = useRef(false);
+  const [back, setBack] = useState(false);
+  useEffect(() => {
+    if (before.current === gone) return;
+    before.current = gone;
+    setBack(!gone);
+    // what failed meanwhile is asked again, without anybody pressing anything
+    if (!gone) void queries.invalidateQueries();
+  }, [gone, queries]);
+  useEffect(() => {
+    if (!back) return;
+    const timer = setTimeout(() => setBack(false), 8_000);
+    return () => clearTimeout(timer);
+  }, [back]);
+  return (
+    <div role="status">
+      {gone && <Alert color="red" mb="md" role="presentation">{say('server.gone')}</Alert>}
+      {back && <Alert color="green" mb="md" role="presentation">{say('server.back')}</Alert>}
+    </div>
+  );
 }
 
 function LanguageSwitch() {
   const say = useSay();
   const { language, speak } = useLanguage();
   const other = language === 'zh' ? 'en' : 'zh';
+  const short = other === 'zh' ? '中' : 'En';
   return (
-    <ActionIcon variant="default" size="lg" aria-label={say('language')} onClick={() => speak(other)}>
-      <Text size="sm" lang={other === 'zh' ? 'zh-CN' : 'en'}>{other === 'zh' ? '中' : 'En'}</Text>
+    <ActionIcon variant="default" size="lg" aria-label={say('language', { other: short })} onClick={() => speak(other)}>
+      <Text size="sm" lang={other === 'zh' ? 'zh-CN' : 'en'}>{short}</Text>
     </ActionIcon>
   );
 }

@@ -21,7 +21,19 @@ const en = {
 
   'theme.light': 'Light theme',
   'theme.dark': 'Dark theme',
-  'language': 'Language',
+  'language': 'Language: {other}',
+
+  'login': 'Log in',
+  'login.wanted': 'This server wants to know who you are.',
+  'login.ended': 'Your login has ended. Nothing on this page is lost: log in again to go on.',
+  'login.name': 'User name',
+  'login.password': 'Password',
+  'login.key': 'API key',
+  'login.key.how': 'Made with: tunesmith keys create --user NAME',
+  'login.by.key': 'Use an API key instead',
+  'login.by.password': 'Use a password instead',
+  'login.show': 'Show what is typed',
+  'login.later': 'Later',
 };
 
 const zh: Record<keyof typeof en, string> = {
@@ -45,7 +57,19 @@ const zh: Record<keyof typeof en, string> = {
 
   'theme.light': '浅色主题',
   'theme.dark': '深色主题',
-  'language': '语言',
+  'language': '语言：{other}',
+
+  'login': '登录',
+  'login.wanted': '此服务器需要知道您是谁。',
+  'login.ended': '登录已过期。此页面上的内容不会丢失：重新登录即可继续。',
+  'login.name': '用户名',
+  'login.password': '密码',
+  'login.key': 'API 密钥',
+  'login.key.how': '用此命令创建：tunesmith keys create --user 用户名',
+  'login.by.key': '改用 API 密钥',
+  'login.by.password': '改用密码',
+  'login.show': '显示输入的内容',
+  'login.later': '以后再说',
 };
 
 export type Key = keyof typeof en;

@@ -9,7 +9,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from tunesmith.datasets.service import DatasetService
-from tunesmith.dialects.gpt_service import aliases, jobs, ollama, planning, wire
+from tunesmith.datasets.uploads import UploadService
+from tunesmith.dialects.gpt_service import (
+    aliases,
+    evaluations,
+    jobs,
+    library,
+    ollama,
+    planning,
+    runs,
+    samples,
+    session,
+    wire,
+)
+from tunesmith.dialects.gpt_service import datasets as datasets_routes
 from tunesmith.evaluation.promotion import Promotions
 from tunesmith.evaluation.service import EvaluationService
 from tunesmith.http import errors
@@ -21,11 +34,15 @@ from tunesmith.inference.collect import collect
 from tunesmith.inference.engine import Event
 from tunesmith.inference.gateway import Gateway
 from tunesmith.inference.served import Served, ServedModels
+from tunesmith.inference.switchboard import provider_of
 from tunesmith.kernel.home import Home
 from tunesmith.kernel.problems import Forbidden
 from tunesmith.models.aliases import Aliases
 from tunesmith.models.model import Model
+from tunesmith.models.notes import ModelNotes
 from tunesmith.models.registry import Registry
+from tunesmith.models.versions import Versions
+from tunesmith.training.data.examiner import Examiner
 from tunesmith.training.plan.planning import Planner
 from tunesmith.training.service import TrainingService
 
@@ -49,12 +66,15 @@ class Services:
     aliases: Aliases
     promotions: Promotions
     datasets: DatasetService
+    uploads: UploadService
     home: Home
     served: ServedModels
     training: TrainingService
     planner: Planner
     evaluation: EvaluationService
     registry: Registry
+    versions: Versions
+    notes: ModelNotes
     device_of: Callable[[str], str]
     environment: str
 
@@ -76,9 +96,19 @@ def build(services: Services, door: Door) -> FastAPI:
     for routes in (_service(services), _models(services), _generation(services), ollama.build(services.ollama)):
         app.include_router(routes)
     app.include_router(aliases.build(services.aliases, services.promotions, services.datasets, services.home))
+    examiner = Examiner(services.home, services.registry)
+    app.include_router(datasets_routes.build(services.datasets, services.uploads, examiner, services.home))
+    shelf = library.Shelf(
+        services.registry, services.served, services.versions, services.aliases, services.notes, services.training
+    )
+    app.include_router(library.build(shelf))
     app.include_router(jobs.training(services.training, services.registry))
     app.include_router(planning.build(services.planner, services.registry))
+    app.include_router(samples.build(services.home))
+    app.include_router(session.build(services.home, wants_token=door.identify is not None))
     app.include_router(jobs.evaluation(services.evaluation, services.served))
+    app.include_router(runs.build(services.training, services.registry, services.datasets, services.home))
+    app.include_router(evaluations.build(services.evaluation, services.served, services.datasets, services.home))
     return app
 
 
@@ -178,6 +208,10 @@ def _models(services: Services) -> APIRouter:
     def one_model(model_name: str) -> dict[str, object]:
         """One model, loaded or on disk; names may hold slashes."""
         found = served.get(model_name)
+        provider = provider_of(found.model)
+        if provider is not None:
+            about = {"base_model": found.model.base, "architecture": None, "context_length": None, "size_mb": None}
+            return {**shown(found), "type": "hosted", "device": provider, **about}
         base = services.registry.base(found.model.base)
         return {
             **shown(found),

@@ -96,7 +96,7 @@ def _generation(services: Services) -> APIRouter:
 
 
 def _unserved() -> APIRouter:
-    routes = APIRouter()
+    routes = APIRouter(include_in_schema=False)
 
     async def refuse(request: Request) -> Response:
         """Nothing is looked at."""

@@ -289,9 +289,7 @@ class JobService:
             steps = None if open_batch else math.ceil(written.training_rows / a_step) * recipe.epochs
             if notes.provider == LOCAL:
                 zh = "未统计词元；本机训练不收费，时间与内存可用 tunesmith train --dry-run 试算"
-                en = (
-                    "tokens were not counted; nobody is paid for this machine, and tunesmith train --dry-run tells time and memory"
-                )
+                en = "tokens were not counted; nobody is paid for this machine, and tunesmith train --dry-run tells time and memory"
                 return Estimate(Cost(0.0, estimated=False), None, steps, (zh, en))
             files = [recipe.dataset, *([recipe.validation] if recipe.validation else [])]
             read = [await asyncio.to_thread(training_file, Home(Path(text)), name) for name in files]

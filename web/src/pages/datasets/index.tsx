@@ -1,8 +1,25 @@
-import { Title } from '@mantine/core';
+import { Route, Switch } from 'wouter';
 
-import { useSay } from './words';
+import './datasets.css';
+import '../../parts/quiet.css';
+
+import { OneDataset } from './one';
+import { Overview } from './overview';
 
 export default function Page() {
-  const say = useSay();
-  return <Title order={1} size="h2">{say('title')}</Title>;
+  return (
+    <Switch>
+      <Route path="/datasets/:id">{({ id }) => <OneDataset key={id} id={decoded(id)} />}</Route>
+      <Route><Overview /></Route>
+    </Switch>
+  );
+}
+
+/** An address may hold any text. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }

@@ -1,8 +1,16 @@
-import { Title } from '@mantine/core';
+import { Route, Switch } from 'wouter';
 
-import { useSay } from './words';
+import { List } from './list';
+import { One } from './one';
+import { Start } from './start';
 
+/** Evaluations, one of them, and a form that starts one. */
 export default function Page() {
-  const say = useSay();
-  return <Title order={1} size="h2">{say('title')}</Title>;
+  return (
+    <Switch>
+      <Route path="/evaluation/new"><Start /></Route>
+      <Route path="/evaluation/:id">{({ id }) => <One key={id} id={id} />}</Route>
+      <Route><List /></Route>
+    </Switch>
+  );
 }

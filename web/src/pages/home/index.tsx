@@ -1,8 +1,41 @@
-import { Title } from '@mantine/core';
+import './home.css';
 
+import { Skeleton, Stack, Text, Title } from '@mantine/core';
+import { useQuery } from '@tanstack/react-query';
+
+import { Failed } from '../../parts/failed';
+import { samples, tasks } from './api';
+import { FirstRun } from './first-run';
+import { LastCard, ModelsCard, NowCard } from './overview';
+import { isNew } from './tour';
 import { useSay } from './words';
 
 export default function Page() {
   const say = useSay();
-  return <Title order={1} size="h2">{say('title')}</Title>;
+  const sample = useQuery(samples);
+  const history = useQuery(tasks);
+  const error = sample.data && history.data ? null : (sample.error ?? history.error);
+  const first = sample.data && history.data && <FirstRun samples={sample.data} tasks={history.data} />;
+  const newcomer = sample.data && history.data && isNew(sample.data, history.data);
+  const again = (): void => {
+    void sample.refetch();
+    void history.refetch();
+  };
+  return (
+    <Stack gap="md" className="home">
+      <div>
+        <Title order={1} size="h2">{say('title')}</Title>
+        <Text c="dimmed">{say('lead')}</Text>
+      </div>
+      {error && <Failed error={error} again={again} />}
+      {!first && !error && <Skeleton height={360} radius="md" />}
+      {newcomer && first}
+      <div className="cards">
+        <NowCard />
+        <LastCard />
+        <ModelsCard />
+      </div>
+      {!newcomer && first}
+    </Stack>
+  );
 }

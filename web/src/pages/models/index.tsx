@@ -1,8 +1,13 @@
-import { Title } from '@mantine/core';
+import { useSearchParams } from 'wouter';
 
-import { useSay } from './words';
+import '../../parts/quiet.css';
 
+import { OneModel } from './one';
+import { Overview } from './overview';
+
+/** All models, or the one that the address names: names hold slashes, so it is no part of the path. */
 export default function Page() {
-  const say = useSay();
-  return <Title order={1} size="h2">{say('title')}</Title>;
+  const [asked] = useSearchParams();
+  const name = asked.get('name');
+  return name ? <OneModel key={name} name={name} /> : <Overview />;
 }

@@ -1,8 +1,21 @@
-import { Title } from '@mantine/core';
+import { lazy } from 'react';
+import { Route, Switch } from 'wouter';
 
-import { useSay } from './words';
+import { List } from './list';
+import { Start } from './start';
 
+// what draws curves is fetched by who looks at one
+const One = lazy(() => import('./one').then(({ One }) => ({ default: One })));
+const Compare = lazy(() => import('./compare').then(({ Compare }) => ({ default: Compare })));
+
+/** The queue and history of runs, one run, several runs' curves, and a form that starts one. */
 export default function Page() {
-  const say = useSay();
-  return <Title order={1} size="h2">{say('title')}</Title>;
+  return (
+    <Switch>
+      <Route path="/runs/new"><Start /></Route>
+      <Route path="/runs/compare/:ids">{({ ids }) => <Compare ids={ids.split(/,|%2C/i).filter(Boolean)} />}</Route>
+      <Route path="/runs/:id">{({ id }) => <One key={id} id={id} />}</Route>
+      <Route><List /></Route>
+    </Switch>
+  );
 }

@@ -1,1 +1,0 @@
-import{n as e,r as t,t as n}from"./index-DWZlAKO_.js";var r=n({title:`Evaluation`},{title:`评估`}),i=t();function a(){let t=r();return(0,i.jsx)(e,{order:1,size:`h2`,children:t(`title`)})}export{a as default};

@@ -1,0 +1,2 @@
+async function*e(e){let n=e.pipeThrough(new TextDecoderStream).getReader(),r=``;try{for(;;){let{done:e,value:i}=await n.read();r+=i??``;let a=r.split(/\r?\n\r?\n/);r=e?``:a.pop()??``;for(let e of a){let n=t(e);n&&(yield n)}if(e)return}}finally{await n.cancel().catch(()=>void 0)}}function t(e){let t=`message`,n=[];for(let r of e.split(/\r?\n/))r.startsWith(`data:`)?n.push(r.slice(r.startsWith(`data: `)?6:5)):r.startsWith(`event:`)&&(t=r.slice(6).trim());return n.length?{event:t,data:n.join(`
+`)}:null}export{e as t};
