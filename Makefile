@@ -60,7 +60,7 @@ unit: $(VENV)/.tested $(if $(WITH_REACT),,$(VENV)/.react) $(if $(WITH_BROWSER),,
 	$(if $(WITH_REDIS),@echo "!! no redis-server here: the tests of rate limits shared through Redis are NOT run")
 	$(if $(WITH_POSTGRES),@echo "!! no PostgreSQL here: what must hold on every database is run on SQLite ALONE")
 	$(if $(WITH_REACT),@echo "!! no npm here: the React hook of chat-gateway.md is NOT run")
-	$(if $(WITH_BROWSER),@echo "!! no Chromium, or no npm, here: the page is NOT looked at in a browser")
+	$(if $(WITH_BROWSER),@echo "!! no Chromium or no npm here: the page is NOT looked at in a browser")
 	@# three at a time on two cores, for much of it is waiting
 	@# files in their order: those that wait for real servers first, so that no process is left with one at the end
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not crash $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA) $(WITH_REACT) $(WITH_BROWSER)" $(PYTEST_OPTIONS)
