@@ -2,16 +2,18 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
-# a folder of its own: an unpack folder shared with others has been seen to vanish under pip
-PIP     = TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# a folder of its own: an unpack folder shared with others has been seen to vanish under pip; what is never imported need
+# not be compiled
+PIP     = TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo test check unit web types web-built bench serve clean small-base help
+.PHONY: demo test check unit page web types web-built bench serve clean small-base help
 
 help:
 	@echo "make demo    a small model learns something, and proves it (first run installs)"
 	@echo "make serve   the HTTP service on http://127.0.0.1:8000"
 	@echo "make test    all checks and tests"
 	@echo "make check   only style, types and layers"
+	@echo "make page    every test of the page in a browser (needs Chromium and npm)"
 	@echo "make web     the page, built from web/ into the package (needs npm)"
 	@echo "make bench   benchmarks against peers (quiet machine, please); train.py, killed_runs.py and two_servers.py take long and run apart"
 
@@ -63,8 +65,12 @@ unit: $(VENV)/.tested $(if $(WITH_REACT),,$(VENV)/.react) $(if $(WITH_BROWSER),,
 	$(if $(WITH_BROWSER),@echo "!! no Chromium or no npm here: the page is NOT looked at in a browser")
 	@# three at a time on two cores, for much of it is waiting
 	@# files in their order: those that wait for real servers first, so that no process is left with one at the end
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not crash $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA) $(WITH_REACT) $(WITH_BROWSER)" $(PYTEST_OPTIONS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not crash and not thorough $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA) $(WITH_REACT) $(WITH_BROWSER)" $(PYTEST_OPTIONS)
 	$(BIN)/pytest -n 2 --dist loadfile -m crash $(PYTEST_OPTIONS)
+
+# the whole page in a browser; `make test` looks at every page and walks through the datasets
+page: $(VENV)/.tested web/node_modules/.locked
+	$(BIN)/pytest tests/page $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.tested
 	@for script in $(filter-out benchmarks/train.py benchmarks/killed_runs.py benchmarks/two_servers.py benchmarks/serve.py benchmarks/compare.py benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done

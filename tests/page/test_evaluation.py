@@ -4,10 +4,13 @@ import json
 import re
 from typing import Any
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.page.conftest import Opener
 from tests.server import Server
+
+pytestmark = pytest.mark.thorough
 
 PATIENCE_MS = 90_000  # until an engine has begun, on a machine that is busy
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"

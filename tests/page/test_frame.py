@@ -87,6 +87,7 @@ def test_a_server_that_goes_away_and_comes_back_is_told_and_survived(open_page: 
             expect(page.get_by_text("The server is back.")).to_be_attached()
             page.get_by_role("link", name="Models").click()
             expect(page).to_have_url(re.compile("/app/models$"))
+            expect(page.get_by_role("heading", level=1, name="Models")).to_be_visible()
         finally:
             again.terminate()
             again.wait(30)

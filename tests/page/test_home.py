@@ -13,6 +13,8 @@ from tunesmith.kernel.db import Database
 from tunesmith.training.run import Recipe, Run, State
 from tunesmith.training.store import RunStore
 
+pytestmark = pytest.mark.thorough
+
 ADAPTER = "adapters/first"
 
 expect.set_options(timeout=20_000)  # a busy machine is five times slower

@@ -12,6 +12,8 @@ from safetensors.numpy import save
 from tests.page.conftest import Opener
 from tests.server import Server
 
+pytestmark = pytest.mark.thorough
+
 NAME = "adapters/town <b>&"
 
 

@@ -12,6 +12,8 @@ from tests.page.furnished import make_talkative_adapter, start_engine
 from tests.server import Server, serving
 from tunesmith.datasets.preferences import read_preference_file
 
+pytestmark = pytest.mark.thorough
+
 BASE, LOUD = "tunesmith-small", "adapters/loud"
 BOTH = f"/app/playground?model={BASE}&model={LOUD}"
 HOSTILE = """<img src=x onerror="document.title='hacked'"><script>document.title='hacked'</script>

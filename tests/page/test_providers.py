@@ -11,6 +11,8 @@ from tests.page.conftest import Opener
 from tests.server import Server, serving
 from tests.upstreams.together_api import TogetherApi, together_api
 
+pytestmark = pytest.mark.thorough
+
 ROWS = [{"instruction": f"{n}号店在哪里？", "input": "", "output": f"在云溪街{n}号。"} for n in range(20)]
 
 

@@ -8,6 +8,8 @@ from playwright.sync_api import Page, expect
 from tests.page.conftest import Opener
 from tests.server import Server, add_user, serving
 
+pytestmark = pytest.mark.thorough
+
 PASSWORD = "correct horse battery staple"
 REFUSED = r"the server responded with a status of 40[13]"
 

@@ -24,7 +24,7 @@ from tests.tiny_model import make_tiny_base
 from tunesmith.training import run_folder
 
 API = "/api/v1"
-EXAMPLES = os.environ.get("TUNESMITH_TEST_EXAMPLES", "25")  # of each operation; some hundreds are a good night's work
+EXAMPLES = os.environ.get("TUNESMITH_TEST_EXAMPLES", "10")  # of each operation; some hundreds are a good night's work
 PASSWORD = "correct horse battery staple"  # alice's, in the description's own example
 CONTEXT = 64  # tokens: whatever length is asked for, an answer of this model is over at once
 OFTEN = dict.fromkeys(("TUNESMITH_RATE_TRAINING", "TUNESMITH_RATE_INFERENCE", "TUNESMITH_RATE_OTHER"), "1000000")

@@ -107,7 +107,11 @@ class Worker:
                 "max_rows": core.max_rows,
                 "rows": dict(zip(("running", "waiting"), core.rows, strict=True)),
                 "adapters": sorted(core.adapters),
-                "memory": {"rss": self._process.memory_info().rss, "cache": core.cache_bytes},
+                "memory": {
+                    "rss": self._process.memory_info().rss,
+                    "cache": core.model.cache.allocated,
+                    "kept": core.scheduler.retained,
+                },
             }
         elif self._problem is not None:
             status = "failed"

@@ -232,8 +232,9 @@ async def test_a_client_that_just_closes_its_socket_frees_its_row(client: Client
     assert core is not None
     await client.until(lambda health: health["rows"] == {"running": 0, "waiting": 0})
     assert core.scheduler.idle and core.model.cache.allocated == 0
-    # what is kept for the next turn is told all the same
-    assert (await client.get("/health"))[1]["memory"]["cache"] == core.scheduler.retained
+    # what is kept for the next turn is told apart
+    memory = (await client.get("/health"))[1]["memory"]
+    assert memory["cache"] == 0 and memory["kept"] == core.scheduler.retained
 
 
 async def test_the_server_answers_while_rows_decode(client: Client) -> None:

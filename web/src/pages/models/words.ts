@@ -45,7 +45,7 @@ const en = {
   'run': 'From run',
   'tokens': '{count} tokens',
   'try': 'Try it',
-  'try.one': 'Try {name}',
+  'try.one': 'Try it: {name}',
   'evaluate': 'Evaluate it',
   'download': 'Download (zip)',
   'delete': 'Delete',
