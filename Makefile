@@ -68,7 +68,7 @@ unit: $(VENV)/.tested $(if $(WITH_REACT),,$(VENV)/.react) $(if $(WITH_BROWSER),,
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not crash and not thorough $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA) $(WITH_REACT) $(WITH_BROWSER)" $(PYTEST_OPTIONS)
 	$(BIN)/pytest -n 2 --dist loadfile -m crash $(PYTEST_OPTIONS)
 
-# the whole page in a browser; `make test` looks at every page and walks through the datasets
+# the whole page in a browser; `make test` looks at every page, and at the frame
 page: $(VENV)/.tested web/node_modules/.locked
 	$(BIN)/pytest tests/page $(PYTEST_OPTIONS)
 

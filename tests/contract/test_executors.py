@@ -282,6 +282,7 @@ def hashed(home: Home, wanted: Run) -> str:
     return hashlib.sha256((home.root / wanted.output / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.mark.crash
 async def test_a_killed_trainer_is_followed_by_another_that_ends_with_the_same_bytes(home: Home) -> None:
     executor, whole, killed = local(home), run(20, LONG), run(21, LONG)
     whole = replace(whole, handle=await executor.submit(whole))

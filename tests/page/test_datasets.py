@@ -10,6 +10,8 @@ from playwright.sync_api import Page, expect
 from tests.page.conftest import Opener
 from tests.server import Server
 
+pytestmark = pytest.mark.thorough
+
 HOSTILE = "<img src=x onerror=\"document.title='gone'\">"
 
 
