@@ -2,9 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
-# a folder of its own: an unpack folder shared with others has been seen to vanish under pip; what is never imported need
-# not be compiled
-PIP     = TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# a folder of its own: an unpack folder shared with others has been seen to vanish under pip
+PIP     = TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# tests start hundreds of processes: where the environment forbids keeping what was compiled, each would compile the package
+# anew, which is a third of its start
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test check unit page web types web-built bench serve clean small-base help
 
