@@ -70,8 +70,8 @@ def quick(*, epochs: int, home: Path | None, as_json: bool) -> None:
 async def _training(services: "Services", epochs: int) -> dict[str, Any]:
     from dataclasses import replace
 
-    from tunesmith.cli.demo import RECIPE
     from tunesmith.datasets.samples import install_samples
+    from tunesmith.training.first_recipe import RECIPE
 
     names = install_samples(services.home)
     recipe = replace(RECIPE, dataset=names["train"], replay=names["general"], epochs=epochs)
@@ -92,9 +92,9 @@ async def _training(services: "Services", epochs: int) -> dict[str, Any]:
 
 
 async def _engine(services: "Services") -> dict[str, Any]:
-    from tunesmith.cli.demo import RECIPE
     from tunesmith.inference.collect import collect
     from tunesmith.inference.engine import Sampling
+    from tunesmith.training.first_recipe import RECIPE
 
     began = time.monotonic()
     await services.engines.ensure(RECIPE.base_model)

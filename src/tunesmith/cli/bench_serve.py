@@ -135,7 +135,7 @@ def _loads(text: str) -> list[int]:
 
 
 async def _of_this_machine(services: "Services", plan: _Plan) -> tuple[str, list[tuple[Figures, int | None]]]:
-    from tunesmith.cli.demo import RECIPE
+    from tunesmith.training.first_recipe import RECIPE
 
     base = plan.model or RECIPE.base_model
     models = [Model(base), *(Model(base, adapter) for adapter in plan.adapters)]

@@ -16,6 +16,7 @@ from tunesmith.cli.screen import HomeOption, JsonOption, aligned, console, durat
 from tunesmith.cli.session import run_inside
 from tunesmith.kernel.problems import Conflict, Problem
 from tunesmith.models.model import Model
+from tunesmith.training.first_recipe import RECIPE
 from tunesmith.training.run import Recipe
 
 if TYPE_CHECKING:
@@ -29,22 +30,6 @@ HELP = say(
     "See tuning work, in about a minute. No network needed: tunes the shipped model on sample data; figures and answers before and after.",
 )
 
-# what the shipped model learns the sample facts with, without forgetting what it knew
-RECIPE = Recipe(
-    base_model="tunesmith-small",
-    dataset="data/samples/facts.train.jsonl",
-    replay="data/samples/general.jsonl",
-    replay_share=0.5,
-    epochs=7,
-    batch_size=16,
-    learning_rate=1e-3,
-    warmup_ratio=0.05,
-    weight_decay=0.0,
-    max_length=128,
-    rank=16,
-    alpha=32.0,
-    dropout=0.0,
-)
 _STEPS = 5
 _SHOWN = 5
 _MAX_TOKENS = 64

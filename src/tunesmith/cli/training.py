@@ -229,8 +229,8 @@ def recipe_for(services: "Services", base: str, dataset: str, chosen: dict[str, 
     Raises:
         NotFound, Invalid: the base model cannot be used.
     """
-    from tunesmith.cli.demo import RECIPE
     from tunesmith.models.registry import SHIPPED
+    from tunesmith.training.first_recipe import RECIPE
     from tunesmith.training.run import Recipe
 
     found = services.registry.base(base)

@@ -10,8 +10,8 @@ import pytest
 import typer
 
 from tunesmith.cli.commands import app
-from tunesmith.cli.demo import RECIPE
 from tunesmith.models.registry import SHIPPED
+from tunesmith.training.first_recipe import RECIPE
 
 
 def verbs() -> Iterator[tuple[str, Any]]:

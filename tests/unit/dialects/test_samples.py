@@ -9,11 +9,11 @@ import pytest
 
 from tunesmith.app import compose
 from tunesmith.asgi import create_app
-from tunesmith.cli.demo import RECIPE
 from tunesmith.datasets.reading import read_examples
 from tunesmith.dialects.gpt_service.wire import TrainRequest
 from tunesmith.kernel.home import Home
 from tunesmith.settings import Settings
+from tunesmith.training.first_recipe import RECIPE
 
 
 @pytest.fixture

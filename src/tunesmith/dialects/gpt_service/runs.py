@@ -1,6 +1,7 @@
 """``/train/runs`` and beside it, additions to the document: all that is known of runs, and going on with one."""
 
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter, Query, Request
@@ -17,6 +18,7 @@ from tunesmith.models.registry import SHIPPED, Registry
 from tunesmith.training import following, limits, run_folder
 from tunesmith.training.data.findings import read_report
 from tunesmith.training.executor import Parameter
+from tunesmith.training.first_recipe import RECIPE, SUITS
 from tunesmith.training.plan import accuracy
 from tunesmith.training.run import Recipe, Run, State
 from tunesmith.training.service import TrainingService
@@ -39,17 +41,11 @@ _NAMES = {
     "keep_best": "load_best_model_at_end",
     "early_stopping": "early_stopping_patience",
 }
-# what suits the shipped model, three orders of magnitude smaller than those that the usual values were found on
-_SUITS_SHIPPED = {
-    "num_epochs": 7,
-    "batch_size": 16,
-    "learning_rate": 1e-3,
-    "warmup_ratio": 0.05,
-    "max_length": 128,
-    "lora_r": 16,
-    "lora_alpha": 32.0,
-    "lora_dropout": 0.0,
-}
+
+
+def in_words(fields: Iterable[str]) -> dict[str, Any]:
+    """Those values of a first run's recipe, as a body of ``POST /train`` calls them."""
+    return {_name(field): getattr(RECIPE, field) for field in fields}
 
 
 def build(service: TrainingService, registry: Registry, datasets: DatasetService, home: Home) -> APIRouter:
@@ -64,7 +60,7 @@ def build(service: TrainingService, registry: Registry, datasets: DatasetService
         known = {name: field.default for name, field in wire.TrainRequest.model_fields.items()}
         if base is not None:
             known["max_length"] = min(1024, base.context_length)
-            known |= _SUITS_SHIPPED if base.name == SHIPPED else {}
+            known |= in_words(SUITS) if base.name == SHIPPED else {}
         found = [_parameter(each, known, language) for each in limits.parameters() if _name(each.name) in known]
         return {"parameters": found, "total_count": len(found)}
 

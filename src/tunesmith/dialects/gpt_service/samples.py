@@ -8,24 +8,11 @@ from fastapi import APIRouter
 
 from tunesmith.datasets.example import Example
 from tunesmith.datasets.samples import SampleFile, install_samples, sample_files
+from tunesmith.dialects.gpt_service.runs import in_words
 from tunesmith.kernel.home import Home
-from tunesmith.models.registry import SHIPPED
+from tunesmith.training.first_recipe import SUITS
 
 _SHOWN = 6  # examples and questions, of either language
-
-# a body of POST /train: the recipe of ``tunesmith demo``
-_SETTINGS: dict[str, Any] = {
-    "base_model": SHIPPED,
-    "replay_share": 0.5,
-    "num_epochs": 7,
-    "batch_size": 16,
-    "learning_rate": 1e-3,
-    "warmup_ratio": 0.05,
-    "max_length": 128,
-    "lora_r": 16,
-    "lora_alpha": 32.0,
-    "lora_dropout": 0.0,
-}
 
 
 def build(home: Home) -> APIRouter:
@@ -58,7 +45,11 @@ def _shown(found: Sequence[SampleFile]) -> dict[str, Any]:
         ],
         "examples": [_pair(example, "answer") for example in _some(holds["train"])],
         "questions": [_pair(example, "expected") for example in _some(holds["test"])],
-        "train": {**_SETTINGS, "dataset_path": name["train"], "replay_path": name["general"]},
+        "train": {
+            **in_words(("base_model", "replay_share", *SUITS)),
+            "dataset_path": name["train"],
+            "replay_path": name["general"],
+        },
     }
 
 
