@@ -2,14 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
-# a folder of its own: an unpack folder shared with others has been seen to vanish under pip
-PIP     = TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# uv, which takes a third of the time; pip where there is no uv for this machine, or where only pip's settings name the index
+INSTALL = ./tools/install.sh $(VENV)
 
 # tests start hundreds of processes: where the environment forbids keeping what was compiled, each would compile the package
 # anew, which is a third of its start
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test check unit page web types web-built bench serve clean small-base help
+.PHONY: demo test check lint typed unit page web types bench serve clean small-base help
 
 help:
 	@echo "make demo    a small model learns something, and proves it (first run installs)"
@@ -26,18 +26,24 @@ demo: $(VENV)/.installed
 serve: $(VENV)/.installed
 	@$(BIN)/tunesmith serve
 
-test: check unit
+test: check
+	@$(MAKE) --no-print-directory unit
 
 # what builds the page wants a Node.js of 2024 or later
 NODE := $(shell node --version 2>/dev/null | sed -nE 's/^v([0-9]+).*/\1/p')
 NEW_NODE := $(shell [ "$(or $(NODE),0)" -ge 20 ] && command -v npm)
 
-check: $(VENV)/.tested $(if $(NEW_NODE),web-built)
+# each of these by itself, so that -j has something to do
+check: lint typed $(if $(NEW_NODE),build/.web-compared)
 	$(if $(NEW_NODE),,@echo "!! no Node.js from version 20 on here: whether the page is built from its sources is NOT checked")
+
+lint: $(VENV)/.tested
 	$(BIN)/ruff check src tests tools benchmarks examples
 	$(BIN)/ruff format --check src tests tools benchmarks examples
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+typed: $(VENV)/.tested
+	$(BIN)/mypy
 
 # the page that ships is built from the sources beside it, byte for byte; a machine without npm takes it as it is
 web: web/node_modules/.locked
@@ -48,9 +54,10 @@ types: $(VENV)/.tested web/node_modules/.locked
 	$(BIN)/python -m tools.openapi
 	cd web && npm run types
 
-web-built: web/node_modules/.locked
+build/.web-compared: web/node_modules/.locked $(shell find web src/tunesmith/web/built -type f -not -path '*/node_modules/*')
 	cd web && npx tsc --noEmit && npx vitest run && npx vite build --outDir ../build/web --emptyOutDir --logLevel warn
 	@diff -rq build/web src/tunesmith/web/built || { echo "src/tunesmith/web/built is not what web/ makes: run make web"; exit 1; }
+	@touch $@
 
 # without a Redis or a PostgreSQL on the machine its tests are left out, loudly; continuous integration installs both
 # a real Ollama is asked only where OLLAMA_HOST names one
@@ -87,17 +94,15 @@ small-base: $(VENV)/.tested
 	$(BIN)/python -m tools.small_base.samples --out src/tunesmith/datasets/samples
 	$(BIN)/python -m tools.small_base.measure --model build/small-2 --lora --seeds 0 1 2
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt tools/install.sh
 	@echo "Installing into $(VENV) ..."
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	@mkdir -p $(VENV)/tmp
-	@$(PIP) -e .
-	@rm -rf $(VENV)/tmp && touch $@
+	@$(INSTALL) -e .
+	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	@mkdir -p $(VENV)/tmp
-	@$(PIP) -e ".[test,dev]"
-	@rm -rf $(VENV)/tmp && touch $@
+	@$(INSTALL) -e ".[test,dev]"
+	@touch $@
 
 $(VENV)/.react: tests/spec/react/package-lock.json $(VENV)/.tested
 	@npm ci --prefix tests/spec/react --ignore-scripts --no-audit --no-fund --silent
