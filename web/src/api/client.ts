@@ -39,24 +39,26 @@ export function introduced(): [string, string][] {
   return found;
 }
 
-/** The answer's headers and body as they come.
+/** The answer to `request` as it comes, asked as who uses the page, in the reader's language.
  * @throws Failure where nobody answers, or the answer is no success; in the reader's language.
  */
-export async function send(path: string, options: RequestInit = {}): Promise<Response> {
-  const headers = new Headers(options.headers);
-  for (const [name, value] of introduced()) headers.set(name, value);
+export async function pass(request: Request): Promise<Response> {
+  for (const [name, value] of introduced()) request.headers.set(name, value);
   let response: Response;
   try {
-    response = await fetch(path, { ...options, headers });
+    response = await fetch(request);
   } catch (error) {
     if (error instanceof DOMException && error.name === 'AbortError') throw error;
     throw new Failure(0, String(error));
   }
   // /api/v1 wants a token of everybody, also where the rest wants none: who asks there says so itself
-  if (response.status === 401 && !path.startsWith('/api/v1/')) waiting.forEach((told) => told());
+  if (response.status === 401 && !new URL(request.url).pathname.startsWith('/api/v1/')) waiting.forEach((told) => told());
   if (!response.ok) throw await failure(response);
   return response;
 }
+
+/** The same for a path and what goes with it. */
+export const send = (path: string, options: RequestInit = {}): Promise<Response> => pass(new Request(path, options));
 
 /** The JSON that `path` answers with; `body` is sent as JSON. */
 export async function call<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
