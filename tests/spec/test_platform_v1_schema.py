@@ -23,6 +23,8 @@ from tests.spec.documents import FOLDER
 from tests.tiny_model import make_tiny_base
 from tunesmith.training import run_folder
 
+pytestmark = pytest.mark.timeout(300)  # the first has a model trained and a thousand requests asked, on a busy machine
+
 API = "/api/v1"
 EXAMPLES = os.environ.get("TUNESMITH_TEST_EXAMPLES", "10")  # of each operation; some hundreds are a good night's work
 PASSWORD = "correct horse battery staple"  # alice's, in the description's own example
