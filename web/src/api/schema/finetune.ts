@@ -755,7 +755,7 @@ export interface components {
              * Confirm
              * @default false
              */
-            confirm: boolean;
+            confirm?: boolean;
         };
         /**
          * DeploymentAnswer
@@ -863,7 +863,7 @@ export interface components {
              * Split Name
              * @default train
              */
-            split_name: string;
+            split_name?: string;
             /** System Message */
             system_message?: string | null;
             /** Thinking Instructions */
@@ -1469,7 +1469,7 @@ export interface components {
              * Input
              * @default null
              */
-            input: unknown;
+            input?: unknown;
             /** Loc */
             loc: (string | number)[];
             /** Msg */
@@ -1515,7 +1515,7 @@ export interface components {
              * Filter Id
              * @default all
              */
-            filter_id: string;
+            filter_id?: string;
             /** Name */
             name?: string | null;
             /** Seed */

@@ -1020,7 +1020,7 @@ export interface components {
              * Max Tokens
              * @default 512
              */
-            max_tokens: number;
+            max_tokens?: number;
             /** Model Name */
             model_name?: string | null;
             /** Prompts */
@@ -1029,34 +1029,34 @@ export interface components {
              * Repetition Penalty
              * @default 1.05
              */
-            repetition_penalty: number;
+            repetition_penalty?: number;
             /** Seed */
             seed?: number | null;
             /**
              * Stop
              * @default []
              */
-            stop: string[];
+            stop?: string[];
             /**
              * Temperature
              * @default 0.8
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @default 0
              */
-            top_k: number;
+            top_k?: number;
             /**
              * Top P
              * @default 0.9
              */
-            top_p: number;
+            top_p?: number;
             /**
              * Use Ollama
              * @default false
              */
-            use_ollama: boolean;
+            use_ollama?: boolean;
         };
         /** ChatRequest */
         ChatRequest: {
@@ -1064,7 +1064,7 @@ export interface components {
              * Max Tokens
              * @default 512
              */
-            max_tokens: number;
+            max_tokens?: number;
             /** Messages */
             messages: components["schemas"]["Turn"][];
             /** Model Name */
@@ -1073,39 +1073,39 @@ export interface components {
              * Repetition Penalty
              * @default 1.05
              */
-            repetition_penalty: number;
+            repetition_penalty?: number;
             /** Seed */
             seed?: number | null;
             /**
              * Stop
              * @default []
              */
-            stop: string[];
+            stop?: string[];
             /**
              * Stream
              * @default false
              */
-            stream: boolean;
+            stream?: boolean;
             /**
              * Temperature
              * @default 0.8
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @default 0
              */
-            top_k: number;
+            top_k?: number;
             /**
              * Top P
              * @default 0.9
              */
-            top_p: number;
+            top_p?: number;
             /**
              * Use Ollama
              * @default false
              */
-            use_ollama: boolean;
+            use_ollama?: boolean;
         };
         /**
          * DatasetRequest
@@ -1116,19 +1116,19 @@ export interface components {
              * Compare
              * @default false
              */
-            compare: boolean;
+            compare?: boolean;
             /** Dataset Path */
             dataset_path: string;
             /**
              * Limit
              * @default 200
              */
-            limit: number;
+            limit?: number;
             /**
              * Max Tokens
              * @default 128
              */
-            max_tokens: number;
+            max_tokens?: number;
             /** Metrics */
             metrics?: string[];
             /** Model Name */
@@ -1147,12 +1147,12 @@ export interface components {
              * Compare
              * @default false
              */
-            compare: boolean;
+            compare?: boolean;
             /**
              * Max Tokens
              * @default 256
              */
-            max_tokens: number;
+            max_tokens?: number;
             /**
              * Metrics
              * @default [
@@ -1162,7 +1162,7 @@ export interface components {
              *       "rouge"
              *     ]
              */
-            metrics: string[];
+            metrics?: string[];
             /** Model Name */
             model_name?: string | null;
             /** Test Data */
@@ -1174,7 +1174,7 @@ export interface components {
              * Max Tokens
              * @default 512
              */
-            max_tokens: number;
+            max_tokens?: number;
             /** Model Name */
             model_name?: string | null;
             /** Prompt */
@@ -1183,34 +1183,34 @@ export interface components {
              * Repetition Penalty
              * @default 1.05
              */
-            repetition_penalty: number;
+            repetition_penalty?: number;
             /** Seed */
             seed?: number | null;
             /**
              * Stop
              * @default []
              */
-            stop: string[];
+            stop?: string[];
             /**
              * Temperature
              * @default 0.8
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @default 0
              */
-            top_k: number;
+            top_k?: number;
             /**
              * Top P
              * @default 0.9
              */
-            top_p: number;
+            top_p?: number;
             /**
              * Use Ollama
              * @default false
              */
-            use_ollama: boolean;
+            use_ollama?: boolean;
         };
         /** HTTPValidationError */
         HTTPValidationError: {
@@ -1235,31 +1235,31 @@ export interface components {
              * Description
              * @default
              */
-            description: string;
+            description?: string;
             /** Name */
             name: string;
             /**
              * Seed
              * @default 42
              */
-            seed: number;
+            seed?: number;
             /** Template */
             template?: string | null;
             /**
              * Test
              * @default 0.1
              */
-            test: number;
+            test?: number;
             /**
              * Train
              * @default 0.8
              */
-            train: number;
+            train?: number;
             /**
              * Validation
              * @default 0.1
              */
-            validation: number;
+            validation?: number;
         };
         /**
          * PromoteRequest
@@ -1274,12 +1274,12 @@ export interface components {
              * Force
              * @default false
              */
-            force: boolean;
+            force?: boolean;
             /**
              * Max Tokens
              * @default 256
              */
-            max_tokens: number;
+            max_tokens?: number;
             /** Metrics */
             metrics?: string[];
             /** Test */
@@ -1294,22 +1294,22 @@ export interface components {
              * Seed
              * @default 42
              */
-            seed: number;
+            seed?: number;
             /**
              * Test
              * @default 0.1
              */
-            test: number;
+            test?: number;
             /**
              * Train
              * @default 0.8
              */
-            train: number;
+            train?: number;
             /**
              * Validation
              * @default 0.1
              */
-            validation: number;
+            validation?: number;
         };
         /**
          * State
@@ -1323,7 +1323,7 @@ export interface components {
              * Expected
              * @default
              */
-            expected: string;
+            expected?: string;
             /** Input */
             input: string;
         };
@@ -1340,80 +1340,80 @@ export interface components {
              * Batch Size
              * @default 4
              */
-            batch_size: number;
+            batch_size?: number;
             /** Control Path */
             control_path?: string | null;
             /**
              * Dataset Format
              * @default json
              */
-            dataset_format: string | null;
+            dataset_format?: string | null;
             /** Dataset Path */
             dataset_path: string;
             /**
              * Dpo Beta
              * @default 0.1
              */
-            dpo_beta: number;
+            dpo_beta?: number;
             /**
              * Early Stopping Patience
              * @default 0
              */
-            early_stopping_patience: number;
+            early_stopping_patience?: number;
             /**
              * Eval Steps
              * @default 0
              */
-            eval_steps: number;
+            eval_steps?: number;
             /**
              * Gradient Accumulation Steps
              * @default 1
              */
-            gradient_accumulation_steps: number;
+            gradient_accumulation_steps?: number;
             /**
              * Learning Rate
              * @default 0.0002
              */
-            learning_rate: number;
+            learning_rate?: number;
             /**
              * Load Best Model At End
              * @default false
              */
-            load_best_model_at_end: boolean;
+            load_best_model_at_end?: boolean;
             /**
              * Lora Alpha
              * @default 16
              */
-            lora_alpha: number;
+            lora_alpha?: number;
             /**
              * Lora Dropout
              * @default 0.05
              */
-            lora_dropout: number;
+            lora_dropout?: number;
             /**
              * Lora R
              * @default 8
              */
-            lora_r: number;
+            lora_r?: number;
             /**
              * Lr Scheduler Type
              * @default cosine
              * @enum {string}
              */
-            lr_scheduler_type: "cosine" | "linear" | "constant";
+            lr_scheduler_type?: "cosine" | "linear" | "constant";
             /** Max Length */
             max_length?: number | null;
             /**
              * Num Epochs
              * @default 3
              */
-            num_epochs: number;
+            num_epochs?: number;
             /**
              * Objective
              * @default sft
              * @enum {string}
              */
-            objective: "sft" | "dpo";
+            objective?: "sft" | "dpo";
             /** Output Dir */
             output_dir?: string | null;
             /** Quantization */
@@ -1424,39 +1424,39 @@ export interface components {
              * Replay Share
              * @default 0
              */
-            replay_share: number;
+            replay_share?: number;
             /**
              * Seed
              * @default 42
              */
-            seed: number;
+            seed?: number;
             /**
              * Target Modules
              * @default []
              */
-            target_modules: string[];
+            target_modules?: string[];
             /**
              * Use Dora
              * @default false
              */
-            use_dora: boolean;
+            use_dora?: boolean;
             /**
              * Use Rslora
              * @default false
              */
-            use_rslora: boolean;
+            use_rslora?: boolean;
             /** Validation Path */
             validation_path?: string | null;
             /**
              * Warmup Ratio
              * @default 0.03
              */
-            warmup_ratio: number;
+            warmup_ratio?: number;
             /**
              * Weight Decay
              * @default 0
              */
-            weight_decay: number;
+            weight_decay?: number;
         };
         /** Turn */
         Turn: {

@@ -267,38 +267,38 @@ export interface components {
              * Max Length
              * @default 100
              */
-            max_length: number;
+            max_length?: number;
             /** Model Path */
             model_path?: string | null;
             /**
              * Num Return Sequences
              * @default 1
              */
-            num_return_sequences: number;
+            num_return_sequences?: number;
             /** Prompts */
             prompts: string[];
             /**
              * Repetition Penalty
              * @default 1
              */
-            repetition_penalty: number;
+            repetition_penalty?: number;
             /** Seed */
             seed?: number | null;
             /**
              * Temperature
              * @default 0.7
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @default 50
              */
-            top_k: number;
+            top_k?: number;
             /**
              * Top P
              * @default 0.9
              */
-            top_p: number;
+            top_p?: number;
         };
         /** BatchResult */
         BatchResult: {
@@ -331,19 +331,19 @@ export interface components {
              * Batch Size
              * @default 8
              */
-            batch_size: number;
+            batch_size?: number;
             /**
              * Learning Rate
              * @default 0.00003
              */
-            learning_rate: number;
+            learning_rate?: number;
             /** Max Length */
             max_length?: number | null;
             /**
              * Num Epochs
              * @default 3
              */
-            num_epochs: number;
+            num_epochs?: number;
             /**
              * Output Dir
              * @description 默认为 ./models/checkpoints 下的新文件夹 / by default a new folder in ./models/checkpoints
@@ -355,7 +355,7 @@ export interface components {
              * Seed
              * @default 42
              */
-            seed: number;
+            seed?: number;
         };
         /** DatasetList */
         DatasetList: {
@@ -476,38 +476,38 @@ export interface components {
              * Max Length
              * @default 100
              */
-            max_length: number;
+            max_length?: number;
             /** Model Path */
             model_path?: string | null;
             /**
              * Num Return Sequences
              * @default 1
              */
-            num_return_sequences: number;
+            num_return_sequences?: number;
             /** Prompt */
             prompt: string;
             /**
              * Repetition Penalty
              * @default 1
              */
-            repetition_penalty: number;
+            repetition_penalty?: number;
             /** Seed */
             seed?: number | null;
             /**
              * Temperature
              * @default 0.7
              */
-            temperature: number;
+            temperature?: number;
             /**
              * Top K
              * @default 50
              */
-            top_k: number;
+            top_k?: number;
             /**
              * Top P
              * @default 0.9
              */
-            top_p: number;
+            top_p?: number;
         };
         /**
          * ListedDataset
@@ -571,17 +571,17 @@ export interface components {
              * Lora Alpha
              * @default 16
              */
-            lora_alpha: number;
+            lora_alpha?: number;
             /**
              * Lora Dropout
              * @default 0.05
              */
-            lora_dropout: number;
+            lora_dropout?: number;
             /**
              * R
              * @default 8
              */
-            r: number;
+            r?: number;
         };
         /** ModelList */
         ModelList: {
@@ -616,24 +616,24 @@ export interface components {
              * Seed
              * @default 42
              */
-            seed: number;
+            seed?: number;
             /** Template */
             template?: string | null;
             /**
              * Test Ratio
              * @default 0.1
              */
-            test_ratio: number;
+            test_ratio?: number;
             /**
              * Train Ratio
              * @default 0.8
              */
-            train_ratio: number;
+            train_ratio?: number;
             /**
              * Val Ratio
              * @default 0.1
              */
-            val_ratio: number;
+            val_ratio?: number;
         };
         /**
          * Processed
