@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from tunesmith.dialects.compare_chat import wire as compare
 from tunesmith.dialects.gpt_service import wire as gpt
+from tunesmith.dialects.gpt_service.run_answers import task
 from tunesmith.inference.engine import Delta, Done
 from tunesmith.kernel.problems import Invalid, Unavailable
 from tunesmith.training.run import Progress, Recipe, Run, State
@@ -104,17 +105,17 @@ def run(**changes: object) -> Run:
 
 def test_a_task_shows_percent_epochs_from_one_and_times_in_utc() -> None:
     progress = Progress(step=91, total_steps=200, epoch=1.365, loss=0.123)
-    shown = gpt.task(
+    shown = task(
         run(state=State.RUNNING, progress=progress, started_at=datetime(2024, 1, 1, 0, 1, tzinfo=UTC)), "zh"
     )
     assert (shown["progress"], shown["current_epoch"], shown["total_epochs"]) == (45.5, 2, 3)
     assert (shown["created_at"], shown["started_at"]) == ("2024-01-01T00:00:00", "2024-01-01T00:01:00")
-    assert gpt.task(run(), "zh")["current_epoch"] == 0
-    ended = gpt.task(run(state=State.COMPLETED, progress=Progress(200, 200, 3.0)), "zh")
+    assert task(run(), "zh")["current_epoch"] == 0
+    ended = task(run(state=State.COMPLETED, progress=Progress(200, 200, 3.0)), "zh")
     assert (ended["progress"], ended["current_epoch"]) == (100.0, 3)
 
 
 def test_a_failed_task_says_why_in_the_readers_language() -> None:
     failed = run(state=State.FAILED, error="disk full", error_zh="磁盘已满")
-    assert gpt.task(failed, "zh")["error"] == "磁盘已满"
-    assert gpt.task(failed, "en")["error"] == "disk full"
+    assert task(failed, "zh")["error"] == "磁盘已满"
+    assert task(failed, "en")["error"] == "disk full"

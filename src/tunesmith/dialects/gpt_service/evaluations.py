@@ -14,10 +14,18 @@ from starlette.responses import Response
 from tunesmith.datasets.reading import read_examples
 from tunesmith.datasets.service import DatasetService
 from tunesmith.dialects.gpt_service import wire
+from tunesmith.dialects.gpt_service.evaluation_answers import (
+    EvaluationDetails,
+    EvaluationHistory,
+    EvaluationOutputs,
+    EvaluationStarted,
+    results,
+)
 from tunesmith.evaluation.evaluation import MOST_QUESTIONS
 from tunesmith.evaluation.metrics import LOWER_IS_BETTER, NAMES
 from tunesmith.evaluation.service import Evaluation, EvaluationRequest, EvaluationService, Question
 from tunesmith.evaluation.verdict import verdict
+from tunesmith.http.described import described
 from tunesmith.http.door import caller_of
 from tunesmith.http.errors import language_of
 from tunesmith.inference.engine import Sampling
@@ -43,8 +51,8 @@ def build(service: EvaluationService, served: ServedModels, datasets: DatasetSer
     """The paths; owners are those of ``/evaluate``."""
     routes = APIRouter(prefix="/evaluate", tags=["evaluation"])
 
-    @routes.post("/dataset")
-    async def start(request: Request, body: DatasetRequest) -> dict[str, Any]:
+    @routes.post("/dataset", **described(EvaluationStarted))
+    async def start(request: Request, body: DatasetRequest) -> EvaluationStarted:
         """Record an evaluation on a dataset, a split of one or a file under home, and answer at once."""
         caller = caller_of(request)
 
@@ -59,18 +67,18 @@ def build(service: EvaluationService, served: ServedModels, datasets: DatasetSer
         service.run_soon(started.id)
         return {"status": "success", "eval_id": started.id, "message": "评估任务已创建"}
 
-    @routes.get("/history")
-    def history(request: Request, limit: int = Query(100, ge=1, le=1000)) -> dict[str, Any]:
+    @routes.get("/history", **described(EvaluationHistory))
+    def history(request: Request, limit: int = Query(100, ge=1, le=1000)) -> EvaluationHistory:
         """Evaluations, newest first."""
         language, found = language_of(request.headers), service.list(caller_of(request), limit)
         return {"history": [_shown(each, language) for each in found], "total_count": len(found)}
 
-    @routes.get("/details/{eval_id}")
-    def details(request: Request, eval_id: str) -> dict[str, Any]:
+    @routes.get("/details/{eval_id}", **described(EvaluationDetails))
+    def details(request: Request, eval_id: str) -> EvaluationDetails:
         """An evaluation with what it says in words."""
         return _shown(service.get(eval_id, caller=caller_of(request)), language_of(request.headers))
 
-    @routes.get("/outputs/{eval_id}")
+    @routes.get("/outputs/{eval_id}", **described(EvaluationOutputs))
     def outputs(
         request: Request,
         eval_id: str,
@@ -102,9 +110,9 @@ def questions(datasets: DatasetService, home: Home, name: str, most: int, caller
     return tuple(question for _, question in sorted(drawn, key=lambda each: each[0]))
 
 
-def _shown(found: Evaluation, language: str) -> dict[str, Any]:
+def _shown(found: Evaluation, language: str) -> EvaluationDetails:
     return {
-        **wire.evaluation(found, language),
+        **results(found, language),
         "model_name": found.model.name,
         "base_model": found.model.base,
         "adapter": found.model.adapter,

@@ -1,12 +1,12 @@
 """``POST /train/plan``, an addition to the document: what a run would take."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from tunesmith.dialects.gpt_service import wire
+from tunesmith.dialects.gpt_service.run_answers import Remedy, TrainingPlan
+from tunesmith.http.described import described
 from tunesmith.http.door import caller_of
 from tunesmith.http.errors import language_of
 from tunesmith.http.sse import unless_left
@@ -19,7 +19,7 @@ def build(planner: Planner, registry: Registry) -> APIRouter:
     """The path; the body and what is refused are those of ``POST /train``."""
     routes = APIRouter(tags=["training"])
 
-    @routes.post("/train/plan")
+    @routes.post("/train/plan", **described(TrainingPlan))
     async def plan(request: Request, body: wire.TrainRequest) -> Response:
         """What ``POST /train`` with this body would take, from steps really taken (an addition to the document)."""
 
@@ -34,9 +34,9 @@ def build(planner: Planner, registry: Registry) -> APIRouter:
     return routes
 
 
-def encoded(found: Plan, language: str) -> dict[str, Any]:
+def encoded(found: Plan, language: str) -> TrainingPlan:
     """What a run would take; shares in percent."""
-    remedies = [
+    remedies: list[Remedy] = [
         {"changes": dict(each.changes), "memory_bytes": each.memory_bytes, "message": each.message(language)}
         for each in found.remedies
     ]

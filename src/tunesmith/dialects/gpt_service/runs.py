@@ -10,7 +10,21 @@ from tunesmith.datasets.dataset import Dataset
 from tunesmith.datasets.samples import SampleFile, sample_files
 from tunesmith.datasets.service import DatasetService
 from tunesmith.datasets.upload import Entry
-from tunesmith.dialects.gpt_service import wire
+from tunesmith.dialects.gpt_service import run_answers, wire
+from tunesmith.dialects.gpt_service.run_answers import (
+    ListedRun,
+    ReadableData,
+    ReadableList,
+    RunCurves,
+    RunInFull,
+    RunList,
+    RunLog,
+    Setting,
+    TrainingParameter,
+    TrainingParameters,
+    TrainingResumed,
+)
+from tunesmith.http.described import described
 from tunesmith.http.door import caller_of
 from tunesmith.http.errors import language_of
 from tunesmith.kernel.home import Home
@@ -52,8 +66,8 @@ def build(service: TrainingService, registry: Registry, datasets: DatasetService
     """The paths; owners and refusals are those of ``/train``."""
     routes = APIRouter(prefix="/train", tags=["training"])
 
-    @routes.get("/parameters")
-    def parameters(request: Request, base_model: str | None = None) -> dict[str, Any]:
+    @routes.get("/parameters", **described(TrainingParameters))
+    def parameters(request: Request, base_model: str | None = None) -> TrainingParameters:
         """What a body of ``POST /train`` may set: ranges, and defaults that suit ``base_model``."""
         language = language_of(request.headers)
         base = registry.base(base_model) if base_model else None
@@ -64,22 +78,22 @@ def build(service: TrainingService, registry: Registry, datasets: DatasetService
         found = [_parameter(each, known, language) for each in limits.parameters() if _name(each.name) in known]
         return {"parameters": found, "total_count": len(found)}
 
-    @routes.get("/datasets")
-    def readable(request: Request) -> dict[str, Any]:
+    @routes.get("/datasets", **described(ReadableList))
+    def readable(request: Request) -> ReadableList:
         """Names that ``dataset_path`` and its like take: kept datasets and their splits, uploads, the sample data."""
         found = [each for entry in datasets.everything(caller_of(request)) for each in _readable(entry)]
         found += [{"dataset_path": each.name, "kind": "sample", "examples": None} for each in _samples(home)]
         return {"datasets": found, "total_count": len(found)}
 
-    @routes.get("/runs")
-    def listed(request: Request, limit: int = Query(100, ge=1, le=1000), state: State | None = None) -> dict[str, Any]:
+    @routes.get("/runs", **described(RunList))
+    def listed(request: Request, limit: int = Query(100, ge=1, le=1000), state: State | None = None) -> RunList:
         """Runs, newest first, those of hosted providers among them."""
         language = language_of(request.headers)
         runs = service.list(state=state, limit=limit, caller=caller_of(request))
         return {"runs": [_listed(run, language, service.silent_s(run)) for run in runs], "total_count": len(runs)}
 
-    @routes.get("/runs/{task_id}")
-    def one(request: Request, task_id: str) -> dict[str, Any]:
+    @routes.get("/runs/{task_id}", **described(RunInFull))
+    def one(request: Request, task_id: str) -> RunInFull:
         """All that is known of a run."""
         run, language = service.get(task_id, caller=caller_of(request)), language_of(request.headers)
         folder = home.runs / run.id
@@ -102,40 +116,40 @@ def build(service: TrainingService, registry: Registry, datasets: DatasetService
             "command": command_of(run.recipe),
         }
 
-    @routes.get("/metrics/{task_id}")
+    @routes.get("/metrics/{task_id}", **described(RunCurves))
     def metrics(
         request: Request,
         task_id: str,
         after: int = Query(0, ge=0),
         limit: int = Query(_MOST_POINTS, ge=1, le=100_000),
-    ) -> dict[str, Any]:
+    ) -> RunCurves:
         """The points of the curves after step ``after``, column by column; ``more`` says to ask again."""
         run = service.get(task_id, caller=caller_of(request))
         found = following.curves(home.runs / run.id, after, limit)
         return {
             "task_id": run.id,
-            "status": str(run.state),
+            "status": run.state,
             "training": found.training,
             "validation": found.validation,
             "more": found.more,
         }
 
-    @routes.get("/log/{task_id}")
-    def log(request: Request, task_id: str, after: int | None = Query(None, ge=0)) -> dict[str, Any]:
+    @routes.get("/log/{task_id}", **described(RunLog))
+    def log(request: Request, task_id: str, after: int | None = Query(None, ge=0)) -> RunLog:
         """The log from byte ``after``, without it the log's end; ``end`` is where the next piece begins."""
         run = service.get(task_id, caller=caller_of(request))
         piece = following.log(home.runs / run.id, after, _LOG_PIECE)
         return {
             "task_id": run.id,
-            "status": str(run.state),
+            "status": run.state,
             "text": piece.text,
             "start": piece.start,
             "end": piece.end,
             "size": piece.size,
         }
 
-    @routes.post("/resume/{task_id}")
-    def resume(request: Request, task_id: str) -> dict[str, Any]:
+    @routes.post("/resume/{task_id}", **described(TrainingResumed))
+    def resume(request: Request, task_id: str) -> TrainingResumed:
         """Go on with a canceled or failed run from its last checkpoint, as a new run."""
         run = service.resume(task_id, caller=caller_of(request))
         return {"status": "success", "task_id": run.id, "message": "已从检查点继续训练", "resumed_from": task_id}
@@ -143,7 +157,7 @@ def build(service: TrainingService, registry: Registry, datasets: DatasetService
     return routes
 
 
-def request_of(run: Run) -> dict[str, Any]:
+def request_of(run: Run) -> dict[str, Setting]:
     """The body of ``POST /train`` that makes this run again, without a place for the adapter: that one is taken."""
     recipe = run.recipe
     known = wire.TrainRequest.model_fields
@@ -179,9 +193,9 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def _listed(run: Run, language: str, seconds_silent: float | None) -> dict[str, Any]:
+def _listed(run: Run, language: str, seconds_silent: float | None) -> ListedRun:
     return {
-        **wire.task(run, language, seconds_silent),
+        **run_answers.task(run, language, seconds_silent),
         "executor": run.executor,
         "owner": run.owner,
         "cancel_requested": run.cancel_requested,
@@ -189,10 +203,10 @@ def _listed(run: Run, language: str, seconds_silent: float | None) -> dict[str, 
     }
 
 
-def _readable(entry: Entry) -> list[dict[str, Any]]:
+def _readable(entry: Entry) -> list[ReadableData]:
     if not isinstance(entry, Dataset):
         return [{"dataset_path": entry.path, "kind": "upload", "examples": entry.samples}]
-    splits = [
+    splits: list[ReadableData] = [
         {"dataset_path": f"{entry.name}/{split}", "kind": "split", "examples": count}
         for split, count in entry.splits.items()
     ]
@@ -203,7 +217,7 @@ def _samples(home: Home) -> list[SampleFile]:
     return [each for each in sample_files(home) if each.installed]
 
 
-def _parameter(each: Parameter, defaults: dict[str, Any], language: str) -> dict[str, Any]:
+def _parameter(each: Parameter, defaults: dict[str, Any], language: str) -> TrainingParameter:
     name = _name(each.name)
     default = defaults[name]
     return {

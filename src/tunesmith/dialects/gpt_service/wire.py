@@ -1,6 +1,6 @@
 """Shapes of the gpt-service document, and the defaults that belong to it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.datasets.example import Message
 from tunesmith.datasets.formats import SHAPES
-from tunesmith.evaluation.service import Evaluation, EvaluationRequest, Question
+from tunesmith.dialects.gpt_service import model_answers as answers
+from tunesmith.dialects.gpt_service.ollama_answers import (
+    OllamaModel,
+    OllamaModels,
+    OllamaPull,
+    OllamaRunning,
+    OllamaStatistics,
+    PullStatus,
+)
+from tunesmith.evaluation.service import EvaluationRequest, Question
 from tunesmith.http.errors import renamed
 from tunesmith.http.sse import DONE, frame
 from tunesmith.inference.chat import MAX_MESSAGES, MAX_PROMPTS
@@ -16,10 +25,10 @@ from tunesmith.inference.collect import Answer
 from tunesmith.inference.engine import Delta, Event, Sampling
 from tunesmith.inference.model_ids import Listed
 from tunesmith.inference.ollama import OllamaStats
-from tunesmith.inference.pull_store import Pull
+from tunesmith.inference.pull_store import Pull, PullState
 from tunesmith.inference.served import Served
 from tunesmith.kernel.problems import Problem
-from tunesmith.training.run import Recipe, Run
+from tunesmith.training.run import Recipe
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -205,22 +214,25 @@ _NAMES = {
 }
 
 
-def model(served: Served, device: str) -> dict[str, Any]:
-    return {
+def model(served: Served, device: str) -> answers.ServedModel:
+    told: answers.ServedModel = {
         "name": served.name,
         "type": "local",
         "device": device,
         "lora_adapter": served.model.adapter,
         "is_current": served.is_current,
-    } | ({"version": served.version} if served.version else {})
+    }
+    if served.version:
+        told["version"] = served.version
+    return told
 
 
-def spoke(name: str, version: str | None) -> dict[str, Any]:
+def spoke(name: str, version: str | None) -> answers.Speaker:
     """Which model speaks: the name asked for, and where that led to a version (an addition), which one."""
-    return {"model_name": name} | ({"model_version": version} if version else {})
+    return {"model_name": name, "model_version": version} if version else {"model_name": name}
 
 
-def generated(answer: Answer, served: Served) -> dict[str, Any]:
+def generated(answer: Answer, served: Served) -> answers.Generated:
     return {
         "text": answer.text,
         **spoke(served.name, served.version),
@@ -228,9 +240,9 @@ def generated(answer: Answer, served: Served) -> dict[str, Any]:
     }
 
 
-def chatted(answer: Answer, served: Served) -> dict[str, Any]:
+def chatted(answer: Answer, served: Served) -> answers.Chatted:
     """As ``generated``, with the turn to append to ``messages``."""
-    message = {"role": "assistant", "content": answer.text}
+    message: answers.AssistantTurn = {"role": "assistant", "content": answer.text}
     return {"message": message, "response": answer.text, **generated(answer, served)}
 
 
@@ -255,17 +267,17 @@ class StreamEncoder:
         return frame({"error": problem.message(self._language), "done": True}) + DONE
 
 
-def ollama_models(found: Sequence[Listed]) -> dict[str, Any]:
-    models = [
+def ollama_models(found: Sequence[Listed]) -> OllamaModels:
+    models: list[OllamaModel] = [
         {"name": each.id, "size": each.size_bytes, "modified_at": each.modified, "loaded": each.loaded}
         for each in found
     ]
     return {"models": models, "total_count": len(models)}
 
 
-def ollama_stats(found: OllamaStats) -> dict[str, Any]:
+def ollama_stats(found: OllamaStats) -> OllamaStatistics:
     totals = found.totals
-    running = [
+    running: list[OllamaRunning] = [
         {
             "name": each.name,
             "size": each.size_bytes,
@@ -292,7 +304,7 @@ def ollama_stats(found: OllamaStats) -> dict[str, Any]:
     }
 
 
-def pull(found: Pull, language: str) -> dict[str, Any]:
+def pull(found: Pull, language: str) -> OllamaPull:
     """A pull; ``status`` is "success" only when Ollama said so, ``progress`` in percent, 100 no sooner."""
     return {
         "pull_id": found.id,
@@ -302,12 +314,17 @@ def pull(found: Pull, language: str) -> dict[str, Any]:
         "completed": found.completed_bytes,
         "total": found.total_bytes,
         "progress": 100.0 if found.state == "completed" else min(99.9, round(100 * found.fraction, 1)),
-        "created_at": _time(found.created_at),
-        "completed_at": _time(found.ended_at),
+        "created_at": time_of(found.created_at),
+        "completed_at": time_of(found.ended_at) if found.ended_at else None,
     }
 
 
-_PULL = {"running": "pulling", "completed": "success", "failed": "failed", "canceled": "canceled"}
+_PULL: Mapping[PullState, PullStatus] = {
+    PullState.RUNNING: "pulling",
+    PullState.COMPLETED: "success",
+    PullState.FAILED: "failed",
+    PullState.CANCELED: "canceled",
+}
 
 
 class PullEncoder:
@@ -326,59 +343,6 @@ class PullEncoder:
         return frame({"error": problem.message(self._language), "status": "failed", "done": True}) + DONE
 
 
-def task(run: Run, language: str, seconds_silent: float | None = None) -> dict[str, Any]:
-    """A run as the document's task; ``progress`` in percent.
-
-    Args:
-        seconds_silent: for so long its trainer has shown no sign of life, where that is unusual (an addition).
-    """
-    return {
-        "task_id": run.id,
-        "status": str(run.state),
-        "progress": 100.0 if run.state == "completed" else round(run.progress.fraction * 100, 1),
-        "current_epoch": min(int(run.progress.epoch) + 1, run.recipe.epochs) if run.progress.step else 0,
-        "total_epochs": run.recipe.epochs,
-        "current_step": run.progress.step,
-        "total_steps": run.progress.total_steps,
-        "loss": run.progress.loss,
-        "learning_rate": run.progress.learning_rate,
-        "tokens_per_second": run.progress.tokens_per_second,
-        "seconds_left": run.progress.seconds_left,
-        "seconds_silent": seconds_silent,
-        "base_model": run.recipe.base_model,
-        "dataset_path": run.recipe.dataset,
-        "created_at": _time(run.created_at),
-        "started_at": _time(run.started_at),
-        "completed_at": _time(run.ended_at),
-        "output_dir": run.output,
-        "error": run.reason(language),
-    }
-
-
-def evaluation(found: Evaluation, language: str) -> dict[str, Any]:
-    """An evaluation; ``metrics`` are plain numbers, ``details`` carry the intervals."""
-    result = found.result or {}
-    values = {name: each["value"] for name, each in result.get("metrics", {}).items()}
-    return {
-        "eval_id": found.id,
-        "status": str(found.state),
-        "progress": round(100.0 * found.done / found.total, 1) if found.total else 0.0,
-        "model_name": found.label,
-        "metrics": _nest_rouge(values),
-        "details": result,
-        "sample_count": found.questions,
-        "created_at": _time(found.created_at),
-        "completed_at": _time(found.ended_at),
-        "error": found.failure.message(language) if found.failure else None,
-    }
-
-
-def _nest_rouge(values: dict[str, float]) -> dict[str, Any]:
-    rouge = {name: value for name, value in values.items() if name.startswith("rouge")}
-    rest: dict[str, Any] = {name: value for name, value in values.items() if name not in rouge}
-    return {**rest, "rouge": rouge} if rouge else rest
-
-
-def _time(moment: datetime | None) -> str | None:
+def time_of(moment: datetime) -> str:
     """UTC without zone and fraction, as the document writes times."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S") if moment else None
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -176,10 +176,51 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** ConversationDeleted */
+        ConversationDeleted: {
+            /** Conversation Id */
+            conversation_id: string;
+            /**
+             * Deleted
+             * @constant
+             */
+            deleted: true;
+        };
+        /** ConversationList */
+        ConversationList: {
+            /** Conversations */
+            conversations: components["schemas"]["ConversationShown"][];
+        };
+        /** ConversationShown */
+        ConversationShown: {
+            /** Conversation Id */
+            conversation_id: string;
+            /** Created At */
+            created_at: string;
+            /** Turns */
+            turns: number;
+            /** Updated At */
+            updated_at: string;
+        };
         /** HTTPValidationError */
         HTTPValidationError: {
             /** Detail */
             detail?: components["schemas"]["ValidationError"][];
+        };
+        /**
+         * KeyForgotten
+         * @description ``deleted`` is false where none was stored.
+         */
+        KeyForgotten: {
+            /** Deleted */
+            deleted: boolean;
+            /** Provider */
+            provider: string;
+        };
+        /** KeyList */
+        KeyList: {
+            /** Keys */
+            keys: components["schemas"]["KeyShown"][];
         };
         /**
          * KeyRequest
@@ -188,6 +229,144 @@ export interface components {
         KeyRequest: {
             /** Key */
             key: string;
+        };
+        /**
+         * KeyShown
+         * @description What may be told of a provider's key; never the key. ``opens``: the secret of this server opens it.
+         */
+        KeyShown: {
+            /** Hint */
+            hint: string | null;
+            /** Opens */
+            opens: boolean;
+            /** Provider */
+            provider: string;
+            /** Set At */
+            set_at: string | null;
+            /** Set By */
+            set_by: string | null;
+            /**
+             * Source
+             * @enum {string}
+             */
+            source: "environment" | "stored";
+        };
+        /**
+         * OfferedModel
+         * @description What is not known of a model is left out. ``context_length`` in tokens, prices in US dollars per million tokens;
+         *     ``loaded``: it is in memory.
+         */
+        OfferedModel: {
+            /** Completion Usd Per Million */
+            completion_usd_per_million?: number;
+            /** Context Length */
+            context_length?: number;
+            /** Id */
+            id: string;
+            /**
+             * Loaded
+             * @constant
+             */
+            loaded?: true;
+            /** Modified */
+            modified?: string;
+            /** Name */
+            name: string;
+            /** Prompt Usd Per Million */
+            prompt_usd_per_million?: number;
+            /** Size Bytes */
+            size_bytes?: number;
+        };
+        /**
+         * OfferingService
+         * @description Where it is not ``available``, ``reason`` says why.
+         */
+        OfferingService: {
+            /**
+             * Answered By
+             * @enum {string}
+             */
+            answered_by: "builtin" | "ollama" | "openrouter";
+            /** Available */
+            available: boolean;
+            /** Default Model */
+            default_model: string | null;
+            /** Models */
+            models: components["schemas"]["OfferedModel"][];
+            /** Reason */
+            reason: string | null;
+            /**
+             * Service
+             * @enum {string}
+             */
+            service: "local" | "openrouter";
+        };
+        /** Offers */
+        Offers: {
+            /** Services */
+            services: components["schemas"]["OfferingService"][];
+        };
+        /** SpendingShown */
+        SpendingShown: {
+            /** Models */
+            models: components["schemas"]["SpentOnModel"][];
+            /** Total Cost Usd */
+            total_cost_usd: number;
+        };
+        /**
+         * SpentOnModel
+         * @description ``service``: who answered.
+         */
+        SpentOnModel: {
+            /** Answers */
+            answers: number;
+            /** Completion Tokens */
+            completion_tokens: number;
+            /** Cost Usd */
+            cost_usd: number;
+            /** Model */
+            model: string;
+            /** Prompt Tokens */
+            prompt_tokens: number;
+            /** Service */
+            service: string;
+        };
+        /** TranscriptShown */
+        TranscriptShown: {
+            /** Conversation Id */
+            conversation_id: string;
+            /** Created At */
+            created_at: string;
+            /** Messages */
+            messages: components["schemas"]["TurnShown"][];
+            /** Turns */
+            turns: number;
+            /** Updated At */
+            updated_at: string;
+        };
+        /**
+         * TurnShown
+         * @description A question, ``message``, and its answer as far as it came.
+         */
+        TurnShown: {
+            /** Context */
+            context: string | null;
+            /** Created At */
+            created_at: string;
+            /** Ended At */
+            ended_at: string | null;
+            /** Message */
+            message: string;
+            /** Model */
+            model: string | null;
+            /** Number */
+            number: number;
+            /** Response */
+            response: string;
+            /** Service */
+            service: string | null;
+            /** State */
+            state: "running" | ("completed" | "failed" | "canceled");
         };
         /** ValidationError */
         ValidationError: {
@@ -229,9 +408,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["ConversationList"];
                 };
             };
             /** @description Validation Error */
@@ -262,9 +439,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["TranscriptShown"];
                 };
             };
             /** @description Validation Error */
@@ -295,9 +470,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["ConversationDeleted"];
                 };
             };
             /** @description Validation Error */
@@ -357,9 +530,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["KeyList"];
                 };
             };
         };
@@ -385,9 +556,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["KeyList"];
                 };
             };
             /** @description Validation Error */
@@ -418,9 +587,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["KeyForgotten"];
                 };
             };
             /** @description Validation Error */
@@ -449,7 +616,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Offers"];
                 };
             };
         };
@@ -506,7 +673,47 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": string;
+                    "text/event-stream": {
+                        /** Chunk */
+                        chunk: number;
+                        /** Done */
+                        done: boolean;
+                        /** Fullresponse */
+                        fullResponse?: string;
+                        /** AnswerPiece */
+                        message: {
+                            /** Content */
+                            content: string;
+                        };
+                        /** Model */
+                        model?: string;
+                        /**
+                         * Service
+                         * @enum {string}
+                         */
+                        service?: "local" | "openrouter";
+                        /** AnswerUsage */
+                        usage?: {
+                            /** Completion Tokens */
+                            completion_tokens: number;
+                            /** Cost Usd */
+                            cost_usd?: number;
+                            /** Prompt Tokens */
+                            prompt_tokens: number;
+                        };
+                    } | {
+                        /** Code */
+                        code: number;
+                        /** Details */
+                        details?: string;
+                        /**
+                         * Error
+                         * @constant
+                         */
+                        error: true;
+                        /** Message */
+                        message: string;
+                    };
                 };
             };
         };
@@ -528,9 +735,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["SpendingShown"];
                 };
             };
             /** @description Validation Error */

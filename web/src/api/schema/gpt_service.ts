@@ -476,6 +476,51 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/keys": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Keys
+         * @description One's own API keys, the newest first, never their secrets; admins may ask for those of a ``user`` or of
+         *     ``everybody``. With ``revoked`` also those that are void; the newest thousand at most.
+         */
+        get: operations["keys_keys_get"];
+        put?: never;
+        /**
+         * Make
+         * @description A new API key, told this once; sent as ``Authorization: Bearer KEY`` it is good until it is revoked.
+         */
+        post: operations["make_keys_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/keys/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Revoke
+         * @description Refuse the key from the next request on; twice is fine. Another's key is as good as missing, but to admins.
+         */
+        delete: operations["revoke_keys__id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/library": {
         parameters: {
             query?: never;
@@ -770,6 +815,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/session/password": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Change Password
+         * @description Another password for who asks. Tokens issued before stop at once; the answer has one to go on with.
+         */
+        put: operations["change_password_session_password_put"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/train": {
         parameters: {
             query?: never;
@@ -1010,10 +1075,239 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/users": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Users
+         * @description Every user, by name; for admins, as all of ``/users``.
+         */
+        get: operations["users_users_get"];
+        put?: never;
+        /**
+         * Add
+         * @description A new user: members see what they made, admins what everybody made. 409 where somebody is called alike.
+         */
+        post: operations["add_users_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/users/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        /**
+         * Change
+         * @description Let a user in no more (tokens and API keys stop at once), or again. 409 for the last admin who may sign in.
+         */
+        patch: operations["change_users__name__patch"];
+        trace?: never;
+    };
+    "/users/{name}/password": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Set Password
+         * @description Another password for somebody who lost theirs; their tokens stop at once, API keys stay.
+         */
+        put: operations["set_password_users__name__password_put"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** AddUser */
+        AddUser: {
+            /**
+             * Admin
+             * @default false
+             */
+            admin?: boolean;
+            /** Name */
+            name: string;
+            /** Password */
+            password: string;
+        };
+        /**
+         * AliasHistory
+         * @description The newest move first.
+         */
+        AliasHistory: {
+            /** Base Model */
+            base_model: string;
+            /** History */
+            history: components["schemas"]["AliasMove"][];
+            /** Lora Adapter */
+            lora_adapter: string;
+            /** Moved At */
+            moved_at: string;
+            /** Name */
+            name: string;
+            /** Version */
+            version: string;
+        };
+        /** AliasList */
+        AliasList: {
+            /** Aliases */
+            aliases: components["schemas"]["AliasShown"][];
+            /** Total Count */
+            total_count: number;
+        };
+        /**
+         * AliasMove
+         * @description A move of an alias to ``version``, or, ``removed``, away from it. Who moved it, and what was compared (null where
+         *     nothing was), is for its owner and admins.
+         */
+        AliasMove: {
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "promoted" | "forced" | "rolled_back" | "removed";
+            /** Moved At */
+            moved_at: string;
+            /** Moved By */
+            moved_by?: string;
+            report?: components["schemas"]["PromotionReport"] | null;
+            /** Serial */
+            serial: number;
+            /** Version */
+            version: string;
+        };
+        /**
+         * AliasPromoted
+         * @description ``moved`` is false where it pointed there already; ``report`` is null where nothing was measured.
+         */
+        AliasPromoted: {
+            /** Base Model */
+            base_model: string;
+            /** Lora Adapter */
+            lora_adapter: string;
+            /** Moved */
+            moved: boolean;
+            /** Moved At */
+            moved_at: string;
+            /** Name */
+            name: string;
+            report: components["schemas"]["PromotionReport"] | null;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+            /** Version */
+            version: string;
+        };
+        /**
+         * AliasRemoved
+         * @description What it pointed at until now.
+         */
+        AliasRemoved: {
+            /** Base Model */
+            base_model: string;
+            /** Lora Adapter */
+            lora_adapter: string;
+            /** Moved At */
+            moved_at: string;
+            /** Name */
+            name: string;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+            /** Version */
+            version: string;
+        };
+        /** AliasRolledBack */
+        AliasRolledBack: {
+            /** Base Model */
+            base_model: string;
+            /** Lora Adapter */
+            lora_adapter: string;
+            /**
+             * Moved
+             * @constant
+             */
+            moved: true;
+            /** Moved At */
+            moved_at: string;
+            /** Name */
+            name: string;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+            /** Version */
+            version: string;
+        };
+        /**
+         * AliasShown
+         * @description An alias and the version it points at (``town@3``); ``moved_at`` in ISO 8601.
+         */
+        AliasShown: {
+            /** Base Model */
+            base_model: string;
+            /** Lora Adapter */
+            lora_adapter: string;
+            /** Moved At */
+            moved_at: string;
+            /** Name */
+            name: string;
+            /** Version */
+            version: string;
+        };
+        /**
+         * Answered
+         * @description What one model made of one question; what no metric asked for is absent.
+         *
+         *     ``scores`` are the figures of this example alone. ``logprob`` is the natural logarithm of the probability of the
+         *     expected answer, of ``tokens`` tokens.
+         */
+        Answered: {
+            /** Completion Tokens */
+            completion_tokens?: number;
+            /** Finish */
+            finish?: string;
+            /** Logprob */
+            logprob?: number;
+            /** Output */
+            output?: string;
+            /** Scores */
+            scores: {
+                [key: string]: number;
+            };
+            /** Tokens */
+            tokens?: number;
+        };
         /** BatchRequest */
         BatchRequest: {
             /**
@@ -1057,6 +1351,37 @@ export interface components {
              * @default false
              */
             use_ollama?: boolean;
+        };
+        /**
+         * Bin
+         * @description Rows of more tokens than the bin before, and at most ``upto``.
+         */
+        Bin: {
+            /** Rows */
+            rows: number;
+            /** Upto */
+            upto: number;
+        };
+        /** ChangePassword */
+        ChangePassword: {
+            /** New Password */
+            new_password: string;
+            /** Old Password */
+            old_password: string;
+        };
+        /** ChangeUser */
+        ChangeUser: {
+            /** Disabled */
+            disabled: boolean;
+        };
+        /** ChangedUser */
+        ChangedUser: {
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+            user: components["schemas"]["UserShown"];
         };
         /** ChatRequest */
         ChatRequest: {
@@ -1108,6 +1433,100 @@ export interface components {
             use_ollama?: boolean;
         };
         /**
+         * ComparedIds
+         * @description Ids of evaluations.
+         */
+        ComparedIds: {
+            /** After */
+            after: string;
+            /** Before */
+            before?: string;
+        };
+        /**
+         * ComparedSet
+         * @description What both versions were asked; in ``result`` the version before is the base.
+         */
+        ComparedSet: {
+            /** Dataset */
+            dataset: string;
+            evaluations: components["schemas"]["ComparedIds"];
+            result: components["schemas"]["EvaluationFigures"];
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "test" | "control";
+        };
+        /**
+         * ControlLoss
+         * @description Mean loss on the control set, of the base and of what was published.
+         */
+        ControlLoss: {
+            /** After */
+            after: number | null;
+            /** Before */
+            before: number | null;
+        };
+        /**
+         * DataReport
+         * @description What was found in data that would be trained on; lengths in tokens.
+         *
+         *     ``ok``: a run could start on it; ``line``: everything that matters in one line; ``ends``: the tokens that end a learned
+         *     answer, the commonest first; ``findings``: the first of each kind in each part.
+         */
+        DataReport: {
+            /** Base */
+            base: string;
+            /** Ends */
+            ends: string[];
+            /** Findings */
+            findings: components["schemas"]["Finding"][];
+            line: components["schemas"]["InBothLanguages"];
+            /** Max Length */
+            max_length: number;
+            /** Ok */
+            ok: boolean;
+            /** Parts */
+            parts: components["schemas"]["Part"][];
+            /** Template Sha256 */
+            template_sha256: string;
+        };
+        /** DatasetList */
+        DatasetList: {
+            /** Datasets */
+            datasets: components["schemas"]["DatasetShown"][];
+            /** Total Count */
+            total_count: number;
+        };
+        /**
+         * DatasetProcessed
+         * @description ``duplicates``: rows that say exactly what another says; ``leaks``: rows whose prompt stands in an earlier split.
+         */
+        DatasetProcessed: {
+            dataset: components["schemas"]["DatasetShown"];
+            /** Duplicates */
+            duplicates: number;
+            /** Leaks */
+            leaks: number;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+        };
+        /** DatasetRemoved */
+        DatasetRemoved: {
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+        };
+        /**
          * DatasetRequest
          * @description ``limit`` questions of the dataset are asked: a random sample of it, the same whenever it is asked again.
          */
@@ -1133,6 +1552,83 @@ export interface components {
             metrics?: string[];
             /** Model Name */
             model_name?: string | null;
+        };
+        /**
+         * DatasetRow
+         * @description A row, and its ``line`` in the file, from 1: a conversation, a preference or a problem.
+         */
+        DatasetRow: {
+            /** Chosen */
+            chosen?: components["schemas"]["RowTurn"][];
+            /** Line */
+            line: number;
+            /** Messages */
+            messages?: components["schemas"]["RowTurn"][];
+            problem?: components["schemas"]["RowProblem"];
+            /** Rejected */
+            rejected?: components["schemas"]["RowTurn"][];
+        };
+        /**
+         * DatasetRows
+         * @description Rows from ``offset`` on; ``total_count`` is of the whole part.
+         */
+        DatasetRows: {
+            /** Offset */
+            offset: number;
+            /** Rows */
+            rows: components["schemas"]["DatasetRow"][];
+            /** Shape */
+            shape: string;
+            /** Total Count */
+            total_count: number;
+        };
+        /**
+         * DatasetShown
+         * @description A kept dataset, an uploaded file or a sample file.
+         *
+         *     ``dataset_path`` is what it is called where a dataset is asked for, ``POST /train`` for one; ``shape`` is null where it
+         *     was not looked for or nobody can tell; ``skipped`` rows could not be read; ``splits``: rows of each; ``created_at`` in
+         *     ISO 8601, null of a sample file.
+         */
+        DatasetShown: {
+            /** Created At */
+            created_at: string | null;
+            /** Dataset Path */
+            dataset_path: string;
+            /** Description */
+            description: string;
+            /** Examples */
+            examples: number;
+            /** Format */
+            format: string;
+            /** Id */
+            id: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "dataset" | "upload" | "sample";
+            /** Name */
+            name: string;
+            /** Shape */
+            shape: string | null;
+            /** Size Bytes */
+            size_bytes: number;
+            /** Skipped */
+            skipped: number;
+            /** Splits */
+            splits: {
+                [key: string]: number;
+            };
+        };
+        /** DatasetSplit */
+        DatasetSplit: {
+            dataset: components["schemas"]["DatasetShown"];
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
         };
         /** DescribeRequest */
         DescribeRequest: {
@@ -1167,6 +1663,239 @@ export interface components {
             model_name?: string | null;
             /** Test Data */
             test_data: components["schemas"]["TestRow"][];
+        };
+        /**
+         * EvaluationDetails
+         * @description An evaluation with what was asked, and what it says in words; see ``EvaluationResults``.
+         *
+         *     ``done`` of ``total`` rows have ended: answers and scores, of every model. ``lower_is_better`` are names of figures.
+         */
+        EvaluationDetails: {
+            /** Adapter */
+            adapter: string | null;
+            /** Asked Metrics */
+            asked_metrics: string[];
+            /** Base Model */
+            base_model: string;
+            /** Compare */
+            compare: boolean;
+            /** Completed At */
+            completed_at: string | null;
+            /** Created At */
+            created_at: string;
+            details: components["schemas"]["EvaluationFigures"];
+            /** Done */
+            done: number;
+            /** Error */
+            error: string | null;
+            /** Eval Id */
+            eval_id: string;
+            /** Label */
+            label: string | null;
+            /** Lower Is Better */
+            lower_is_better: string[];
+            /** Max Tokens */
+            max_tokens: number;
+            /** Metrics */
+            metrics: {
+                [key: string]: number | {
+                    [key: string]: number;
+                };
+            };
+            /** Model Name */
+            model_name: string;
+            /** Progress */
+            progress: number;
+            /** Sample Count */
+            sample_count: number;
+            status: components["schemas"]["State"];
+            /** Total */
+            total: number;
+            /** Verdict */
+            verdict: string | null;
+        };
+        /**
+         * EvaluationFigures
+         * @description Figures by their names, over ``count`` examples; empty until the evaluation has completed.
+         *
+         *     ``base`` and ``difference`` are there where the bare base was measured too.
+         */
+        EvaluationFigures: {
+            /** Base */
+            base?: {
+                [key: string]: components["schemas"]["Figure"];
+            };
+            /** Count */
+            count?: number;
+            /** Difference */
+            difference?: {
+                [key: string]: components["schemas"]["FigureDifference"];
+            };
+            /** Metrics */
+            metrics?: {
+                [key: string]: components["schemas"]["Figure"];
+            };
+        };
+        /**
+         * EvaluationHistory
+         * @description Evaluations, newest first.
+         */
+        EvaluationHistory: {
+            /** History */
+            history: components["schemas"]["EvaluationDetails"][];
+            /** Total Count */
+            total_count: number;
+        };
+        /**
+         * EvaluationOutputs
+         * @description What each question brought, in the order of the questions.
+         */
+        EvaluationOutputs: {
+            /** Eval Id */
+            eval_id: string;
+            /** Rows */
+            rows: components["schemas"]["EvaluationRow"][];
+            /** Total Count */
+            total_count: number;
+        };
+        /**
+         * EvaluationResults
+         * @description An evaluation as the document tells of it.
+         *
+         *     ``progress`` is in percent. ``model_name`` is what the evaluation is called: the model's name, unless it was asked for
+         *     otherwise. ``metrics`` are plain numbers, those of ROUGE under "rouge"; ``details`` has the intervals. ``error`` is for
+         *     people, in their language.
+         */
+        EvaluationResults: {
+            /** Completed At */
+            completed_at: string | null;
+            /** Created At */
+            created_at: string;
+            details: components["schemas"]["EvaluationFigures"];
+            /** Error */
+            error: string | null;
+            /** Eval Id */
+            eval_id: string;
+            /** Metrics */
+            metrics: {
+                [key: string]: number | {
+                    [key: string]: number;
+                };
+            };
+            /** Model Name */
+            model_name: string | null;
+            /** Progress */
+            progress: number;
+            /** Sample Count */
+            sample_count: number;
+            status: components["schemas"]["State"];
+        };
+        /**
+         * EvaluationRow
+         * @description One question, what the measured model made of it, and in a comparison what the bare base did.
+         */
+        EvaluationRow: {
+            base?: components["schemas"]["Answered"];
+            /** Completion Tokens */
+            completion_tokens?: number;
+            /** Expected */
+            expected: string;
+            /** Finish */
+            finish?: string;
+            /** Index */
+            index: number;
+            /** Logprob */
+            logprob?: number;
+            /** Output */
+            output?: string;
+            /** Prompt */
+            prompt: components["schemas"]["QuestionTurn"][];
+            /** Scores */
+            scores: {
+                [key: string]: number;
+            };
+            /** Tokens */
+            tokens?: number;
+        };
+        /**
+         * EvaluationStarted
+         * @description An evaluation was recorded, or ended.
+         */
+        EvaluationStarted: {
+            /** Eval Id */
+            eval_id: string;
+            /** Message */
+            message: string;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+        };
+        /**
+         * Figure
+         * @description A metric over all examples, and where 95 % of resamples fall; ``signature`` is sacrebleu's, for BLEU alone.
+         */
+        Figure: {
+            /** High */
+            high: number;
+            /** Low */
+            low: number;
+            /** Signature */
+            signature?: string;
+            /** Value */
+            value: number;
+        };
+        /**
+         * FigureDifference
+         * @description A metric of the tuned model minus that of the base; ``p`` is two-sided, of no difference.
+         */
+        FigureDifference: {
+            /** High */
+            high: number;
+            /** Low */
+            low: number;
+            /** P */
+            p: number;
+            /** Significant */
+            significant: boolean;
+            /** Value */
+            value: number;
+        };
+        /**
+         * Finding
+         * @description Something about one row, or about the file.
+         *
+         *     Attributes:
+         *         level: a run does not start with an "error"; a "warning" is for a person to weigh.
+         *         part: label of the part it was found in. file: which of its files.
+         *         line: counts from 1; None where the file as a whole is meant.
+         *         field: path inside the row, e.g. ``messages[2].content``; empty when the row as a whole is meant.
+         *         zh, en: the reason and, after a semicolon, the remedy.
+         */
+        Finding: {
+            /** En */
+            en: string;
+            /** Field */
+            field: string;
+            /** File */
+            file: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "bad" | "cut" | "duplicate" | "leak" | "thought" | "end" | "template" | "same" | "contrary";
+            /**
+             * Level
+             * @enum {string}
+             */
+            level: "error" | "warning";
+            /** Line */
+            line: number | null;
+            /** Part */
+            part: string;
+            /** Zh */
+            zh: string;
         };
         /** GenerateRequest */
         GenerateRequest: {
@@ -1217,6 +1946,146 @@ export interface components {
             /** Detail */
             detail?: components["schemas"]["ValidationError"][];
         };
+        /** InBothLanguages */
+        InBothLanguages: {
+            /** En */
+            en: string;
+            /** Zh */
+            zh: string;
+        };
+        /** KeyShown */
+        KeyShown: {
+            /** Created At */
+            created_at: string;
+            /** Id */
+            id: string;
+            /** Label */
+            label: string;
+            /** Last Used At */
+            last_used_at: string | null;
+            /** Revoked At */
+            revoked_at: string | null;
+            /** User */
+            user: string;
+        };
+        /** Keys */
+        Keys: {
+            /** Keys */
+            keys: components["schemas"]["KeyShown"][];
+            /** Total Count */
+            total_count: number;
+        };
+        /** Library */
+        Library: {
+            /** Adapters */
+            adapters: components["schemas"]["LibraryAdapter"][];
+            /** Bases */
+            bases: components["schemas"]["LibraryBase"][];
+            /** Loaded */
+            loaded: components["schemas"]["LoadedModel"][];
+        };
+        /**
+         * LibraryAdapter
+         * @description ``version`` is its name as a version (``town@3``); ``aliases`` point at that; ``run_id``: the run that made it,
+         *     where the caller may see it; ``editable``: whether the caller may describe it.
+         */
+        LibraryAdapter: {
+            /** Aliases */
+            aliases: string[];
+            /** Base Model */
+            base_model: string;
+            /** Created At */
+            created_at: string;
+            /** Description */
+            description: string;
+            /** Editable */
+            editable: boolean;
+            /** Last Used */
+            last_used: string | null;
+            /** Name */
+            name: string;
+            /** Rank */
+            rank: number;
+            /** Run Id */
+            run_id: string | null;
+            /** Size Bytes */
+            size_bytes: number;
+            /** Usage Count */
+            usage_count: number;
+            /** Version */
+            version: string | null;
+        };
+        /**
+         * LibraryBase
+         * @description A base model; ``context_length`` in tokens.
+         */
+        LibraryBase: {
+            /** Architecture */
+            architecture: string;
+            /** Context Length */
+            context_length: number;
+            /** Description */
+            description: string;
+            /** Last Used */
+            last_used: string | null;
+            /** Name */
+            name: string;
+            /** Size Bytes */
+            size_bytes: number;
+            /** Usage Count */
+            usage_count: number;
+        };
+        /**
+         * ListedRun
+         * @description A run, with who has it and who asked for it.
+         */
+        ListedRun: {
+            /** Base Model */
+            base_model: string;
+            /** Cancel Requested */
+            cancel_requested: boolean;
+            /** Completed At */
+            completed_at: string | null;
+            /** Created At */
+            created_at: string;
+            /** Current Epoch */
+            current_epoch: number;
+            /** Current Step */
+            current_step: number;
+            /** Dataset Path */
+            dataset_path: string;
+            /** Error */
+            error: string | null;
+            /** Executor */
+            executor: string;
+            /** Learning Rate */
+            learning_rate: number | null;
+            /** Loss */
+            loss: number | null;
+            /** Objective */
+            objective: string;
+            /** Output Dir */
+            output_dir: string;
+            /** Owner */
+            owner: string;
+            /** Progress */
+            progress: number;
+            /** Seconds Left */
+            seconds_left: number | null;
+            /** Seconds Silent */
+            seconds_silent: number | null;
+            /** Started At */
+            started_at: string | null;
+            status: components["schemas"]["State"];
+            /** Task Id */
+            task_id: string;
+            /** Tokens Per Second */
+            tokens_per_second: number | null;
+            /** Total Epochs */
+            total_epochs: number;
+            /** Total Steps */
+            total_steps: number;
+        };
         /** LoadRequest */
         LoadRequest: {
             /** Lora Adapter */
@@ -1225,6 +2094,194 @@ export interface components {
             model_name: string;
             /** Model Path */
             model_path?: string | null;
+        };
+        /** LoadedModel */
+        LoadedModel: {
+            /** Base Model */
+            base_model: string;
+            /** Is Current */
+            is_current: boolean;
+            /** Lora Adapter */
+            lora_adapter: string | null;
+            /** Name */
+            name: string;
+            /** Version */
+            version: string | null;
+        };
+        /** MadeKey */
+        MadeKey: {
+            /** Id */
+            id: string;
+            /** Key */
+            key: string;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+            /** User */
+            user: string;
+        };
+        /**
+         * MakeKey
+         * @description In whose name it asks: one's own, or, for admins, that of ``user``.
+         */
+        MakeKey: {
+            /**
+             * Label
+             * @default
+             */
+            label?: string;
+            /** User */
+            user?: string | null;
+        };
+        /**
+         * MaskPiece
+         * @description Text that is learned or not, cut off or not, from one end to the other.
+         */
+        MaskPiece: {
+            /** Cut */
+            cut: boolean;
+            /** Learned */
+            learned: boolean;
+            /** Text */
+            text: string;
+        };
+        /**
+         * MaskPreview
+         * @description ``max_length``: tokens behind which a row is cut.
+         */
+        MaskPreview: {
+            /** Max Length */
+            max_length: number;
+            /** Preview */
+            preview: components["schemas"]["MaskedRow"][];
+        };
+        /**
+         * MaskedRow
+         * @description A row as the model sees it: ``tokens`` of all of it, those that are ``learned``, and which ``answer`` of a preference
+         *     it is; ``shortened`` where text is left out of the end of ``pieces``.
+         */
+        MaskedRow: {
+            /**
+             * Answer
+             * @enum {string}
+             */
+            answer: "" | "chosen" | "rejected";
+            /** File */
+            file: string;
+            /** Learned */
+            learned: number;
+            /** Line */
+            line: number;
+            /** Pieces */
+            pieces: components["schemas"]["MaskPiece"][];
+            /** Shortened */
+            shortened: boolean;
+            /** Tokens */
+            tokens: number;
+        };
+        /** ModelDescribed */
+        ModelDescribed: {
+            /** Description */
+            description: string | null;
+            /** Name */
+            name: string;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+        };
+        /** NewToken */
+        NewToken: {
+            /** Expires In */
+            expires_in: number;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+            /** Token */
+            token: string;
+            /**
+             * Token Type
+             * @constant
+             */
+            token_type: "Bearer";
+        };
+        /**
+         * Part
+         * @description What was found in one file or split.
+         *
+         *     Attributes:
+         *         examples: rows that can be learned. bad: rows that cannot.
+         *         duplicates: rows that say what an earlier row of the part says; case and white space do not count.
+         *         alike: rows that ask what an earlier row asks, and have another answer.
+         *         leaks: rows that ask what a row of a part before it asks.
+         *         cut: rows longer than ``max_length``. cut_learning: those of them that lose something to be learned.
+         *         cut_tokens: what all of them lose. cut_learned: what of that was to be learned.
+         *         answers_lost: assistant turns of which nothing is left.
+         *         endless: rows whose last learned token does not end an answer when the model is served.
+         *         empty_thoughts: rows in which a thought without a word is learned.
+         *         tokens: of each example before it is cut; of preferences, those that are chosen. learned: of each row after it.
+         *         rejected, rejected_lengths: as ``tokens`` and ``lengths``, of rejected answers; None and empty but for
+         *             preferences.
+         *         same: preferences whose answers differ by case, width or white space alone.
+         *         contrary: preferences that choose what an earlier row of the part rejects for it.
+         */
+        Part: {
+            /** Alike */
+            alike: number;
+            /** Answers Lost */
+            answers_lost: number;
+            /** Bad */
+            bad: number;
+            /**
+             * Contrary
+             * @default 0
+             */
+            contrary?: number;
+            /** Cut */
+            cut: number;
+            /** Cut Learned */
+            cut_learned: number;
+            /** Cut Learning */
+            cut_learning: number;
+            /** Cut Tokens */
+            cut_tokens: number;
+            /** Duplicates */
+            duplicates: number;
+            /** Empty Thoughts */
+            empty_thoughts: number;
+            /** Endless */
+            endless: number;
+            /** Examples */
+            examples: number;
+            /** Label */
+            label: string;
+            /** Leaks */
+            leaks: number;
+            learned: components["schemas"]["Spread"] | null;
+            /** Lengths */
+            lengths: components["schemas"]["Bin"][];
+            rejected?: components["schemas"]["Spread"] | null;
+            /**
+             * Rejected Lengths
+             * @default []
+             */
+            rejected_lengths?: components["schemas"]["Bin"][];
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "train" | "replay" | "validation" | "test" | "control";
+            /**
+             * Same
+             * @default 0
+             */
+            same?: number;
+            tokens: components["schemas"]["Spread"] | null;
         };
         /**
          * ProcessRequest
@@ -1286,6 +2343,369 @@ export interface components {
             test?: string | null;
         };
         /**
+         * PromotionReport
+         * @description Two versions compared; ``before`` is null where there was none.
+         */
+        PromotionReport: {
+            /** After */
+            after: string;
+            /** Before */
+            before: string | null;
+            /** Sets */
+            sets: components["schemas"]["ComparedSet"][];
+            /** Worse */
+            worse: components["schemas"]["Worse"][];
+        };
+        /**
+         * QuestionTurn
+         * @description One turn of what was asked.
+         */
+        QuestionTurn: {
+            /** Content */
+            content: string;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "system" | "user" | "assistant" | "tool";
+        };
+        /**
+         * ReadableData
+         * @description Something to train on; ``examples`` is null where nobody has counted them.
+         */
+        ReadableData: {
+            /** Dataset Path */
+            dataset_path: string;
+            /** Examples */
+            examples: number | null;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "dataset" | "split" | "upload" | "sample";
+        };
+        /**
+         * ReadableList
+         * @description All that the caller can train on without knowing its name.
+         */
+        ReadableList: {
+            /** Datasets */
+            datasets: components["schemas"]["ReadableData"][];
+            /** Total Count */
+            total_count: number;
+        };
+        /**
+         * Remedy
+         * @description Fields of a recipe with values that make a run fit, by the recipe's own names.
+         */
+        Remedy: {
+            /** Changes */
+            changes: {
+                [key: string]: string | number | boolean | string[] | null;
+            };
+            /** Memory Bytes */
+            memory_bytes: number;
+            /** Message */
+            message: string;
+        };
+        /** RevokedKey */
+        RevokedKey: {
+            key: components["schemas"]["KeyShown"];
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+        };
+        /**
+         * Room
+         * @description Bytes that a run needs, and that there are.
+         */
+        Room: {
+            /** Free Bytes */
+            free_bytes: number;
+            /** Needed Bytes */
+            needed_bytes: number;
+        };
+        /**
+         * RowProblem
+         * @description Why a row cannot be trained on: ``field`` is a path inside it, ``zh`` and ``en`` are the reason and the remedy.
+         */
+        RowProblem: {
+            /** En */
+            en: string;
+            /** Field */
+            field: string;
+            /** Zh */
+            zh: string;
+        };
+        /** RowTurn */
+        RowTurn: {
+            /** Content */
+            content: string;
+            /** Role */
+            role: string;
+        };
+        /**
+         * RunCurves
+         * @description Points of a run's curves; ``more`` says that there are others after these already.
+         */
+        RunCurves: {
+            /** More */
+            more: boolean;
+            status: components["schemas"]["State"];
+            /** Task Id */
+            task_id: string;
+            /** Training */
+            training: {
+                [key: string]: (number | null)[];
+            };
+            /** Validation */
+            validation: {
+                [key: string]: (number | null)[];
+            };
+        };
+        /**
+         * RunInFull
+         * @description All that is known of a run.
+         *
+         *     ``stage`` is what a running trainer is at: "checking", "loading", "training" or "saving". ``memory_bytes`` is what the
+         *     trainer takes, or the most it took. ``adapter`` is a name under home. ``data`` says in a line what was found in the
+         *     data. ``request`` is the body of ``POST /train`` that makes the run again, ``command`` the command line.
+         */
+        RunInFull: {
+            /** Adapter */
+            adapter: string | null;
+            /** Base Model */
+            base_model: string;
+            /** Best Step */
+            best_step: number | null;
+            /** Cancel Requested */
+            cancel_requested: boolean;
+            /** Command */
+            command: string;
+            /** Completed At */
+            completed_at: string | null;
+            control: components["schemas"]["ControlLoss"] | null;
+            /** Created At */
+            created_at: string;
+            /** Current Epoch */
+            current_epoch: number;
+            /** Current Step */
+            current_step: number;
+            /** Data */
+            data: string | null;
+            /** Dataset Path */
+            dataset_path: string;
+            /** Error */
+            error: string | null;
+            /** Executor */
+            executor: string;
+            /** Figures */
+            figures: {
+                [key: string]: number;
+            };
+            /** Learning Rate */
+            learning_rate: number | null;
+            /** Loss */
+            loss: number | null;
+            /** Memory Bytes */
+            memory_bytes: number | null;
+            /** Objective */
+            objective: string;
+            /** Output Dir */
+            output_dir: string;
+            /** Owner */
+            owner: string;
+            /** Predicted Seconds */
+            predicted_seconds: number | null;
+            /** Progress */
+            progress: number;
+            /** Request */
+            request: {
+                [key: string]: string | number | boolean | string[] | null;
+            };
+            /** Resumable */
+            resumable: boolean;
+            /** Seconds Left */
+            seconds_left: number | null;
+            /** Seconds Silent */
+            seconds_silent: number | null;
+            /** Stage */
+            stage: string | null;
+            /** Started At */
+            started_at: string | null;
+            status: components["schemas"]["State"];
+            /** Task Id */
+            task_id: string;
+            /** Tokens Per Second */
+            tokens_per_second: number | null;
+            /** Took Seconds */
+            took_seconds: number | null;
+            /** Total Epochs */
+            total_epochs: number;
+            /** Total Steps */
+            total_steps: number;
+            /** Validation Loss */
+            validation_loss: number | null;
+        };
+        /**
+         * RunList
+         * @description Runs, newest first.
+         */
+        RunList: {
+            /** Runs */
+            runs: components["schemas"]["ListedRun"][];
+            /** Total Count */
+            total_count: number;
+        };
+        /**
+         * RunLog
+         * @description Whole lines of a run's log: from byte ``start`` to byte ``end`` of ``size``.
+         */
+        RunLog: {
+            /** End */
+            end: number;
+            /** Size */
+            size: number;
+            /** Start */
+            start: number;
+            status: components["schemas"]["State"];
+            /** Task Id */
+            task_id: string;
+            /** Text */
+            text: string;
+        };
+        /**
+         * SampleData
+         * @description One sample file; ``installed`` is whether it lies at ``dataset_path``.
+         */
+        SampleData: {
+            /** Dataset Path */
+            dataset_path: string;
+            /** Installed */
+            installed: boolean;
+            /** Role */
+            role: string;
+            /** Rows */
+            rows: number;
+        };
+        /**
+         * SampleExample
+         * @description What is learned of the sample data.
+         */
+        SampleExample: {
+            /** Answer */
+            answer: string;
+            /**
+             * Language
+             * @enum {string}
+             */
+            language: "zh" | "en";
+            /** Question */
+            question: string;
+        };
+        /**
+         * SampleQuestion
+         * @description What can be asked afterwards.
+         */
+        SampleQuestion: {
+            /** Expected */
+            expected: string;
+            /**
+             * Language
+             * @enum {string}
+             */
+            language: "zh" | "en";
+            /** Question */
+            question: string;
+        };
+        /**
+         * SampleRun
+         * @description The body of a ``POST /train`` that learns the sample data.
+         */
+        SampleRun: {
+            /** Base Model */
+            base_model: string;
+            /** Batch Size */
+            batch_size: number;
+            /** Dataset Path */
+            dataset_path: string;
+            /** Learning Rate */
+            learning_rate: number;
+            /** Lora Alpha */
+            lora_alpha: number;
+            /** Lora Dropout */
+            lora_dropout: number;
+            /** Lora R */
+            lora_r: number;
+            /** Max Length */
+            max_length: number;
+            /** Num Epochs */
+            num_epochs: number;
+            /** Replay Path */
+            replay_path: string;
+            /** Replay Share */
+            replay_share: number;
+            /** Warmup Ratio */
+            warmup_ratio: number;
+        };
+        /**
+         * Samples
+         * @description The sample data; ``installed`` is whether all of it lies under home.
+         */
+        Samples: {
+            /** Examples */
+            examples: components["schemas"]["SampleExample"][];
+            /** Files */
+            files: components["schemas"]["SampleData"][];
+            /** Installed */
+            installed: boolean;
+            /** Questions */
+            questions: components["schemas"]["SampleQuestion"][];
+            train: components["schemas"]["SampleRun"];
+        };
+        /**
+         * SamplesInstalled
+         * @description The sample data, now under home.
+         */
+        SamplesInstalled: {
+            /** Examples */
+            examples: components["schemas"]["SampleExample"][];
+            /** Files */
+            files: components["schemas"]["SampleData"][];
+            /** Installed */
+            installed: boolean;
+            /** Questions */
+            questions: components["schemas"]["SampleQuestion"][];
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+            train: components["schemas"]["SampleRun"];
+        };
+        /** Session */
+        Session: {
+            /** Admin */
+            admin: boolean;
+            /** Home */
+            home: string | null;
+            /** Open To Network */
+            open_to_network: boolean;
+            /** User */
+            user: string;
+            /** Version */
+            version: string;
+            /** Wants Token */
+            wants_token: boolean;
+        };
+        /** SetPassword */
+        SetPassword: {
+            /** Password */
+            password: string;
+        };
+        /**
          * SplitRequest
          * @description Shares sum to 1; a share of 0 asks for no such split.
          */
@@ -1310,6 +2730,24 @@ export interface components {
              * @default 0.1
              */
             validation?: number;
+        };
+        /**
+         * Spread
+         * @description Numbers of tokens, one a row: all together, and quantiles.
+         */
+        Spread: {
+            /** Least */
+            least: number;
+            /** Median */
+            median: number;
+            /** Most */
+            most: number;
+            /** P90 */
+            p90: number;
+            /** P99 */
+            p99: number;
+            /** Total */
+            total: number;
         };
         /**
          * State
@@ -1458,6 +2896,172 @@ export interface components {
              */
             weight_decay?: number;
         };
+        /**
+         * TrainingHistory
+         * @description Runs, newest first.
+         */
+        TrainingHistory: {
+            /** History */
+            history: components["schemas"]["TrainingTask"][];
+            /** Total Count */
+            total_count: number;
+        };
+        /**
+         * TrainingParameter
+         * @description What one field of a body of ``POST /train`` may be; ``choices`` empty: anything from ``minimum`` to ``maximum``.
+         */
+        TrainingParameter: {
+            /** Choices */
+            choices: string[];
+            /** Default */
+            default: string | number | boolean | string[] | null;
+            /** Description */
+            description: string;
+            /** Kind */
+            kind: string;
+            /** Maximum */
+            maximum: number | null;
+            /** Minimum */
+            minimum: number | null;
+            /** Name */
+            name: string;
+        };
+        /**
+         * TrainingParameters
+         * @description Every field of a body of ``POST /train`` that is no name of a file or model.
+         */
+        TrainingParameters: {
+            /** Parameters */
+            parameters: components["schemas"]["TrainingParameter"][];
+            /** Total Count */
+            total_count: number;
+        };
+        /**
+         * TrainingPlan
+         * @description What a run would take.
+         *
+         *     ``measured`` is false where it is but an estimate, and ``note`` says why. ``samples`` are of one epoch, ``total_tokens``
+         *     and ``trained_tokens`` of the whole run, without padding. ``cut_samples`` and ``cut_tokens`` are in percent.
+         */
+        TrainingPlan: {
+            /** Cut Samples */
+            cut_samples: number;
+            /** Cut Tokens */
+            cut_tokens: number;
+            /** Device */
+            device: string;
+            disk: components["schemas"]["Room"];
+            /** Fits */
+            fits: boolean;
+            /** Measured */
+            measured: boolean;
+            memory: components["schemas"]["Room"];
+            /** Message */
+            message: string;
+            /** Note */
+            note: string | null;
+            /** Remedies */
+            remedies: components["schemas"]["Remedy"][];
+            /** Samples */
+            samples: number;
+            /** Seconds */
+            seconds: number;
+            /** Skipped */
+            skipped: number;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+            /** Steps Per Epoch */
+            steps_per_epoch: number;
+            /** Tokens Per Second */
+            tokens_per_second: number;
+            /** Total Steps */
+            total_steps: number;
+            /** Total Tokens */
+            total_tokens: number;
+            /** Trained Tokens */
+            trained_tokens: number;
+        };
+        /**
+         * TrainingResumed
+         * @description A new run goes on from the last checkpoint of another.
+         */
+        TrainingResumed: {
+            /** Message */
+            message: string;
+            /** Resumed From */
+            resumed_from: string;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+            /** Task Id */
+            task_id: string;
+        };
+        /**
+         * TrainingStarted
+         * @description A run was recorded, or asked to stop.
+         */
+        TrainingStarted: {
+            /** Message */
+            message: string;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+            /** Task Id */
+            task_id: string;
+        };
+        /**
+         * TrainingTask
+         * @description A run as the document tells of it.
+         *
+         *     ``progress`` is in percent. ``seconds_left`` is the trainer's estimate; for ``seconds_silent`` the trainer has shown no
+         *     sign of life, where that is unusual. ``error`` is for people, in their language.
+         */
+        TrainingTask: {
+            /** Base Model */
+            base_model: string;
+            /** Completed At */
+            completed_at: string | null;
+            /** Created At */
+            created_at: string;
+            /** Current Epoch */
+            current_epoch: number;
+            /** Current Step */
+            current_step: number;
+            /** Dataset Path */
+            dataset_path: string;
+            /** Error */
+            error: string | null;
+            /** Learning Rate */
+            learning_rate: number | null;
+            /** Loss */
+            loss: number | null;
+            /** Output Dir */
+            output_dir: string;
+            /** Progress */
+            progress: number;
+            /** Seconds Left */
+            seconds_left: number | null;
+            /** Seconds Silent */
+            seconds_silent: number | null;
+            /** Started At */
+            started_at: string | null;
+            status: components["schemas"]["State"];
+            /** Task Id */
+            task_id: string;
+            /** Tokens Per Second */
+            tokens_per_second: number | null;
+            /** Total Epochs */
+            total_epochs: number;
+            /** Total Steps */
+            total_steps: number;
+        };
         /** Turn */
         Turn: {
             /** Content */
@@ -1467,6 +3071,29 @@ export interface components {
              * @enum {string}
              */
             role: "user" | "assistant" | "system";
+        };
+        /** UserShown */
+        UserShown: {
+            /** Created At */
+            created_at: string;
+            /** Disabled */
+            disabled: boolean;
+            /** Last Login At */
+            last_login_at: string | null;
+            /** Name */
+            name: string;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "admin" | "member";
+        };
+        /** Users */
+        Users: {
+            /** Total Count */
+            total_count: number;
+            /** Users */
+            users: components["schemas"]["UserShown"][];
         };
         /** ValidationError */
         ValidationError: {
@@ -1480,6 +3107,21 @@ export interface components {
             msg: string;
             /** Error Type */
             type: string;
+        };
+        /**
+         * Worse
+         * @description A metric that became significantly worse.
+         */
+        Worse: {
+            /** Dataset */
+            dataset: string;
+            /** Metric */
+            metric: string;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "test" | "control";
         };
     };
     responses: never;
@@ -1527,9 +3169,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["AliasList"];
                 };
             };
         };
@@ -1551,9 +3191,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["AliasHistory"];
                 };
             };
             /** @description Validation Error */
@@ -1588,7 +3226,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["AliasPromoted"];
                 };
             };
             /** @description Validation Error */
@@ -1619,9 +3257,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["AliasRemoved"];
                 };
             };
             /** @description Validation Error */
@@ -1652,9 +3288,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["AliasRolledBack"];
                 };
             };
             /** @description Validation Error */
@@ -1749,9 +3383,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["DatasetList"];
                 };
             };
         };
@@ -1773,9 +3405,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["DatasetShown"];
                 };
             };
             /** @description Validation Error */
@@ -1806,9 +3436,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["DatasetRemoved"];
                 };
             };
             /** @description Validation Error */
@@ -1842,7 +3470,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["DataReport"];
                 };
             };
             /** @description Validation Error */
@@ -1879,7 +3507,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["MaskPreview"];
                 };
             };
             /** @description Validation Error */
@@ -1914,7 +3542,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["DatasetProcessed"];
                 };
             };
             /** @description Validation Error */
@@ -1949,9 +3577,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["DatasetRows"];
                 };
             };
             /** @description Validation Error */
@@ -1986,9 +3612,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["DatasetSplit"];
                 };
             };
             /** @description Validation Error */
@@ -2021,9 +3645,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["EvaluationStarted"];
                 };
             };
             /** @description Validation Error */
@@ -2054,9 +3676,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["EvaluationStarted"];
                 };
             };
             /** @description Validation Error */
@@ -2089,9 +3709,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["EvaluationStarted"];
                 };
             };
             /** @description Validation Error */
@@ -2122,9 +3740,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["EvaluationDetails"];
                 };
             };
             /** @description Validation Error */
@@ -2155,9 +3771,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["EvaluationHistory"];
                 };
             };
             /** @description Validation Error */
@@ -2191,7 +3805,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["EvaluationOutputs"];
                 };
             };
             /** @description Validation Error */
@@ -2222,9 +3836,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["EvaluationResults"];
                 };
             };
             /** @description Validation Error */
@@ -2326,6 +3938,103 @@ export interface operations {
             };
         };
     };
+    keys_keys_get: {
+        parameters: {
+            query?: {
+                user?: string | null;
+                everybody?: boolean;
+                revoked?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Keys"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    make_keys_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MakeKey"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MadeKey"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    revoke_keys__id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RevokedKey"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
     library_library_get: {
         parameters: {
             query?: never;
@@ -2341,9 +4050,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["Library"];
                 };
             };
         };
@@ -2367,9 +4074,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["ModelDescribed"];
                 };
             };
             /** @description Validation Error */
@@ -2400,7 +4105,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/zip": string;
                 };
             };
             /** @description Validation Error */
@@ -2744,9 +4449,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["Samples"];
                 };
             };
         };
@@ -2766,9 +4469,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["SamplesInstalled"];
                 };
             };
         };
@@ -2788,9 +4489,40 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["Session"];
+                };
+            };
+        };
+    };
+    change_password_session_password_put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChangePassword"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewToken"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
                 };
             };
         };
@@ -2814,9 +4546,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["TrainingStarted"];
                 };
             };
             /** @description Validation Error */
@@ -2847,9 +4577,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["TrainingStarted"];
                 };
             };
             /** @description Validation Error */
@@ -2878,9 +4606,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["ReadableList"];
                 };
             };
         };
@@ -2902,9 +4628,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["TrainingHistory"];
                 };
             };
             /** @description Validation Error */
@@ -2937,9 +4661,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["RunLog"];
                 };
             };
             /** @description Validation Error */
@@ -2973,9 +4695,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["RunCurves"];
                 };
             };
             /** @description Validation Error */
@@ -3006,9 +4726,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["TrainingParameters"];
                 };
             };
             /** @description Validation Error */
@@ -3041,7 +4759,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["TrainingPlan"];
                 };
             };
             /** @description Validation Error */
@@ -3072,9 +4790,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["TrainingResumed"];
                 };
             };
             /** @description Validation Error */
@@ -3106,9 +4822,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["RunList"];
                 };
             };
             /** @description Validation Error */
@@ -3139,9 +4853,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["RunInFull"];
                 };
             };
             /** @description Validation Error */
@@ -3172,9 +4884,130 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["TrainingTask"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    users_users_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Users"];
+                };
+            };
+        };
+    };
+    add_users_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AddUser"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChangedUser"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    change_users__name__patch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChangeUser"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChangedUser"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    set_password_users__name__password_put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SetPassword"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChangedUser"];
                 };
             };
             /** @description Validation Error */

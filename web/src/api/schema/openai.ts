@@ -36,7 +36,109 @@ export interface paths {
                         [name: string]: unknown;
                     };
                     content: {
-                        "application/json": unknown;
+                        "application/json": components["schemas"]["ChatCompletion"];
+                        "text/event-stream": {
+                            /** Choices */
+                            choices: {
+                                /**
+                                 * ChatDelta
+                                 * @description The first of a choice has the role, the last of it nothing.
+                                 */
+                                delta: {
+                                    /** Content */
+                                    content?: string;
+                                    /** Refusal */
+                                    refusal?: null;
+                                    /**
+                                     * Role
+                                     * @constant
+                                     */
+                                    role?: "assistant";
+                                };
+                                /** Finish Reason */
+                                finish_reason: ("stop" | "length") | null;
+                                /** Index */
+                                index: number;
+                                logprobs: {
+                                    /** Content */
+                                    content: {
+                                        /** Bytes */
+                                        bytes: number[] | null;
+                                        /** Logprob */
+                                        logprob: number;
+                                        /** Token */
+                                        token: string;
+                                        /** Top Logprobs */
+                                        top_logprobs: {
+                                            /** Bytes */
+                                            bytes: number[] | null;
+                                            /** Logprob */
+                                            logprob: number;
+                                            /** Token */
+                                            token: string;
+                                        }[];
+                                    }[];
+                                    /** Refusal */
+                                    refusal: null;
+                                } | null;
+                            }[];
+                            /** Created */
+                            created: number;
+                            /** Id */
+                            id: string;
+                            /** Model */
+                            model: string;
+                            /**
+                             * Object
+                             * @constant
+                             */
+                            object: "chat.completion.chunk";
+                            /** Service Tier */
+                            service_tier: null;
+                            /** System Fingerprint */
+                            system_fingerprint: null;
+                            usage?: {
+                                /** Completion Tokens */
+                                completion_tokens: number;
+                                /** CompletionDetails */
+                                completion_tokens_details: {
+                                    /** Accepted Prediction Tokens */
+                                    accepted_prediction_tokens: number;
+                                    /** Audio Tokens */
+                                    audio_tokens: number;
+                                    /** Reasoning Tokens */
+                                    reasoning_tokens: number;
+                                    /** Rejected Prediction Tokens */
+                                    rejected_prediction_tokens: number;
+                                };
+                                /** Prompt Tokens */
+                                prompt_tokens: number;
+                                /** PromptDetails */
+                                prompt_tokens_details: {
+                                    /** Audio Tokens */
+                                    audio_tokens: number;
+                                    /** Cached Tokens */
+                                    cached_tokens: null;
+                                };
+                                /** Total Tokens */
+                                total_tokens: number;
+                            } | null;
+                        } | {
+                            /**
+                             * FailureTold
+                             * @description ``param`` is the field at fault, ``code`` a word for programs, each null where unknown.
+                             */
+                            error: {
+                                /** Code */
+                                code: string | null;
+                                /** Message */
+                                message: string;
+                                /** Param */
+                                param: string | null;
+                                /** Type */
+                                type: string;
+                            };
+                        };
                     };
                 };
                 /** @description Validation Error */
@@ -88,7 +190,86 @@ export interface paths {
                         [name: string]: unknown;
                     };
                     content: {
-                        "application/json": unknown;
+                        "application/json": components["schemas"]["TextCompletion"];
+                        "text/event-stream": {
+                            /** Choices */
+                            choices: {
+                                /** Finish Reason */
+                                finish_reason: ("stop" | "length") | null;
+                                /** Index */
+                                index: number;
+                                logprobs: {
+                                    /** Text Offset */
+                                    text_offset: number[];
+                                    /** Token Logprobs */
+                                    token_logprobs: number[];
+                                    /** Tokens */
+                                    tokens: string[];
+                                    /** Top Logprobs */
+                                    top_logprobs: {
+                                        [key: string]: number;
+                                    }[] | null;
+                                } | null;
+                                /** Text */
+                                text: string;
+                            }[];
+                            /** Created */
+                            created: number;
+                            /** Id */
+                            id: string;
+                            /** Model */
+                            model: string;
+                            /**
+                             * Object
+                             * @constant
+                             */
+                            object: "text_completion";
+                            /** Service Tier */
+                            service_tier: null;
+                            /** System Fingerprint */
+                            system_fingerprint: null;
+                            usage?: {
+                                /** Completion Tokens */
+                                completion_tokens: number;
+                                /** CompletionDetails */
+                                completion_tokens_details: {
+                                    /** Accepted Prediction Tokens */
+                                    accepted_prediction_tokens: number;
+                                    /** Audio Tokens */
+                                    audio_tokens: number;
+                                    /** Reasoning Tokens */
+                                    reasoning_tokens: number;
+                                    /** Rejected Prediction Tokens */
+                                    rejected_prediction_tokens: number;
+                                };
+                                /** Prompt Tokens */
+                                prompt_tokens: number;
+                                /** PromptDetails */
+                                prompt_tokens_details: {
+                                    /** Audio Tokens */
+                                    audio_tokens: number;
+                                    /** Cached Tokens */
+                                    cached_tokens: null;
+                                };
+                                /** Total Tokens */
+                                total_tokens: number;
+                            } | null;
+                        } | {
+                            /**
+                             * FailureTold
+                             * @description ``param`` is the field at fault, ``code`` a word for programs, each null where unknown.
+                             */
+                            error: {
+                                /** Code */
+                                code: string | null;
+                                /** Message */
+                                message: string;
+                                /** Param */
+                                param: string | null;
+                                /** Type */
+                                type: string;
+                            };
+                        };
                     };
                 };
                 /** @description Validation Error */
@@ -135,9 +316,7 @@ export interface paths {
                         [name: string]: unknown;
                     };
                     content: {
-                        "application/json": {
-                            [key: string]: unknown;
-                        };
+                        "application/json": components["schemas"]["ModelCards"];
                     };
                 };
             };
@@ -178,9 +357,7 @@ export interface paths {
                         [name: string]: unknown;
                     };
                     content: {
-                        "application/json": {
-                            [key: string]: unknown;
-                        };
+                        "application/json": components["schemas"]["ModelCard"];
                     };
                 };
                 /** @description Validation Error */
@@ -217,9 +394,7 @@ export interface paths {
                         [name: string]: unknown;
                     };
                     content: {
-                        "application/json": {
-                            [key: string]: unknown;
-                        };
+                        "application/json": components["schemas"]["ModelDeleted"];
                     };
                 };
                 /** @description Validation Error */
@@ -286,6 +461,82 @@ export interface components {
         } & {
             [key: string]: unknown;
         };
+        /** ChatChoice */
+        ChatChoice: {
+            /**
+             * Finish Reason
+             * @enum {string}
+             */
+            finish_reason: "stop" | "length";
+            /** Index */
+            index: number;
+            logprobs: components["schemas"]["ChatLogprobs"] | null;
+            message: components["schemas"]["ChatMessage"];
+        };
+        /** ChatCompletion */
+        ChatCompletion: {
+            /** Choices */
+            choices: components["schemas"]["ChatChoice"][];
+            /** Created */
+            created: number;
+            /** Id */
+            id: string;
+            /** Model */
+            model: string;
+            /**
+             * Object
+             * @constant
+             */
+            object: "chat.completion";
+            /** Service Tier */
+            service_tier: null;
+            /** System Fingerprint */
+            system_fingerprint: null;
+            usage: components["schemas"]["Usage"];
+        };
+        /** ChatLogprobs */
+        ChatLogprobs: {
+            /** Content */
+            content: components["schemas"]["ChosenToken"][];
+            /** Refusal */
+            refusal: null;
+        };
+        /** ChatMessage */
+        ChatMessage: {
+            /** Annotations */
+            annotations: string[];
+            /** Content */
+            content: string;
+            /** Refusal */
+            refusal: null;
+            /**
+             * Role
+             * @constant
+             */
+            role: "assistant";
+        };
+        /** ChosenToken */
+        ChosenToken: {
+            /** Bytes */
+            bytes: number[] | null;
+            /** Logprob */
+            logprob: number;
+            /** Token */
+            token: string;
+            /** Top Logprobs */
+            top_logprobs: components["schemas"]["LikelyToken"][];
+        };
+        /** CompletionDetails */
+        CompletionDetails: {
+            /** Accepted Prediction Tokens */
+            accepted_prediction_tokens: number;
+            /** Audio Tokens */
+            audio_tokens: number;
+            /** Reasoning Tokens */
+            reasoning_tokens: number;
+            /** Rejected Prediction Tokens */
+            rejected_prediction_tokens: number;
+        };
         /** HTTPValidationError */
         HTTPValidationError: {
             /** Detail */
@@ -302,6 +553,77 @@ export interface components {
             schema?: {
                 [key: string]: unknown;
             } | null;
+        };
+        /**
+         * LikelyToken
+         * @description ``bytes``: its UTF-8, null where it has none.
+         */
+        LikelyToken: {
+            /** Bytes */
+            bytes: number[] | null;
+            /** Logprob */
+            logprob: number;
+            /** Token */
+            token: string;
+        };
+        /**
+         * ModelCard
+         * @description A name that can be asked. ``created`` in seconds since 1970; ``root``: what answers by that name; ``parent``: the base
+         *     of an adapter; ``max_model_len``: tokens of its context; null where it is not known.
+         */
+        ModelCard: {
+            /** Created */
+            created: number;
+            /** Id */
+            id: string;
+            /** Max Model Len */
+            max_model_len: number | null;
+            /**
+             * Object
+             * @constant
+             */
+            object: "model";
+            /**
+             * Owned By
+             * @constant
+             */
+            owned_by: "tunesmith";
+            /** Parent */
+            parent: string | null;
+            /** Root */
+            root: string;
+        };
+        /** ModelCards */
+        ModelCards: {
+            /** Data */
+            data: components["schemas"]["ModelCard"][];
+            /**
+             * Object
+             * @constant
+             */
+            object: "list";
+        };
+        /** ModelDeleted */
+        ModelDeleted: {
+            /**
+             * Deleted
+             * @constant
+             */
+            deleted: true;
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @constant
+             */
+            object: "model";
+        };
+        /** PromptDetails */
+        PromptDetails: {
+            /** Audio Tokens */
+            audio_tokens: number;
+            /** Cached Tokens */
+            cached_tokens: null;
         };
         /** ResponseFormat */
         ResponseFormat: {
@@ -356,6 +678,56 @@ export interface components {
         } & {
             [key: string]: unknown;
         };
+        /** TextChoice */
+        TextChoice: {
+            /**
+             * Finish Reason
+             * @enum {string}
+             */
+            finish_reason: "stop" | "length";
+            /** Index */
+            index: number;
+            logprobs: components["schemas"]["TextLogprobs"] | null;
+            /** Text */
+            text: string;
+        };
+        /** TextCompletion */
+        TextCompletion: {
+            /** Choices */
+            choices: components["schemas"]["TextChoice"][];
+            /** Created */
+            created: number;
+            /** Id */
+            id: string;
+            /** Model */
+            model: string;
+            /**
+             * Object
+             * @constant
+             */
+            object: "text_completion";
+            /** Service Tier */
+            service_tier: null;
+            /** System Fingerprint */
+            system_fingerprint: null;
+            usage: components["schemas"]["Usage"];
+        };
+        /**
+         * TextLogprobs
+         * @description ``text_offset`` counts characters of the choice's text.
+         */
+        TextLogprobs: {
+            /** Text Offset */
+            text_offset: number[];
+            /** Token Logprobs */
+            token_logprobs: number[];
+            /** Tokens */
+            tokens: string[];
+            /** Top Logprobs */
+            top_logprobs: {
+                [key: string]: number;
+            }[] | null;
+        };
         /**
          * Turn
          * @description One message; what else it may carry (``name``, ``refusal``, ``annotations``) is not shown to a model.
@@ -369,6 +741,17 @@ export interface components {
             role: string;
             /** Tool Calls */
             tool_calls?: unknown;
+        };
+        /** Usage */
+        Usage: {
+            /** Completion Tokens */
+            completion_tokens: number;
+            completion_tokens_details: components["schemas"]["CompletionDetails"];
+            /** Prompt Tokens */
+            prompt_tokens: number;
+            prompt_tokens_details: components["schemas"]["PromptDetails"];
+            /** Total Tokens */
+            total_tokens: number;
         };
         /** ValidationError */
         ValidationError: {
