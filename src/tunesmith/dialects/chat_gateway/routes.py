@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Query, Request
@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.accounts.vault import Vault
-from tunesmith.dialects.chat_gateway import wire
+from tunesmith.dialects.chat_gateway import answers, wire
 from tunesmith.http import errors
+from tunesmith.http.described import described, streamed
 from tunesmith.http.door import Door, caller_of
 from tunesmith.http.rates import Kind
 from tunesmith.http.sse import EventStream, frame, unless_left
@@ -114,12 +115,14 @@ def _answers(services: Services, sender: _Sender) -> APIRouter:
     routes = APIRouter()
 
     # what OpenAPI and wrong methods see; requests take the shortcut
-    @routes.post(_SEND, response_class=_Frames, openapi_extra=wire.SendRequest.described())
+    @routes.post(
+        _SEND, openapi_extra=wire.SendRequest.described(), **streamed(answers.AnswerChunk | answers.ErrorChunk)
+    )
     async def send(request: Request) -> Response:
         """Answer a message as it is written; whatever goes wrong is a chunk too."""
         return await sender.answer(request)
 
-    @routes.get("/models")
+    @routes.get("/models", **described(answers.Offers))
     async def models(request: Request) -> Response:
         """What can be asked of each service now, and why not of the others."""
         found = await unless_left(request, services.gateway.offers())
@@ -127,40 +130,34 @@ def _answers(services: Services, sender: _Sender) -> APIRouter:
             return found
         return JSONResponse(wire.offers(found, errors.language_of(request.headers)))
 
-    @routes.get("/usage")
-    def usage(request: Request, since: date | None = None) -> dict[str, Any]:
+    @routes.get("/usage", **described(answers.SpendingShown))
+    def usage(request: Request, since: date | None = None) -> answers.SpendingShown:
         """Tokens and cost by model; one's own, an admin's are everybody's."""
         return wire.spending(services.spending.by_model(caller_of(request).only, since))
 
     return routes
 
 
-class _Frames(Response):
-    """What OpenAPI says of a stream."""
-
-    media_type = "text/event-stream"
-
-
 def _conversations(kept: Conversations) -> APIRouter:
     routes = APIRouter()
 
-    @routes.get("/conversations")
+    @routes.get("/conversations", **described(answers.ConversationList))
     def listed(
         request: Request,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
-    ) -> dict[str, Any]:
+    ) -> answers.ConversationList:
         """One's own, the one asked last first."""
         found = kept.list(caller_of(request).name, limit, offset)
         return {"conversations": [wire.conversation(each) for each in found]}
 
-    @routes.get("/conversations/{conversation_id}")
-    def one(request: Request, conversation_id: str) -> dict[str, Any]:
+    @routes.get("/conversations/{conversation_id}", **described(answers.TranscriptShown))
+    def one(request: Request, conversation_id: str) -> answers.TranscriptShown:
         """With every turn."""
         return wire.transcript(kept.get(caller_of(request).name, conversation_id))
 
-    @routes.delete("/conversations/{conversation_id}")
-    def delete(request: Request, conversation_id: str) -> dict[str, Any]:
+    @routes.delete("/conversations/{conversation_id}", **described(answers.ConversationDeleted))
+    def delete(request: Request, conversation_id: str) -> answers.ConversationDeleted:
         """Forget it, wholly."""
         kept.delete(caller_of(request).name, conversation_id)
         return {"conversation_id": conversation_id, "deleted": True}
@@ -182,21 +179,21 @@ class _Lines(Response):
 def _keys(vault: Vault) -> APIRouter:
     routes = APIRouter()
 
-    @routes.get("/keys")
-    def held(request: Request) -> dict[str, Any]:
+    @routes.get("/keys", **described(answers.KeyList))
+    def held(request: Request) -> answers.KeyList:
         """Which providers' keys there are; never the keys."""
         _only_admins(request)
         return {"keys": [wire.key(each) for each in vault.held()]}
 
-    @routes.put("/keys/{provider}")
-    def put(request: Request, provider: str, body: wire.KeyRequest) -> dict[str, Any]:
+    @routes.put("/keys/{provider}", **described(answers.KeyList))
+    def put(request: Request, provider: str, body: wire.KeyRequest) -> answers.KeyList:
         """Store a key, sealed; the environment's wins over it."""
         _only_admins(request)
         vault.put(provider, body.key, caller_of(request).name)
         return {"keys": [wire.key(each) for each in vault.held()]}
 
-    @routes.delete("/keys/{provider}")
-    def forget(request: Request, provider: str) -> dict[str, Any]:
+    @routes.delete("/keys/{provider}", **described(answers.KeyForgotten))
+    def forget(request: Request, provider: str) -> answers.KeyForgotten:
         """Forget a stored key."""
         _only_admins(request)
         return {"provider": provider, "deleted": vault.forget(provider)}

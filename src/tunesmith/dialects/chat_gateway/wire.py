@@ -3,13 +3,14 @@
 import math
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunesmith.accounts.vault import HeldKey
+from tunesmith.dialects.chat_gateway import answers
 from tunesmith.http.errors import malformed_body, renamed, status_of
 from tunesmith.http.sse import frame
 from tunesmith.inference.conversations import Conversation, Transcript
@@ -217,16 +218,16 @@ def _parts(text: str) -> Iterable[str]:
     return (text[i : i + _LONGEST_FRAME] for i in range(0, len(text), _LONGEST_FRAME))
 
 
-def _usage(done: Done) -> dict[str, Any]:
-    usage: dict[str, Any] = {"prompt_tokens": done.prompt_tokens, "completion_tokens": done.completion_tokens}
+def _usage(done: Done) -> answers.AnswerUsage:
+    usage: answers.AnswerUsage = {"prompt_tokens": done.prompt_tokens, "completion_tokens": done.completion_tokens}
     return usage if done.cost_usd is None else {**usage, "cost_usd": done.cost_usd}
 
 
-def offers(found: Sequence[Offer], language: str) -> dict[str, Any]:
+def offers(found: Sequence[Offer], language: str) -> answers.Offers:
     return {"services": [_offer(each, language) for each in found]}
 
 
-def _offer(offer: Offer, language: str) -> dict[str, Any]:
+def _offer(offer: Offer, language: str) -> answers.OfferingService:
     return {
         "service": offer.service,
         "answered_by": offer.answerer,
@@ -237,7 +238,7 @@ def _offer(offer: Offer, language: str) -> dict[str, Any]:
     }
 
 
-def _listed(each: Listed) -> dict[str, Any]:
+def _listed(each: Listed) -> answers.OfferedModel:
     facts = {
         "context_length": each.context_length,
         "prompt_usd_per_million": _per_million(each.prompt_usd),
@@ -246,14 +247,15 @@ def _listed(each: Listed) -> dict[str, Any]:
         "modified": each.modified,
         "loaded": each.loaded or None,
     }
-    return {"id": each.id, "name": each.name or each.id, **{k: v for k, v in facts.items() if v is not None}}
+    known = {name: value for name, value in facts.items() if value is not None}
+    return cast(answers.OfferedModel, {"id": each.id, "name": each.name or each.id, **known})
 
 
 def _per_million(price: float | None) -> float | None:
     return None if price is None else round(price * 1e6, 6)
 
 
-def conversation(found: Conversation) -> dict[str, Any]:
+def conversation(found: Conversation) -> answers.ConversationShown:
     return {
         "conversation_id": found.id,
         "turns": found.turns,
@@ -262,8 +264,8 @@ def conversation(found: Conversation) -> dict[str, Any]:
     }
 
 
-def transcript(found: Transcript) -> dict[str, Any]:
-    turns = [
+def transcript(found: Transcript) -> answers.TranscriptShown:
+    turns: list[answers.TurnShown] = [
         {
             "number": turn.number,
             "message": turn.asked,
@@ -280,7 +282,7 @@ def transcript(found: Transcript) -> dict[str, Any]:
     return {**conversation(found.conversation), "messages": turns}
 
 
-def spending(found: Sequence[ModelSpending]) -> dict[str, Any]:
+def spending(found: Sequence[ModelSpending]) -> answers.SpendingShown:
     return {
         "models": [
             {
@@ -297,7 +299,7 @@ def spending(found: Sequence[ModelSpending]) -> dict[str, Any]:
     }
 
 
-def key(held: HeldKey) -> dict[str, Any]:
+def key(held: HeldKey) -> answers.KeyShown:
     """What may be told of a key; never the key."""
     return {
         "provider": held.provider,

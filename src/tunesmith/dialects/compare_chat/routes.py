@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from tunesmith.dialects.compare_chat import wire
 from tunesmith.http import errors
+from tunesmith.http.described import described
 from tunesmith.http.door import Door, caller_of
 from tunesmith.http.rates import Kind
 from tunesmith.http.sse import EventStream, unless_left
@@ -40,12 +41,12 @@ def build(chat: Chat, tuned: ModelOf, current: ModelOf, door: Door) -> FastAPI:
 def _routes(chat: Chat, tuned: ModelOf, current: ModelOf) -> APIRouter:
     routes = APIRouter()
 
-    @routes.post("/finetuning/chat")
+    @routes.post("/finetuning/chat", **described(wire.Compared, events=wire.AnswerEvent))
     async def finetuned(request: Request, body: wire.ChatRequest) -> Response:
         """Ask the tuned model; with ``compare`` the bare base too."""
         return await _talk(chat, await run_in_threadpool(tuned), request, body)
 
-    @routes.post("/chat")
+    @routes.post("/chat", **described(wire.Compared, events=wire.AnswerEvent))
     async def plain(request: Request, body: wire.ChatRequest) -> Response:
         """Ask the current model, in the same shapes."""
         return await _talk(chat, await run_in_threadpool(current), request, body)

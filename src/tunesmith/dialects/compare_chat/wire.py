@@ -1,8 +1,9 @@
 """Shapes of the compare-chat document."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from tunesmith.datasets.example import Message
 from tunesmith.http.errors import renamed
@@ -65,9 +66,41 @@ class ChatRequest(BaseModel):
 _NAMES = {"max_tokens": "num_predict", "repetition_penalty": "repeat_penalty"}
 
 
-def answer(base: str, lora: str) -> dict[str, Any]:
+class BothSides(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    base_content: str
+    lora_content: str
+
+
+class Compared(TypedDict):
+    """Answers of the bare base and of the tuned model; the same one where the model has no adapter."""
+
+    code: Literal[0]
+    message: BothSides
+    base: str
+    lora: str
+
+
+class Written(TypedDict):
+    content: str
+
+
+class AnswerEvent(TypedDict):
+    """One event of a stream, which ends with ``[DONE]``: text of one answer, or of one ``source`` of two; ``done`` where a
+    source has ended, or with an ``error``."""
+
+    message: NotRequired[Written]
+    response: NotRequired[str]
+    source: NotRequired[Literal["base", "lora"]]
+    content: NotRequired[str]
+    done: NotRequired[Literal[True]]
+    error: NotRequired[str]
+
+
+def answer(base: str, lora: str) -> Compared:
     """The non-streaming success body."""
-    message = {"role": "assistant", "content": lora, "base_content": base, "lora_content": lora}
+    message: BothSides = {"role": "assistant", "content": lora, "base_content": base, "lora_content": lora}
     return {"code": 0, "message": message, "base": base, "lora": lora}
 
 

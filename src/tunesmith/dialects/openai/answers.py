@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tunesmith.dialects.openai import wire
+from tunesmith.dialects.openai.shapes import Finish, Usage
 from tunesmith.http.errors import status_of
 from tunesmith.http.sse import DONE, frame
 from tunesmith.inference.engine import Delta, Done, Event, FinishReason, TokenLogprob
@@ -167,12 +168,12 @@ class _Row:
     report: Report
 
 
-def _finish(reason: FinishReason) -> str:
+def _finish(reason: FinishReason) -> Finish:
     """The wire knows no "canceled": such an answer was cut off, too."""
     return "stop" if reason == "stop" else "length"
 
 
-def _usage(ends: Mapping[int, Done], choices: int) -> dict[str, Any]:
+def _usage(ends: Mapping[int, Done], choices: int) -> Usage:
     """A prompt counts once, however often it was answered."""
     prompt = sum(done.prompt_tokens for row, done in ends.items() if row % choices == 0)
     completion = sum(done.completion_tokens for done in ends.values())

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, Request
 
+from tunesmith.dialects.openai.shapes import ModelCard, ModelCards, ModelDeleted
+from tunesmith.http.described import described
 from tunesmith.http.door import caller_of
 from tunesmith.inference.served import Served, ServedModels
 from tunesmith.inference.switchboard import provider_of
@@ -13,8 +14,6 @@ from tunesmith.kernel.problems import Forbidden, Unsupported
 from tunesmith.models.aliases import Aliases
 from tunesmith.models.model import Adapter, BaseModel, Model
 from tunesmith.models.registry import Registry
-
-_OWNER = "tunesmith"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +36,22 @@ def routes(shelf: Shelf) -> APIRouter:
     """List, one model, and taking an adapter away."""
     router = APIRouter(prefix="/models")
 
-    @router.get("")
-    def listed() -> dict[str, Any]:
+    @router.get("", **described(ModelCards))
+    def listed() -> ModelCards:
         """The current model first, then all that are served, aliases, base models, adapters, and those deployed at
         providers; each name once."""
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, ModelCard] = {}
         for each in _every(shelf):
             found.setdefault(each["id"], each)
         return {"object": "list", "data": list(found.values())}
 
-    @router.get("/{name:path}")
-    def one(name: str) -> dict[str, Any]:
+    @router.get("/{name:path}", **described(ModelCard))
+    def one(name: str) -> ModelCard:
         """One of them, or a version (``town@3``); names may hold slashes."""
         return _one(shelf, name)
 
-    @router.delete("/{name:path}")
-    def delete(request: Request, name: str) -> dict[str, Any]:
+    @router.delete("/{name:path}", **described(ModelDeleted))
+    def delete(request: Request, name: str) -> ModelDeleted:
         """Remove an adapter that nothing points at and nobody serves; for admins."""
         model = shelf.served.get(name).model
         if provider_of(model) is not None:
@@ -72,11 +71,11 @@ def routes(shelf: Shelf) -> APIRouter:
     return router
 
 
-def _every(shelf: Shelf) -> Iterator[dict[str, Any]]:
+def _every(shelf: Shelf) -> Iterator[ModelCard]:
     bases = {base.name: base for base in shelf.registry.bases()}
     adapters = {adapter.name: adapter for adapter in shelf.registry.adapters()}
 
-    def model(name: str, means: Model, root: str) -> dict[str, Any]:
+    def model(name: str, means: Model, root: str) -> ModelCard:
         adapter = adapters.get(means.adapter) if means.adapter else None
         return _shown(name, root, bases.get(means.base), adapter)
 
@@ -92,7 +91,7 @@ def _every(shelf: Shelf) -> Iterator[dict[str, Any]]:
         yield _shown(name, name, None, None)
 
 
-def _one(shelf: Shelf, name: str) -> dict[str, Any]:
+def _one(shelf: Shelf, name: str) -> ModelCard:
     found = shelf.served.get(name)
     if provider_of(found.model) is not None:
         return _shown(found.name, _root(found), None, None)
@@ -104,7 +103,7 @@ def _root(served: Served) -> str:
     return served.version or served.model.name
 
 
-def _shown(name: str, root: str, base: BaseModel | None, adapter: Adapter | None) -> dict[str, Any]:
+def _shown(name: str, root: str, base: BaseModel | None, adapter: Adapter | None) -> ModelCard:
     """The wire's four fields, and vLLM's three.
 
     Args:
@@ -114,7 +113,7 @@ def _shown(name: str, root: str, base: BaseModel | None, adapter: Adapter | None
         "id": name,
         "object": "model",
         "created": _created(base, adapter),
-        "owned_by": _OWNER,
+        "owned_by": "tunesmith",
         "root": root,
         "parent": adapter.base if adapter else None,
         "max_model_len": base.context_length if base else None,

@@ -8,8 +8,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from tunesmith.datasets.example import Message
-from tunesmith.dialects.openai import answers, models, wire
+from tunesmith.dialects.openai import answers, models, shapes, wire
 from tunesmith.http import errors
+from tunesmith.http.described import described
 from tunesmith.http.door import Door, caller_of
 from tunesmith.http.rates import Kind
 from tunesmith.http.sse import EventStream, unless_left
@@ -82,12 +83,12 @@ def _generation(services: Services) -> APIRouter:
         found = await unless_left(request, answers.whole(events, heading, rows))
         return found if isinstance(found, Response) else Response(found, media_type="application/json")
 
-    @routes.post(_CHAT)
+    @routes.post(_CHAT, **described(shapes.ChatCompletion, events=shapes.ChatCompletionChunk | shapes.StreamFailed))
     async def chat(request: Request, body: wire.ChatBody) -> Response:
         """Answer a conversation, ``n`` times."""
         return await answer(request, body, answers.CHAT, body.prompts(), body.sampling())
 
-    @routes.post(_TEXT)
+    @routes.post(_TEXT, **described(shapes.TextCompletion, events=shapes.TextCompletionChunk | shapes.StreamFailed))
     async def complete(request: Request, body: wire.TextBody) -> Response:
         """Continue one text or several as they stand, each ``n`` times."""
         return await answer(request, body, answers.TEXT, body.prompts(), body.sampling())
