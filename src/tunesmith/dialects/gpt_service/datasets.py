@@ -3,11 +3,12 @@
 import asyncio
 from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
+from typing_extensions import TypedDict
 
 from tunesmith.datasets.dataset import Dataset
 from tunesmith.datasets.example import Example
@@ -18,7 +19,9 @@ from tunesmith.datasets.service import DatasetService
 from tunesmith.datasets.upload import Entry, Upload
 from tunesmith.datasets.uploads import UploadService
 from tunesmith.datasets.window import Row, rows_in, window
+from tunesmith.dialects.gpt_service import dataset_answers as answers
 from tunesmith.dialects.gpt_service.wire import Body, Number
+from tunesmith.http.described import described
 from tunesmith.http.door import caller_of
 from tunesmith.http.sse import unless_left
 from tunesmith.kernel.caller import Caller
@@ -56,14 +59,14 @@ def build(datasets: DatasetService, uploads: UploadService, examiner: Examiner, 
     routes = APIRouter(prefix="/datasets", tags=["datasets"])
     shelf = _Shelf(datasets, uploads, home)
 
-    @routes.get("")
-    def every_dataset(request: Request) -> dict[str, Any]:
+    @routes.get("", **described(answers.DatasetList))
+    def every_dataset(request: Request) -> answers.DatasetList:
         """Kept datasets and uploaded files, the newest first, then the sample data."""
         found = shelf.everything(caller_of(request))
         return {"datasets": found, "total_count": len(found)}
 
-    @routes.get("/{dataset_id}")
-    def one_dataset(request: Request, dataset_id: str) -> dict[str, Any]:
+    @routes.get("/{dataset_id}", **described(answers.DatasetShown))
+    def one_dataset(request: Request, dataset_id: str) -> answers.DatasetShown:
         """One of them; ``shape`` is told of uploaded files, too, null where nobody can tell it."""
         shown = shelf.one(dataset_id, caller_of(request))
         if shown["shape"] is None:
@@ -71,8 +74,10 @@ def build(datasets: DatasetService, uploads: UploadService, examiner: Examiner, 
                 shown["shape"] = window(home, shown["dataset_path"], 0, 0).shape
         return shown
 
-    @routes.get("/{dataset_id}/rows")
-    def rows(request: Request, dataset_id: str, part: str = "all", offset: int = 0, limit: int = 100) -> dict[str, Any]:
+    @routes.get("/{dataset_id}/rows", **described(answers.DatasetRows))
+    def rows(
+        request: Request, dataset_id: str, part: str = "all", offset: int = 0, limit: int = 100
+    ) -> answers.DatasetRows:
         """Some rows as conversations: ``messages``, or ``chosen`` and ``rejected``, or ``problem``."""
         name, total = shelf.part(dataset_id, part, caller_of(request))
         found = window(home, name, offset, limit)
@@ -83,7 +88,7 @@ def build(datasets: DatasetService, uploads: UploadService, examiner: Examiner, 
             "rows": [_row(each) for each in found.rows],
         }
 
-    @routes.get("/{dataset_id}/check")
+    @routes.get("/{dataset_id}/check", **described(answers.DataReport))
     async def check(
         request: Request, dataset_id: str, base_model: Text = "tunesmith-small", max_length: int | None = None
     ) -> Response:
@@ -95,7 +100,7 @@ def build(datasets: DatasetService, uploads: UploadService, examiner: Examiner, 
 
         return await unless_left(request, whole())
 
-    @routes.get("/{dataset_id}/mask")
+    @routes.get("/{dataset_id}/mask", **described(answers.MaskPreview))
     async def mask(
         request: Request,
         dataset_id: str,
@@ -113,8 +118,8 @@ def build(datasets: DatasetService, uploads: UploadService, examiner: Examiner, 
 
         return await unless_left(request, whole())
 
-    @routes.post("/{dataset_id}/split")
-    def split(request: Request, dataset_id: str, body: SplitRequest) -> dict[str, Any]:
+    @routes.post("/{dataset_id}/split", **described(answers.DatasetSplit))
+    def split(request: Request, dataset_id: str, body: SplitRequest) -> answers.DatasetSplit:
         """Divide a kept dataset, in place of an earlier split."""
         caller = caller_of(request)
         found = datasets.find(dataset_id, caller)
@@ -123,7 +128,7 @@ def build(datasets: DatasetService, uploads: UploadService, examiner: Examiner, 
             "dataset": _shown(datasets.split(found.name, body.ratios(), seed=body.seed, caller=caller)),
         }
 
-    @routes.post("/{dataset_id}/process")
+    @routes.post("/{dataset_id}/process", **described(answers.DatasetProcessed))
     async def process(request: Request, dataset_id: str, body: ProcessRequest) -> Response:
         """Make a split dataset of an uploaded file or of another dataset; the answer comes when it is kept."""
 
@@ -132,13 +137,18 @@ def build(datasets: DatasetService, uploads: UploadService, examiner: Examiner, 
                 dataset_id, body.name, body.ratios(), template=body.template, seed=body.seed,
                 description=body.description, caller=caller_of(request),
             )  # fmt: skip
-            told = {"duplicates": made.duplicates, "leaks": made.leaks}
-            return JSONResponse({"status": "success", "dataset": _shown(made.dataset), **told})
+            told: answers.DatasetProcessed = {
+                "status": "success",
+                "dataset": _shown(made.dataset),
+                "duplicates": made.duplicates,
+                "leaks": made.leaks,
+            }
+            return JSONResponse(told)
 
         return await unless_left(request, whole())
 
-    @routes.delete("/{dataset_id}")
-    def remove(request: Request, dataset_id: str) -> dict[str, Any]:
+    @routes.delete("/{dataset_id}", **described(answers.DatasetRemoved))
+    def remove(request: Request, dataset_id: str) -> answers.DatasetRemoved:
         """Delete it with its files; what was trained on it stays."""
         caller = caller_of(request)
         found = datasets.find(dataset_id, caller)
@@ -157,11 +167,11 @@ class _Shelf:
     def __init__(self, datasets: DatasetService, uploads: UploadService, home: Home) -> None:
         self._datasets, self._uploads, self._home = datasets, uploads, home
 
-    def everything(self, caller: Caller) -> list[dict[str, Any]]:
+    def everything(self, caller: Caller) -> list[answers.DatasetShown]:
         found = [_shown(each) for each in self._datasets.everything(caller)]
         return found + list(self._samples().values())
 
-    def one(self, dataset_id: str, caller: Caller) -> dict[str, Any]:
+    def one(self, dataset_id: str, caller: Caller) -> answers.DatasetShown:
         sample = self._samples().get(dataset_id) if dataset_id.startswith(_SAMPLE) else None
         return sample or _shown(self._datasets.find(dataset_id, caller))
 
@@ -190,9 +200,9 @@ class _Shelf:
             return parts_of(found)
         return ((found.path if found else sample["dataset_path"], "train"),)  # type: ignore[index]
 
-    def _samples(self) -> dict[str, dict[str, Any]]:
+    def _samples(self) -> dict[str, answers.DatasetShown]:
         """Those that were put in place, by id."""
-        found = {}
+        found: dict[str, answers.DatasetShown] = {}
         for each in sorted(sample_files(self._home), key=lambda each: _ROLES.index(each.role)):
             if each.installed:
                 text = (self._home.root / each.name).read_bytes()
@@ -214,9 +224,8 @@ class _Shelf:
         return found
 
 
-def _shown(entry: Entry) -> dict[str, Any]:
-    """``dataset_path`` is what it is called where a dataset is asked for, ``POST /train`` for one."""
-    common: dict[str, Any] = {
+def _shown(entry: Entry) -> answers.DatasetShown:
+    common: _Common = {
         "id": entry.id,
         "name": entry.name,
         "size_bytes": entry.size_bytes,
@@ -224,7 +233,8 @@ def _shown(entry: Entry) -> dict[str, Any]:
         "created_at": entry.created_at.isoformat(),
     }
     if isinstance(entry, Upload):
-        return common | {
+        return {
+            **common,
             "kind": "upload",
             "dataset_path": entry.path,
             "format": entry.format,
@@ -233,7 +243,8 @@ def _shown(entry: Entry) -> dict[str, Any]:
             "skipped": 0,
             "splits": {},
         }
-    return common | {
+    return {
+        **common,
         "kind": "dataset",
         "dataset_path": entry.name,
         "format": "jsonl",
@@ -244,14 +255,23 @@ def _shown(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+class _Common(TypedDict):
+    """What is told of datasets and uploads alike."""
+
+    id: str
+    name: str
+    size_bytes: int
+    description: str
+    created_at: str
+
+
+def _row(row: Row) -> answers.DatasetRow:
     if isinstance(row, BadRow):
         return {"line": row.source.line, "problem": {"field": row.field, "zh": row.zh, "en": row.en}}
     if isinstance(row, Preference):
-        sides = {"chosen": _messages(row.chosen), "rejected": _messages(row.rejected)}
-        return {"line": row.source.line, **sides}
+        return {"line": row.source.line, "chosen": _messages(row.chosen), "rejected": _messages(row.rejected)}
     return {"line": row.source.line, "messages": _messages(row)}
 
 
-def _messages(example: Example) -> list[dict[str, str]]:
-    return [message.as_dict() for message in example.messages]
+def _messages(example: Example) -> list[answers.RowTurn]:
+    return [{"role": message.role, "content": message.content} for message in example.messages]

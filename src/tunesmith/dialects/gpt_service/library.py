@@ -5,14 +5,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
+from tunesmith.dialects.gpt_service import library_answers as answers
 from tunesmith.dialects.gpt_service.wire import Body
+from tunesmith.http.described import described
 from tunesmith.http.door import caller_of
 from tunesmith.inference.served import ServedModels
 from tunesmith.kernel.caller import Caller
@@ -41,6 +43,12 @@ class Shelf:
     training: TrainingService
 
 
+class _Zip(Response):
+    """What OpenAPI says of a download."""
+
+    media_type = "application/zip"
+
+
 class DescribeRequest(Body):
     name: Annotated[str, Field(max_length=1025)]
     description: Annotated[str, Field(max_length=LONGEST_DESCRIPTION)]
@@ -50,8 +58,8 @@ def build(shelf: Shelf) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/library", tags=["models"])
 
-    @routes.get("")
-    def library(request: Request) -> dict[str, Any]:
+    @routes.get("", **described(answers.Library))
+    def library(request: Request) -> answers.Library:
         """Base models, adapters (the newest first) and what is loaded."""
         notes = shelf.notes.all()
         refs = {(each.adapter, each.fingerprint): each for each in shelf.versions.list()}
@@ -86,8 +94,8 @@ def build(shelf: Shelf) -> APIRouter:
             ],
         }
 
-    @routes.patch("")
-    def describe(request: Request, body: DescribeRequest) -> dict[str, Any]:
+    @routes.patch("", **described(answers.ModelDescribed))
+    def describe(request: Request, body: DescribeRequest) -> answers.ModelDescribed:
         """Say something of a model; for who trained it, and for admins."""
         name = shelf.served.get(body.name).model.name
         if not _may_describe(shelf, name, caller_of(request)):
@@ -95,7 +103,7 @@ def build(shelf: Shelf) -> APIRouter:
         shelf.notes.describe(name, body.description)
         return {"status": "success", "name": name, "description": shelf.notes.description(name)}
 
-    @routes.get("/download")
+    @routes.get("/download", response_class=_Zip)
     def download(request: Request, name: Annotated[str, Query(min_length=1, max_length=1025)]) -> StreamingResponse:
         """An adapter as a zip of its PEFT folder: weights and JSON files, nothing else."""
         adapter = shelf.registry.adapter(name)
@@ -104,7 +112,7 @@ def build(shelf: Shelf) -> APIRouter:
         called = adapter.path.name
         disposition = f"attachment; filename=\"adapter.zip\"; filename*=UTF-8''{quote(called, safe='')}.zip"
         return StreamingResponse(
-            _zipped(adapter.path, left_out), media_type="application/zip", headers={"Content-Disposition": disposition}
+            _zipped(adapter.path, left_out), media_type=_Zip.media_type, headers={"Content-Disposition": disposition}
         )
 
     return routes
@@ -117,7 +125,7 @@ def _adapter(
     pointing: Mapping[str, list[str]],
     notes: Mapping[str, Note],
     caller: Caller,
-) -> dict[str, Any]:
+) -> answers.LibraryAdapter:
     run_id = version.run_id if version else None
     return {
         "name": adapter.name,
@@ -134,7 +142,7 @@ def _adapter(
     }
 
 
-def _noted(notes: Mapping[str, Note], name: str) -> dict[str, Any]:
+def _noted(notes: Mapping[str, Note], name: str) -> answers.Noted:
     note = notes.get(name, Note())
     last = note.usage.last_used
     return {

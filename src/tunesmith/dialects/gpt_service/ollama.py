@@ -8,8 +8,10 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from tunesmith.dialects.gpt_service import ollama_answers as answers
 from tunesmith.dialects.gpt_service import wire
 from tunesmith.http import errors
+from tunesmith.http.described import described
 from tunesmith.http.door import caller_of
 from tunesmith.http.sse import EventStream, unless_left
 from tunesmith.inference.gateway import no_ollama
@@ -39,19 +41,19 @@ def build(ollama: Ollama | None) -> APIRouter:
             raise no_ollama()
         return ollama
 
-    @routes.get("/models")
+    @routes.get("/models", **described(answers.OllamaModels))
     async def models(request: Request) -> Response:
         """The models Ollama has, newest first."""
         found = await unless_left(request, configured().server.models())
         return found if isinstance(found, Response) else JSONResponse(wire.ollama_models(found))
 
-    @routes.get("/stats")
+    @routes.get("/stats", **described(answers.OllamaStatistics))
     async def stats(request: Request) -> Response:
         """Version, models in memory, and what was asked of Ollama through this server since it started."""
         found = await unless_left(request, configured().server.stats())
         return found if isinstance(found, Response) else JSONResponse(wire.ollama_stats(found))
 
-    @routes.post("/pull")
+    @routes.post("/pull", **described(answers.OllamaPull, events=answers.OllamaPullEvent | answers.OllamaPullFailed))
     async def pull(request: Request, model_name: str) -> Response:
         """Have Ollama fetch a model. The pull goes on whoever leaves; asked for ``text/event-stream`` it is followed."""
         pulls = configured().pulls
@@ -66,19 +68,19 @@ def build(ollama: Ollama | None) -> APIRouter:
             raise settled.failure
         return JSONResponse(wire.pull(settled, language))
 
-    @routes.get("/pulls")
-    def every_pull(request: Request) -> dict[str, object]:
+    @routes.get("/pulls", **described(answers.OllamaPulls))
+    def every_pull(request: Request) -> answers.OllamaPulls:
         """Pulls, the newest first."""
         language = errors.language_of(request.headers)
         return {"pulls": [wire.pull(each, language) for each in configured().pulls.list()]}
 
-    @routes.get("/pulls/{pull_id}")
-    def one_pull(request: Request, pull_id: str) -> dict[str, object]:
+    @routes.get("/pulls/{pull_id}", **described(answers.OllamaPull))
+    def one_pull(request: Request, pull_id: str) -> answers.OllamaPull:
         """A pull as it stands."""
         return wire.pull(configured().pulls.get(pull_id), errors.language_of(request.headers))
 
-    @routes.delete("/pulls/{pull_id}")
-    async def cancel(request: Request, pull_id: str) -> dict[str, object]:
+    @routes.delete("/pulls/{pull_id}", **described(answers.OllamaPull))
+    async def cancel(request: Request, pull_id: str) -> answers.OllamaPull:
         """Stop a pull; Ollama keeps the parts it has, and the next pull goes on from them."""
         pulls = configured().pulls
         _admin(request)

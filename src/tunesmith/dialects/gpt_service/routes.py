@@ -23,9 +23,11 @@ from tunesmith.dialects.gpt_service import (
     wire,
 )
 from tunesmith.dialects.gpt_service import datasets as datasets_routes
+from tunesmith.dialects.gpt_service import model_answers as answers
 from tunesmith.evaluation.promotion import Promotions
 from tunesmith.evaluation.service import EvaluationService
 from tunesmith.http import errors
+from tunesmith.http.described import described, streamed
 from tunesmith.http.door import Door, caller_of
 from tunesmith.http.rates import Kind
 from tunesmith.http.sse import EventStream, unless_left
@@ -115,8 +117,8 @@ def build(services: Services, door: Door) -> FastAPI:
 def _service(services: Services) -> APIRouter:
     routes = APIRouter(tags=["service"])
 
-    @routes.get("/")
-    async def about() -> dict[str, object]:
+    @routes.get("/", **described(answers.About))
+    async def about() -> answers.About:
         """What this service is and where its paths are."""
         return {
             "service": "GPT Service",
@@ -126,9 +128,9 @@ def _service(services: Services) -> APIRouter:
             "endpoints": _ENDPOINTS,
         }
 
-    @routes.head("/health", include_in_schema=False)
-    @routes.get("/health")
-    async def health() -> dict[str, object]:
+    @routes.head("/health", include_in_schema=False, **described(answers.Health))
+    @routes.get("/health", **described(answers.Health))
+    async def health() -> answers.Health:
         """Answers as soon as the server does; engines start when first asked."""
         return {
             "status": "healthy",
@@ -165,11 +167,11 @@ def _models(services: Services) -> APIRouter:
     routes = APIRouter(tags=["models"])
     served, device_of = services.served, services.device_of
 
-    def shown(each: Served) -> dict[str, object]:
+    def shown(each: Served) -> answers.ServedModel:
         return wire.model(each, device_of(each.model.base))
 
-    @routes.get("/models")
-    def every_model() -> dict[str, object]:
+    @routes.get("/models", **described(answers.ServedModelList))
+    def every_model() -> answers.ServedModelList:
         """Every loaded model; the shipped one when nothing else is."""
         loaded = served.list()
         return {
@@ -178,22 +180,22 @@ def _models(services: Services) -> APIRouter:
             "total_count": len(loaded),
         }
 
-    @routes.post("/models/load")
-    async def load(request: Request, body: wire.LoadRequest) -> dict[str, object]:
+    @routes.post("/models/load", **described(answers.ModelLoaded))
+    async def load(request: Request, body: wire.LoadRequest) -> answers.ModelLoaded:
         """Serve a base model, with an adapter if one is named, and have its engine ready."""
         _only_admins(request)
         loaded = await served.load(body.model_name, body.model_path or body.model_name, body.lora_adapter)
         return {"status": "success", "message": f"模型已加载：{loaded.name}", "model": shown(loaded)}
 
-    @routes.post("/models/unload")
-    async def unload(request: Request, model_name: str) -> dict[str, object]:
+    @routes.post("/models/unload", **described(answers.ModelUnloaded))
+    async def unload(request: Request, model_name: str) -> answers.ModelUnloaded:
         """Wait for running answers, then end the engine; 409 when they take too long."""
         _only_admins(request)
         await served.unload(model_name)
         return {"status": "success", "message": f"模型已卸载：{model_name}", "model_name": model_name}
 
-    @routes.post("/models/switch")
-    def switch(request: Request, model_name: str) -> dict[str, object]:
+    @routes.post("/models/switch", **described(answers.ModelSwitched))
+    def switch(request: Request, model_name: str) -> answers.ModelSwitched:
         """Make a loaded model the one asked when a request names none."""
         _only_admins(request)
         chosen = served.switch(model_name)
@@ -204,14 +206,21 @@ def _models(services: Services) -> APIRouter:
             "model": shown(chosen),
         }
 
-    @routes.get("/models/{model_name:path}")
-    def one_model(model_name: str) -> dict[str, object]:
+    @routes.get("/models/{model_name:path}", **described(answers.ServedModelFacts))
+    def one_model(model_name: str) -> answers.ServedModelFacts:
         """One model, loaded or on disk; names may hold slashes."""
         found = served.get(model_name)
         provider = provider_of(found.model)
         if provider is not None:
-            about = {"base_model": found.model.base, "architecture": None, "context_length": None, "size_mb": None}
-            return {**shown(found), "type": "hosted", "device": provider, **about}
+            return {
+                **shown(found),
+                "type": "hosted",
+                "device": provider,
+                "base_model": found.model.base,
+                "architecture": None,
+                "context_length": None,
+                "size_mb": None,
+            }
         base = services.registry.base(found.model.base)
         return {
             **shown(found),
@@ -245,7 +254,7 @@ def _generation(services: Services) -> APIRouter:
         encoder = wire.StreamEncoder(served.name, errors.language_of(request.headers), served.version)
         return EventStream(request, events, encoder, errors.in_json(wire.error))
 
-    @routes.post("/generate")
+    @routes.post("/generate", **described(answers.Generated))
     async def generate(request: Request, body: wire.GenerateRequest) -> Response:
         """Answer one prompt."""
 
@@ -257,7 +266,7 @@ def _generation(services: Services) -> APIRouter:
 
         return await unless_left(request, whole())
 
-    @routes.post("/generate/stream")
+    @routes.post("/generate/stream", **streamed(answers.GenerationEvent))
     async def generate_stream(request: Request, body: wire.GenerateRequest) -> Response:
         """Answer one prompt as it is written."""
         asked = await unless_left(request, asked_of(body))
@@ -267,7 +276,7 @@ def _generation(services: Services) -> APIRouter:
         owner = caller_of(request).name
         return stream(request, chat.complete(body.prompt, served.model, body.sampling(), owner), served)
 
-    @routes.post("/chat")
+    @routes.post("/chat", **described(answers.Chatted, events=answers.GenerationEvent))
     async def converse(request: Request, body: wire.ChatRequest) -> Response:
         """Answer a conversation; ``stream: true`` as ``/generate/stream`` does."""
 
@@ -286,19 +295,20 @@ def _generation(services: Services) -> APIRouter:
         owner = caller_of(request).name
         return stream(request, chat.answer(body.conversation(), served.model, body.sampling(), owner), served)
 
-    @routes.post("/batch")
+    @routes.post("/batch", **described(answers.BatchAnswers))
     async def batch(request: Request, body: wire.BatchRequest) -> Response:
         """Answer many prompts together, in their order."""
 
         async def whole() -> Response:
             chat, served = await asked_of(body)
             rows = chat.batch(body.prompts, served.model, body.sampling(), caller_of(request).name)
-            answers = await collect(rows, rows=len(body.prompts))
-            pairs = zip(body.prompts, answers, strict=True)
-            results = [{"prompt": prompt, **wire.generated(answer, served)} for prompt, answer in pairs]
-            return JSONResponse(
-                {"results": results, **wire.spoke(served.name, served.version), "total_count": len(results)}
-            )
+            pairs = zip(body.prompts, await collect(rows, rows=len(body.prompts)), strict=True)
+            results: list[answers.BatchRow] = [
+                {"prompt": prompt, **wire.generated(answer, served)} for prompt, answer in pairs
+            ]
+            speaker = wire.spoke(served.name, served.version)
+            told: answers.BatchAnswers = {"results": results, **speaker, "total_count": len(results)}
+            return JSONResponse(told)
 
         return await unless_left(request, whole())
 
