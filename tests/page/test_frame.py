@@ -68,6 +68,35 @@ def test_a_place_that_is_not_there_says_so_in_the_page(open_page: Opener) -> Non
     expect(page.get_by_text("There is no such page.")).to_be_hidden()
 
 
+def test_a_part_of_the_page_that_does_not_come_is_told_and_asked_for_again(open_page: Opener) -> None:
+    page = open_page("/app/settings", language="en-US", allowed="Failed to load resource|dynamically imported module")
+    expect(page.get_by_role("heading", level=1, name="Settings")).to_be_visible()
+    page.route(re.compile("/app/assets/datasets-"), lambda route: route.abort())
+    page.get_by_role("link", name="Datasets").click()
+    told = page.get_by_role("alert").filter(has_text="This part of the page could not be fetched")
+    expect(told).to_be_visible()
+    page.get_by_role("link", name="Settings").click()  # what else there is goes on
+    expect(page.get_by_role("heading", level=1, name="Settings")).to_be_visible()
+    page.get_by_role("link", name="Datasets").click()
+    expect(told).to_be_visible()
+    page.unroute_all()
+    told.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("heading", level=1, name="Datasets")).to_be_visible()
+
+
+def test_a_page_of_an_upgraded_server_is_loaded_anew_and_only_once(open_page: Opener) -> None:
+    page = open_page("/app/settings", language="en-US", allowed="Failed to load resource|dynamically imported module")
+    expect(page.get_by_role("heading", level=1, name="Settings")).to_be_visible()
+    loads: list[str] = []
+    page.on("load", lambda loaded: loads.append(loaded.url))
+    page.route(re.compile("/app/assets/datasets-"), lambda route: route.fulfill(status=404))
+    page.route(re.compile("/app/$"), lambda route: route.fulfill(body='<script src="/app/assets/index-new.js">'))
+    page.get_by_role("link", name="Datasets").click()
+    told = page.get_by_text("This part of the page could not be fetched")
+    expect(told).to_be_visible()  # the page that came was the old one again, and is not asked for a second time
+    assert [url.rpartition("/")[2] for url in loads] == ["datasets"]
+
+
 def test_a_server_that_goes_away_and_comes_back_is_told_and_survived(open_page: Opener, tmp_path: Path) -> None:
     with serving(tmp_path / "home") as server:
         page = open_page(f"{server.url}/app/settings", language="en-US", allowed="Failed to load resource")

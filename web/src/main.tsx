@@ -7,6 +7,7 @@ import { StrictMode } from 'react';
 import { createRoot } from 'react-dom/client';
 
 import { Speaking } from './i18n/language';
+import { Boundary } from './parts/boundary';
 import { App } from './shell/app';
 
 const theme = createTheme({
@@ -27,7 +28,7 @@ createRoot(document.getElementById('root')!).render(
     <MantineProvider theme={theme} defaultColorScheme="auto" getStyleNonce={() => nonce}>
       <QueryClientProvider client={queries}>
         <Speaking>
-          <App />
+          <Boundary resets=""><App /></Boundary>
         </Speaking>
       </QueryClientProvider>
     </MantineProvider>

@@ -6,11 +6,13 @@ import {
   IconColumns2,
 } from '@tabler/icons-react';
 import { useQuery, useQueryClient } from '@tanstack/react-query';
-import { type ComponentType, lazy, Suspense, useEffect, useRef, useState } from 'react';
+import { type ComponentType, Suspense, useEffect, useRef, useState } from 'react';
 import { Link, Route, Router, Switch, useLocation } from 'wouter';
 
 import { Failure, get } from '../api/client';
 import { useLanguage } from '../i18n/language';
+import { Boundary } from '../parts/boundary';
+import { fetched } from '../parts/fetched';
 import { AskToLogIn } from './login';
 import { type Key, useSay } from './words';
 
@@ -23,14 +25,14 @@ interface Page {
 
 /** Every page, in the order of the navigation. Each is fetched when it is first opened. */
 const PAGES: Page[] = [
-  { path: '/', label: 'nav.home', icon: IconHome, shown: lazy(() => import('../pages/home')) },
-  { path: '/datasets', label: 'nav.datasets', icon: IconDatabase, shown: lazy(() => import('../pages/datasets')) },
-  { path: '/runs', label: 'nav.runs', icon: IconChartLine, shown: lazy(() => import('../pages/runs')) },
-  { path: '/models', label: 'nav.models', icon: IconStack2, shown: lazy(() => import('../pages/models')) },
-  { path: '/playground', label: 'nav.playground', icon: IconColumns2, shown: lazy(() => import('../pages/playground')) },
-  { path: '/evaluation', label: 'nav.evaluation', icon: IconScale, shown: lazy(() => import('../pages/evaluation')) },
-  { path: '/providers', label: 'nav.providers', icon: IconCloud, shown: lazy(() => import('../pages/providers')) },
-  { path: '/settings', label: 'nav.settings', icon: IconSettings, shown: lazy(() => import('../pages/settings')) },
+  { path: '/', label: 'nav.home', icon: IconHome, shown: fetched(() => import('../pages/home')) },
+  { path: '/datasets', label: 'nav.datasets', icon: IconDatabase, shown: fetched(() => import('../pages/datasets')) },
+  { path: '/runs', label: 'nav.runs', icon: IconChartLine, shown: fetched(() => import('../pages/runs')) },
+  { path: '/models', label: 'nav.models', icon: IconStack2, shown: fetched(() => import('../pages/models')) },
+  { path: '/playground', label: 'nav.playground', icon: IconColumns2, shown: fetched(() => import('../pages/playground')) },
+  { path: '/evaluation', label: 'nav.evaluation', icon: IconScale, shown: fetched(() => import('../pages/evaluation')) },
+  { path: '/providers', label: 'nav.providers', icon: IconCloud, shown: fetched(() => import('../pages/providers')) },
+  { path: '/settings', label: 'nav.settings', icon: IconSettings, shown: fetched(() => import('../pages/settings')) },
 ];
 
 /** The frame round every page: navigation, language, theme, and whether the server is there. */
@@ -46,6 +48,7 @@ function Frame() {
   const say = useSay();
   const [opened, { toggle, close }] = useDisclosure();
   const [location] = useLocation();
+  const gone = useGone();
   useEffect(close, [location, close]);
   const here = PAGES.find((page) => page.path !== '/' && location.startsWith(page.path)) ?? PAGES[0]!;
   useEffect(() => {
@@ -85,26 +88,32 @@ function Frame() {
         ))}
       </AppShell.Navbar>
       <AppShell.Main id="content">
-        <ServerGone />
+        <ServerGone gone={gone} />
         <AskToLogIn />
-        <Suspense fallback={<Center p="xl"><Loader aria-label={say('loading')} /></Center>}>
-          <Switch>
-            {PAGES.map((page) => (
-              <Route key={page.path} path={page.path === '/' ? '/' : `${page.path}/*?`} component={page.shown} />
-            ))}
-            <Route><Title order={1} size="h2">{say('missing')}</Title></Route>
-          </Switch>
-        </Suspense>
+        <Boundary resets={`${location} ${gone}`}>
+          <Suspense fallback={<Center p="xl"><Loader aria-label={say('loading')} /></Center>}>
+            <Switch>
+              {PAGES.map((page) => (
+                <Route key={page.path} path={page.path === '/' ? '/' : `${page.path}/*?`} component={page.shown} />
+              ))}
+              <Route><Title order={1} size="h2">{say('missing')}</Title></Route>
+            </Switch>
+          </Suspense>
+        </Boundary>
       </AppShell.Main>
     </AppShell>
   );
 }
 
-function ServerGone() {
-  const say = useSay();
+/** Whether nobody answers now. */
+function useGone(): boolean {
   const health = useQuery({ queryKey: ['health'], queryFn: () => get('/health'), refetchInterval: 5_000 });
+  return health.error instanceof Failure && health.error.status === 0;
+}
+
+function ServerGone({ gone }: { gone: boolean }) {
+  const say = useSay();
   const queries = useQueryClient();
-  const gone = health.error instanceof Failure && health.error.status === 0;
   const before = useRef(false);
   const [back, setBack] = useState(false);
   useEffect(() => {

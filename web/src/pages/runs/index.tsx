@@ -1,12 +1,12 @@
-import { lazy } from 'react';
 import { Route, Switch } from 'wouter';
 
+import { fetched } from '../../parts/fetched';
 import { List } from './list';
 import { Start } from './start';
 
 // what draws curves is fetched by who looks at one
-const One = lazy(() => import('./one').then(({ One }) => ({ default: One })));
-const Compare = lazy(() => import('./compare').then(({ Compare }) => ({ default: Compare })));
+const One = fetched<{ id: string }>(async () => ({ default: (await import('./one')).One }));
+const Compare = fetched<{ ids: string[] }>(async () => ({ default: (await import('./compare')).Compare }));
 
 /** The queue and history of runs, one run, several runs' curves, and a form that starts one. */
 export default function Page() {
