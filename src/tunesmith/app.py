@@ -113,6 +113,7 @@ class Services:
             await self.ollama.close()
         await self.engines.close()
         await asyncio.to_thread(self.usage.close)
+        await asyncio.to_thread(self.accounts.close)
         self.database.close()
 
 

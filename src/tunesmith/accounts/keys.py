@@ -22,6 +22,7 @@ class ApiKey:
 
     Attributes:
         revoked_at: void since then; None while it is good.
+        last_used_at: somebody came with it then, to the minute; None for nobody, and before this was kept.
     """
 
     id: str
@@ -29,6 +30,7 @@ class ApiKey:
     label: str
     created_at: datetime
     revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

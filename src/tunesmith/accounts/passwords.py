@@ -59,6 +59,15 @@ class Passwords:
         text = check_password(password)
         return self._pool.submit(lambda: self._prepared()[0].hash(text)).result()
 
+    async def hashed(self, password: str) -> str:
+        """The hash of a new password, without blocking the event loop.
+
+        Raises:
+            Invalid: as ``hash``. TooMany: so many passwords wait that this one would wait for seconds.
+        """
+        text = check_password(password)
+        return await self._in_turn(lambda: self._prepared()[0].hash(text))
+
     async def verify(self, password: str, hash: str | None) -> bool:
         """Whether ``hash`` is of ``password``, without blocking the event loop.
 

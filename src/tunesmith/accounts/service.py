@@ -4,13 +4,17 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import TypeVar
 
+import structlog
+
 from tunesmith.accounts import keys
 from tunesmith.accounts.keys import ApiKey, NewKey
-from tunesmith.accounts.passwords import Passwords
+from tunesmith.accounts.passwords import Passwords, check_password
 from tunesmith.accounts.store import Account, AccountStore, no_key, no_user
 from tunesmith.accounts.throttle import Attempt, Throttle, Unsettled
 from tunesmith.accounts.tokens import LIFETIME_S, Tokens, not_signed_in, token_key
@@ -19,15 +23,18 @@ from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.clock import Clock, utc_now
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import UNPRINTABLE, Home
-from tunesmith.kernel.problems import Conflict, Invalid, TooMany, Unauthenticated
+from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, TooMany, Unauthenticated
 
 T = TypeVar("T")
 
 _THREADS = 4
 _POLL_S = 0.05
 _POLLS = 100  # five seconds: what a full queue of passwords takes
-_MAX_LABEL = 100  # letters
+MAX_LABEL = 100  # letters
+MAX_KEYS = 100  # good ones, of one user
+_USED_EVERY = timedelta(minutes=1)  # a key's last use is kept no finer, or every request would write
 _NOBODY = ""  # stands for every name that no user can have
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,9 @@ class AccountService:
         self._lock = threading.Lock()
         # its own threads: where the loop's are busy with somebody's upload, people are let in all the same
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="accounts")
+        # nobody waits for notes of keys' use: a database that is being written to must not hold requests up
+        self._notes = ThreadPoolExecutor(1, thread_name_prefix="key-uses")
+        self._noting: set[str] = set()
 
     def start(self) -> None:
         """Read the key that signs tokens, or make it: what a server does before it listens; twice is fine.
@@ -71,6 +81,10 @@ class AccountService:
             Unavailable: the key on disk is not fit; the message says how to mend it.
         """
         self._signer()
+
+    def close(self) -> None:
+        """Return when what is known of keys' use is written."""
+        self._notes.shutdown()
 
     def any_users(self) -> bool:
         """Whether anybody could sign in one day; one look at one row."""
@@ -131,24 +145,36 @@ class AccountService:
             Unauthenticated: not let in.
             TooMany: too many tries failed before, or too many people sign in at once; the password was not looked at.
         """
-        known = _possible(name)
-        attempt = await self._begin(known, address)
-        end = self._throttle.failed
-        try:
-            account = await self._on_thread(lambda: self._store.find(known))
-            right = await self._passwords.verify(password, account.password if account else None)
-            if not right or account is None or account.user.disabled:
-                raise _not_let_in()
-            end = self._throttle.succeeded
-        except TooMany:
-            end = self._throttle.withdraw
-            raise
-        finally:
-            end(attempt)
+        account = await self._proved(_possible(name), password, address)
         await self._renew(account, password)
+        await self._on_thread(lambda: self._store.signed_in(account.user.name, self._clock()))
         # of the epoch whose password was right: one changed meanwhile makes this token void
-        token = await self._on_thread(lambda: self._signer().issue(account.user.name, account.epoch))
-        return Issued(token, LIFETIME_S)
+        return await self._issued(account.user.name, account.epoch)
+
+    async def change_password(self, name: str, old: str, new: str, address: str) -> Issued:
+        """Replace one's own password; tokens issued before are refused, API keys stay.
+
+        Tries with a wrong old password are counted and slowed with those of signing in.
+
+        Args:
+            name: of the user who asks, as whoever let them in knows it.
+            address: as in ``login``.
+
+        Returns:
+            a token to go on with.
+
+        Raises:
+            Invalid: the new password is none; the old one was not looked at. Forbidden: the old one is wrong.
+            TooMany: as ``login``. Conflict: somebody else changed the account meanwhile.
+        """
+        check_password(new)
+        try:
+            account = await self._proved(_possible(name), old, address)
+        except Unauthenticated:
+            raise Forbidden("原密码不正确", "the old password is wrong", field="old_password") from None
+        hashed = await self._passwords.hashed(new)
+        epoch = await self._on_thread(lambda: self._store.change_password(account, hashed))
+        return await self._issued(account.user.name, epoch)
 
     async def identify(self, bearer: str) -> Caller:
         """Who stands behind a token or an API key, as the database has them now.
@@ -162,31 +188,43 @@ class AccountService:
         """A new API key of that user; this is the only time its secret is seen.
 
         Raises:
-            NotFound: there is no such user. Conflict: the user is disabled.
+            NotFound: there is no such user. Conflict: the user is disabled, or has 100 good keys already.
             Invalid: the label is longer than 100 letters or holds control characters.
         """
         owner = self.get(user)
         if owner.disabled:
             raise Conflict(f"用户 {owner.name} 已停用", f"the user {owner.name} is disabled", name=owner.name)
-        if len(label) > _MAX_LABEL or UNPRINTABLE.search(label):
+        if len(label) > MAX_LABEL or UNPRINTABLE.search(label):
             raise Invalid(
-                f"标签应不超过 {_MAX_LABEL} 个字符，且不含控制字符",
-                f"a label has at most {_MAX_LABEL} characters and no control characters",
+                f"标签应不超过 {MAX_LABEL} 个字符，且不含控制字符",
+                f"a label has at most {MAX_LABEL} characters and no control characters",
                 field="label",
             )
         made, digest = keys.new_key()
-        self._store.add_key(ApiKey(made.id, owner.name, label, self._clock()), digest)
+        self._store.add_key(ApiKey(made.id, owner.name, label, self._clock()), digest, MAX_KEYS)
         return made
 
-    def keys(self, user: str | None = None) -> list[ApiKey]:
-        """Every API key of ``user`` (None: of all), revoked ones too, the newest first; NotFound for no user."""
-        return self._store.keys(self.get(user).name if user is not None else None)
+    def keys(self, user: str | None = None, *, revoked: bool = True, most: int | None = None) -> list[ApiKey]:
+        """The API keys of ``user`` (None: of all), the newest first; NotFound for no user.
 
-    def revoke_key(self, id: str) -> ApiKey:
-        """Refuse the key from the next request on; twice is fine. Raises NotFound where there is none."""
+        Args:
+            revoked: whether revoked ones are among them.
+            most: so many at most; None for every one.
+        """
+        return self._store.keys(self.get(user).name if user is not None else None, revoked=revoked, most=most)
+
+    def revoke_key(self, id: str, owner: str | None = None) -> ApiKey:
+        """Refuse the key from the next request on; twice is fine.
+
+        Args:
+            owner: whose it has to be; None for anybody's.
+
+        Raises:
+            NotFound: there is none, or not of that owner.
+        """
         if not keys.is_id(id):
             raise no_key()
-        return self._store.revoke_key(id, self._clock())
+        return self._store.revoke_key(id, self._clock(), owner)
 
     def list(self) -> list[User]:
         """Every user, by name."""
@@ -200,6 +238,26 @@ class AccountService:
             except Unsettled:
                 await asyncio.sleep(_POLL_S)
         return self._throttle.begin(account, address)
+
+    async def _proved(self, known: str, password: str, address: str) -> Account:
+        """The account of whoever gives its password; a try as the throttle counts them. Raises as ``login``."""
+        attempt = await self._begin(known, address)
+        end = self._throttle.failed
+        try:
+            account = await self._on_thread(lambda: self._store.find(known))
+            right = await self._passwords.verify(password, account.password if account else None)
+            if not right or account is None or account.user.disabled:
+                raise _not_let_in()
+            end = self._throttle.succeeded
+        except TooMany:
+            end = self._throttle.withdraw
+            raise
+        finally:
+            end(attempt)
+        return account
+
+    async def _issued(self, name: str, epoch: int) -> Issued:
+        return Issued(await self._on_thread(lambda: self._signer().issue(name, epoch)), LIFETIME_S)
 
     async def _renew(self, account: Account, password: str) -> None:
         renewed = await self._passwords.renewed(password, account.password)
@@ -220,7 +278,29 @@ class AccountService:
         kept = self._store.owner_of_key(sent.id) if sent else None
         if sent is None or kept is None or not keys.same_digest(sent.digest, kept.digest):
             return None
+        now = self._clock()
+        if not kept.user.disabled and (kept.last_used_at is None or now - kept.last_used_at >= _USED_EVERY):
+            self._note_use(sent.id, now)
         return kept.user
+
+    def _note_use(self, id: str, at: datetime) -> None:
+        """Write the use of a key down, unless that is being done already."""
+        with self._lock:
+            if id in self._noting:
+                return
+            self._noting.add(id)
+
+        def write() -> None:
+            try:
+                self._store.used_key(id, at)
+            except Exception:
+                _log.exception("key_use_not_noted", id=id)  # the next use is
+            finally:
+                with self._lock:
+                    self._noting.discard(id)
+
+        with suppress(RuntimeError):  # closed: the server is going
+            self._notes.submit(write)
 
     def _holder_of_token(self, bearer: str) -> User | None:
         claim = self._signer().read(bearer)

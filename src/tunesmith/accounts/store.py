@@ -19,6 +19,7 @@ _users = sa.Table(
     sa.Column("disabled", sa.Boolean, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("created_at", sa.String, nullable=False),
+    sa.Column("last_login_at", sa.String),
 )
 _keys = sa.Table(
     "api_keys",
@@ -29,6 +30,7 @@ _keys = sa.Table(
     sa.Column("digest", sa.String, nullable=False),
     sa.Column("created_at", sa.String, nullable=False),
     sa.Column("revoked_at", sa.String),
+    sa.Column("last_used_at", sa.String),
 )
 
 
@@ -48,9 +50,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class KeyOwner:
-    """The user of an API key, and the SHA-256 of its secret part, hexadecimal."""
+    """The user of an API key, when it was last used, and the SHA-256 of its secret part, hexadecimal."""
 
     user: User
+    last_used_at: datetime | None
     digest: str = field(repr=False)
 
 
@@ -127,17 +130,49 @@ class AccountStore:
         with self._database.write() as connection:
             self._change(connection, name, password=password, epoch=_users.c.epoch + 1)
 
+    def change_password(self, account: Account, password: str) -> int:
+        """Replace the hash and void the user's tokens, unless either happened since ``account`` was read.
+
+        Returns:
+            the epoch of tokens that are good from now on.
+
+        Raises:
+            Conflict: somebody else has changed the password or disabled the user meanwhile.
+        """
+        name, epoch = account.user.name, account.epoch + 1
+        unchanged = sa.and_(_users.c.name == name, _users.c.epoch == account.epoch, sa.not_(_users.c.disabled))
+        with self._database.write() as connection:
+            changed = connection.execute(
+                sa.update(_users).where(unchanged).values(password=password, epoch=epoch)
+            ).rowcount
+        if changed == 0:
+            raise Conflict(
+                "账户刚刚被他人修改，密码没有更换；请重新登录",
+                "the account was changed by somebody else just now and the password was not; log in again",
+                name=name,
+            )
+        return epoch
+
+    def signed_in(self, name: str, at: datetime) -> None:
+        """Note that the user gave their password."""
+        with self._database.write() as connection:
+            connection.execute(sa.update(_users).where(_users.c.name == name).values(last_login_at=at.isoformat()))
+
     def refresh_password(self, account: Account, password: str) -> None:
         """Replace the hash by another of the same password; tokens stay. A password changed meanwhile is kept."""
         unchanged = sa.and_(_users.c.name == account.user.name, _users.c.password == account.password)
         with self._database.write() as connection:
             connection.execute(sa.update(_users).where(unchanged).values(password=password))
 
-    def add_key(self, key: ApiKey, digest: str) -> None:
+    def add_key(self, key: ApiKey, digest: str, most: int) -> None:
         """Record a new key of an existing user.
 
         Args:
             digest: SHA-256 of the secret part, hexadecimal.
+            most: good keys that one user may have.
+
+        Raises:
+            Conflict: the user has so many.
         """
         values = {
             "id": key.id,
@@ -147,12 +182,27 @@ class AccountStore:
             "created_at": key.created_at.isoformat(),
             "revoked_at": None,
         }
+        good = sa.and_(_keys.c.user_name == key.user, _keys.c.revoked_at.is_(None))
         with self._database.write() as connection:
+            self._lock(connection)
+            if connection.execute(sa.select(sa.func.count()).select_from(_keys).where(good)).scalar_one() >= most:
+                raise Conflict(
+                    f"{key.user} 已有 {most} 个有效的 API 密钥；请先撤销不再使用的",
+                    f"{key.user} has {most} good API keys already; revoke one that is not used any more first",
+                    name=key.user,
+                    limit=most,
+                )
             connection.execute(sa.insert(_keys).values(values))
 
-    def keys(self, user: str | None = None) -> list[ApiKey]:
-        """Every key of ``user`` (None: of all), revoked ones too, the newest first."""
-        query = sa.select(_keys).order_by(_keys.c.created_at.desc(), _keys.c.id)
+    def keys(self, user: str | None = None, *, revoked: bool = True, most: int | None = None) -> list[ApiKey]:
+        """The newest keys of ``user`` (None: of all), at most ``most`` (None: every one), newest first.
+
+        Args:
+            revoked: whether revoked ones are among them.
+        """
+        query = sa.select(_keys).order_by(_keys.c.created_at.desc(), _keys.c.id).limit(most)
+        if not revoked:
+            query = query.where(_keys.c.revoked_at.is_(None))
         if user is not None:
             query = query.where(_keys.c.user_name == user)
         with self._database.read() as connection:
@@ -161,21 +211,30 @@ class AccountStore:
     def owner_of_key(self, id: str) -> KeyOwner | None:
         """The user of a key that is not revoked; None where there is none."""
         live = sa.and_(_keys.c.id == id, _keys.c.revoked_at.is_(None))
-        query = sa.select(_users, _keys.c.digest).join_from(_keys, _users).where(live)
+        query = sa.select(_users, _keys.c.digest, _keys.c.last_used_at).join_from(_keys, _users).where(live)
         with self._database.read() as connection:
             row = connection.execute(query).mappings().first()
-        return KeyOwner(_account(row).user, row["digest"]) if row else None
+        return KeyOwner(_account(row).user, _moment(row["last_used_at"]), row["digest"]) if row else None
 
-    def revoke_key(self, id: str, at: datetime) -> ApiKey:
+    def used_key(self, id: str, at: datetime) -> None:
+        """Note that somebody came with the key."""
+        with self._database.write() as connection:
+            connection.execute(sa.update(_keys).where(_keys.c.id == id).values(last_used_at=at.isoformat()))
+
+    def revoke_key(self, id: str, at: datetime, owner: str | None = None) -> ApiKey:
         """Make the key void from ``at`` on, unless it is already; twice is fine.
+
+        Args:
+            owner: whose it has to be; None for anybody's.
 
         Raises:
             NotFound: there is no such key.
         """
+        meant = _keys.c.id == id if owner is None else sa.and_(_keys.c.id == id, _keys.c.user_name == owner)
         with self._database.write() as connection:
-            live = sa.and_(_keys.c.id == id, _keys.c.revoked_at.is_(None))
+            live = sa.and_(meant, _keys.c.revoked_at.is_(None))
             connection.execute(sa.update(_keys).where(live).values(revoked_at=at.isoformat()))
-            row = connection.execute(sa.select(_keys).where(_keys.c.id == id)).mappings().first()
+            row = connection.execute(sa.select(_keys).where(meant)).mappings().first()
         if row is None:
             raise no_key()
         return _key(row)
@@ -215,16 +274,21 @@ def _account(row: sa.RowMapping) -> Account:
         role=row["role"],
         disabled=row["disabled"],
         created_at=datetime.fromisoformat(row["created_at"]),
+        last_login_at=_moment(row["last_login_at"]),
     )
     return Account(user=user, epoch=row["epoch"], password=row["password"])
 
 
 def _key(row: sa.RowMapping) -> ApiKey:
-    revoked = row["revoked_at"]
     return ApiKey(
         id=row["id"],
         user=row["user_name"],
         label=row["label"],
         created_at=datetime.fromisoformat(row["created_at"]),
-        revoked_at=datetime.fromisoformat(revoked) if revoked else None,
+        revoked_at=_moment(row["revoked_at"]),
+        last_used_at=_moment(row["last_used_at"]),
     )
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

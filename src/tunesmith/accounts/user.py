@@ -26,12 +26,14 @@ class User:
     Attributes:
         role: "admin" sees what others made, "member" only their own.
         disabled: may not sign in; tokens and API keys are refused.
+        last_login_at: when they last gave their password; None for never, and before this was kept.
     """
 
     name: str
     role: Role
     disabled: bool
     created_at: datetime
+    last_login_at: datetime | None = None
 
     @property
     def caller(self) -> Caller:

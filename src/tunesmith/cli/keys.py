@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunesmith.cli.screen import HomeOption, JsonOption, line, note, say, show_json, table, verb
+from tunesmith.cli.screen import HomeOption, JsonOption, line, moment, note, say, show_json, table, verb
 from tunesmith.cli.session import opened
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def list_(
         show_json({"keys": kept})
         return
     columns = [say("编号", "id"), say("用户", "user"), say("说明", "label"), say("状态", "state"), say("时间", "made")]
-    table(columns, [(k.id, k.user, k.label, _state(k), f"{k.created_at:%Y-%m-%d %H:%M}") for k in kept])
+    columns.append(say("上次使用", "last used"))
+    rows = [(k.id, k.user, k.label, _state(k), moment(k.created_at), moment(k.last_used_at)) for k in kept]
+    table(columns, rows)
 
 
 @app.command("revoke", help=say("撤销密钥，立即失效", "Revoke a key; it stops at once."))

@@ -13,6 +13,8 @@ import typer
 from tunesmith.kernel.problems import Invalid, Problem
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console
 
 P = ParamSpec("P")
@@ -162,6 +164,11 @@ def _cell(value: object) -> str:
 def megabytes(size: int) -> str:
     """Bytes as a person reads them."""
     return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"
+
+
+def moment(at: "datetime | None") -> str:
+    """A date with its minute, as lists show it; a dash for never."""
+    return f"{at:%Y-%m-%d %H:%M}" if at else "-"
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunesmith.cli.screen import HomeOption, JsonOption, line, note, say, show_json, table, verb, wrong_usage
+from tunesmith.cli.screen import HomeOption, JsonOption, line, moment, note, say, show_json, table, verb, wrong_usage
 from tunesmith.cli.session import opened
 
 if TYPE_CHECKING:
@@ -53,8 +53,14 @@ def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
         show_json({"users": users})
         return
     table(
-        [say("用户名", "name"), say("角色", "role"), say("状态", "state"), say("添加时间", "added")],
-        [(u.name, _role(u), _state(u), f"{u.created_at:%Y-%m-%d %H:%M}") for u in users],
+        [
+            say("用户名", "name"),
+            say("角色", "role"),
+            say("状态", "state"),
+            say("添加时间", "added"),
+            say("上次登录", "last login"),
+        ],
+        [(u.name, _role(u), _state(u), moment(u.created_at), moment(u.last_login_at)) for u in users],
     )
 
 

@@ -17,7 +17,16 @@ from tunesmith.accounts.user import User
 from tunesmith.kernel.caller import Caller
 from tunesmith.kernel.db import Database
 from tunesmith.kernel.home import Home
-from tunesmith.kernel.problems import Conflict, Invalid, NotFound, Problem, TooMany, Unauthenticated, Unavailable
+from tunesmith.kernel.problems import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Problem,
+    TooMany,
+    Unauthenticated,
+    Unavailable,
+)
 
 HERE = "192.0.2.1"
 WRONG = "wrong horse"
@@ -577,6 +586,123 @@ def test_a_key_is_kept_as_a_digest_alone(accounts: AccountService, database: Dat
     secret = accounts.create_key("ada").secret[17:].encode()
     for file in home.root.rglob("*"):
         assert not file.is_file() or secret not in file.read_bytes()
+
+
+def test_a_user_has_so_many_good_keys_and_may_have_others_after_revoking_some(
+    accounts: AccountService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunesmith.accounts.service.MAX_KEYS", 2)
+    accounts.add("ada", PASSWORD)
+    accounts.add("bob", PASSWORD)
+    first = accounts.create_key("ada")
+    accounts.create_key("ada")
+    with pytest.raises(Conflict, match="2 good API keys"):
+        accounts.create_key("ada")
+    accounts.create_key("bob")
+    accounts.revoke_key(first.id)
+    accounts.create_key("ada")
+    assert [len(accounts.keys("ada", revoked=revoked)) for revoked in (True, False)] == [3, 2]
+    assert len(accounts.keys(most=3)) == 3
+
+
+def test_a_key_is_revoked_by_its_owner_or_by_whoever_may_revoke_all(accounts: AccountService) -> None:
+    accounts.add("ada", PASSWORD)
+    accounts.add("bob", PASSWORD)
+    made = accounts.create_key("ada")
+    with pytest.raises(NotFound):
+        accounts.revoke_key(made.id, "bob")
+    assert accounts.keys("ada")[0].revoked_at is None
+    assert accounts.revoke_key(made.id, "ada").revoked_at == START
+
+
+async def test_the_last_use_of_a_key_is_kept_to_the_minute_and_a_disabled_users_is_none(
+    accounts: AccountService, clock: WallClock
+) -> None:
+    accounts.add("ada", PASSWORD)
+    accounts.add("eve", PASSWORD)
+    adas, eves = accounts.create_key("ada"), accounts.create_key("eve")
+    accounts.disable("eve")
+    assert await refused(accounts, eves.secret)
+    await accounts.identify(adas.secret)
+    clock.pass_(59)
+    await accounts.identify(adas.secret)
+    accounts.close()
+    assert {key.user: key.last_used_at for key in accounts.keys(None)} == {"ada": START, "eve": None}
+    clock.pass_(1)
+    assert await accounts.identify(adas.secret) == Caller("ada")  # who is closed still lets people in
+
+
+# one's own password
+
+
+async def test_logging_in_is_dated_and_a_wrong_password_is_not(accounts: AccountService, clock: WallClock) -> None:
+    accounts.add("ada", PASSWORD)
+    with pytest.raises(Unauthenticated):
+        await accounts.login("ada", WRONG, HERE)
+    assert accounts.get("ada").last_login_at is None
+    clock.pass_(5)
+    await sign_in(accounts)
+    assert accounts.get("ada").last_login_at == clock.now
+    assert accounts.list()[0].last_login_at == clock.now
+
+
+async def test_who_knows_the_old_password_takes_another_and_a_token(accounts: AccountService) -> None:
+    accounts.add("ada", PASSWORD)
+    before = await sign_in(accounts)
+    issued = await accounts.change_password("ada", PASSWORD, "another horse", HERE)
+    assert await refused(accounts, before)
+    assert await accounts.identify(issued.token) == Caller("ada")
+    await sign_in(accounts, password="another horse")
+    with pytest.raises(Unauthenticated):
+        await accounts.login("ada", PASSWORD, HERE)
+
+
+async def test_a_wrong_old_password_changes_nothing_and_counts_with_those_of_signing_in(
+    accounts: AccountService, hasher: CountingHasher
+) -> None:
+    accounts.add("ada", PASSWORD)
+    made = hasher.made
+    for _ in range(PAIR.free):
+        with pytest.raises(Forbidden, match="old password"):
+            await accounts.change_password("ada", WRONG, "another horse", HERE)
+    for attempt in (
+        accounts.change_password("ada", PASSWORD, "another horse", HERE),
+        accounts.login("ada", PASSWORD, HERE),
+    ):
+        with pytest.raises(TooMany):
+            await attempt
+    assert hasher.made - made <= 1  # that of nobody
+
+
+async def test_a_new_password_that_is_none_is_told_before_the_old_one_is_looked_at(
+    accounts: AccountService, hasher: CountingHasher
+) -> None:
+    accounts.add("ada", PASSWORD)
+    with pytest.raises(Invalid):
+        await accounts.change_password("ada", PASSWORD, "short", HERE)
+    assert hasher.verified == []
+
+
+@pytest.mark.parametrize("act", ["set_password", "disable"])
+async def test_an_admin_who_acts_meanwhile_wins(
+    database: Database, home: Home, clock: WallClock, seconds: Seconds, act: str
+) -> None:
+    admins = AccountService(database, home, clock, passwords=Passwords(CountingHasher()))
+
+    class Interrupted(CountingHasher):
+        """The admin acts just when the old password was found right."""
+
+        def verify(self, password: str | bytes, hash: str | bytes) -> bool:
+            right = super().verify(password, hash)
+            admins.disable("ada") if act == "disable" else admins.set_password("ada", "set by an admin")
+            return right
+
+    accounts = AccountService(database, home, clock, seconds=seconds, passwords=Passwords(Interrupted()))
+    admins.add("ada", PASSWORD)
+    with pytest.raises(Conflict, match="by somebody else"):
+        await accounts.change_password("ada", PASSWORD, "another horse", HERE)
+    admins.enable("ada")
+    await sign_in(admins, password=PASSWORD if act == "disable" else "set by an admin")
 
 
 # whatever is sent

@@ -49,7 +49,7 @@ def test_a_key_is_made_listed_without_its_secret_and_revoked(tunesmith: Invoke, 
 
     listed = tunesmith("keys", "list", "--json").stdout
     (kept,) = json.loads(listed)["keys"]
-    assert set(kept) == {"id", "user", "label", "created_at", "revoked_at"}
+    assert set(kept) == {"id", "user", "label", "created_at", "revoked_at", "last_used_at"}
     assert (kept["id"], kept["label"], kept["revoked_at"]) == (made["id"], "nightly job", None)
     shown = tunesmith("keys", "list", "--user", "ada").stdout
     assert "nightly job" in shown

@@ -34,7 +34,7 @@ def test_a_user_is_added_listed_disabled_enabled_and_given_another_password(tune
     added = tunesmith("users", "add", "ada", "--admin", "--password-stdin", "--json", stdin=PASSWORD + "\n")
     assert added.exit_code == 0, added.output
     told = json.loads(added.stdout)
-    assert set(told) == {"name", "role", "disabled", "created_at"}
+    assert set(told) == {"name", "role", "disabled", "created_at", "last_login_at"}
     assert (told["name"], told["role"], told["disabled"]) == ("ada", "admin", False)
     assert tunesmith("users", "add", "bob", "--password-stdin", stdin=PASSWORD).exit_code == 0
     assert signs_in(home, "ada", PASSWORD)
