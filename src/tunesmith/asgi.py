@@ -83,6 +83,7 @@ def create_app(services: Services, *, wants_token: bool) -> ASGIApp:
             registry=services.registry,
             versions=services.versions,
             notes=services.notes,
+            accounts=services.accounts,
             device_of=lambda base: _device_of(services.engines, base),
             environment=settings.environment,
         ),

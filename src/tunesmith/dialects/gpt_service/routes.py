@@ -8,6 +8,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from tunesmith.accounts.service import AccountService
 from tunesmith.datasets.service import DatasetService
 from tunesmith.datasets.uploads import UploadService
 from tunesmith.dialects.gpt_service import (
@@ -16,6 +17,7 @@ from tunesmith.dialects.gpt_service import (
     jobs,
     library,
     ollama,
+    people,
     planning,
     runs,
     samples,
@@ -77,6 +79,7 @@ class Services:
     registry: Registry
     versions: Versions
     notes: ModelNotes
+    accounts: AccountService
     device_of: Callable[[str], str]
     environment: str
 
@@ -107,7 +110,9 @@ def build(services: Services, door: Door) -> FastAPI:
     app.include_router(jobs.training(services.training, services.registry))
     app.include_router(planning.build(services.planner, services.registry))
     app.include_router(samples.build(services.home))
-    app.include_router(session.build(services.home, wants_token=door.identify is not None))
+    wants_token = door.identify is not None
+    app.include_router(session.build(services.home, wants_token=wants_token))
+    app.include_router(people.build(services.accounts, wants_token=wants_token))
     app.include_router(jobs.evaluation(services.evaluation, services.served))
     app.include_router(runs.build(services.training, services.registry, services.datasets, services.home))
     app.include_router(evaluations.build(services.evaluation, services.served, services.datasets, services.home))

@@ -1143,6 +1143,24 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * About
+         * @description ``endpoints``: where each of the service's paths is, by its name.
+         */
+        About: {
+            /** Description */
+            description: string;
+            /** Endpoints */
+            endpoints: {
+                [key: string]: string;
+            };
+            /** Environment */
+            environment: string;
+            /** Service */
+            service: string;
+            /** Version */
+            version: string;
+        };
         /** AddUser */
         AddUser: {
             /**
@@ -1308,6 +1326,30 @@ export interface components {
             /** Tokens */
             tokens?: number;
         };
+        /** AssistantTurn */
+        AssistantTurn: {
+            /** Content */
+            content: string;
+            /**
+             * Role
+             * @constant
+             */
+            role: "assistant";
+        };
+        /**
+         * BatchAnswers
+         * @description In the order of the prompts.
+         */
+        BatchAnswers: {
+            /** Model Name */
+            model_name: string;
+            /** Model Version */
+            model_version?: string;
+            /** Results */
+            results: components["schemas"]["BatchRow"][];
+            /** Total Count */
+            total_count: number;
+        };
         /** BatchRequest */
         BatchRequest: {
             /**
@@ -1351,6 +1393,19 @@ export interface components {
              * @default false
              */
             use_ollama?: boolean;
+        };
+        /** BatchRow */
+        BatchRow: {
+            /** Model Name */
+            model_name: string;
+            /** Model Version */
+            model_version?: string;
+            /** Prompt */
+            prompt: string;
+            /** Text */
+            text: string;
+            /** Tokens Generated */
+            tokens_generated: number;
         };
         /**
          * Bin
@@ -1431,6 +1486,23 @@ export interface components {
              * @default false
              */
             use_ollama?: boolean;
+        };
+        /**
+         * Chatted
+         * @description ``message`` is the turn to append to ``messages``; ``response`` and ``text`` are its text.
+         */
+        Chatted: {
+            message: components["schemas"]["AssistantTurn"];
+            /** Model Name */
+            model_name: string;
+            /** Model Version */
+            model_version?: string;
+            /** Response */
+            response: string;
+            /** Text */
+            text: string;
+            /** Tokens Generated */
+            tokens_generated: number;
         };
         /**
          * ComparedIds
@@ -1941,10 +2013,48 @@ export interface components {
              */
             use_ollama?: boolean;
         };
+        /**
+         * Generated
+         * @description An answer; ``tokens_generated`` counts its tokens.
+         */
+        Generated: {
+            /** Model Name */
+            model_name: string;
+            /** Model Version */
+            model_version?: string;
+            /** Text */
+            text: string;
+            /** Tokens Generated */
+            tokens_generated: number;
+        };
         /** HTTPValidationError */
         HTTPValidationError: {
             /** Detail */
             detail?: components["schemas"]["ValidationError"][];
+        };
+        /**
+         * Health
+         * @description ``ollama_proxy`` says whether an Ollama server is configured.
+         */
+        Health: {
+            /** Evaluator */
+            evaluator: boolean;
+            /** Model Manager */
+            model_manager: boolean;
+            /** Ollama Proxy */
+            ollama_proxy: boolean;
+            /**
+             * Service
+             * @constant
+             */
+            service: "gpt-service";
+            /**
+             * Status
+             * @constant
+             */
+            status: "healthy";
+            /** Trainer */
+            trainer: boolean;
         };
         /** InBothLanguages */
         InBothLanguages: {
@@ -2193,6 +2303,42 @@ export interface components {
              */
             status: "success";
         };
+        /** ModelLoaded */
+        ModelLoaded: {
+            /** Message */
+            message: string;
+            model: components["schemas"]["ServedModel"];
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+        };
+        /** ModelSwitched */
+        ModelSwitched: {
+            /** Current Model */
+            current_model: string;
+            /** Message */
+            message: string;
+            model: components["schemas"]["ServedModel"];
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+        };
+        /** ModelUnloaded */
+        ModelUnloaded: {
+            /** Message */
+            message: string;
+            /** Model Name */
+            model_name: string;
+            /**
+             * Status
+             * @constant
+             */
+            status: "success";
+        };
         /** NewToken */
         NewToken: {
             /** Expires In */
@@ -2209,6 +2355,117 @@ export interface components {
              * @constant
              */
             token_type: "Bearer";
+        };
+        /**
+         * OllamaModel
+         * @description ``size`` in bytes; ``loaded``: it is in Ollama's memory.
+         */
+        OllamaModel: {
+            /** Loaded */
+            loaded: boolean;
+            /** Modified At */
+            modified_at: string | null;
+            /** Name */
+            name: string;
+            /** Size */
+            size: number | null;
+        };
+        /** OllamaModels */
+        OllamaModels: {
+            /** Models */
+            models: components["schemas"]["OllamaModel"][];
+            /** Total Count */
+            total_count: number;
+        };
+        /**
+         * OllamaPull
+         * @description ``completed`` and ``total`` in bytes, ``progress`` in percent; ``detail`` is what Ollama says, or why it failed; times in
+         *     UTC without zone.
+         */
+        OllamaPull: {
+            /** Completed */
+            completed: number;
+            /** Completed At */
+            completed_at: string | null;
+            /** Created At */
+            created_at: string;
+            /** Detail */
+            detail: string;
+            /** Model Name */
+            model_name: string;
+            /** Progress */
+            progress: number;
+            /** Pull Id */
+            pull_id: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "pulling" | "success" | "failed" | "canceled";
+            /** Total */
+            total: number;
+        };
+        /** OllamaPulls */
+        OllamaPulls: {
+            /** Pulls */
+            pulls: components["schemas"]["OllamaPull"][];
+        };
+        /** OllamaRequests */
+        OllamaRequests: {
+            /** Canceled */
+            canceled: number;
+            /** Failed */
+            failed: number;
+            /** In Flight */
+            in_flight: number;
+            /** Total */
+            total: number;
+        };
+        /**
+         * OllamaRunning
+         * @description ``size`` and ``size_vram`` in bytes; ``context_length`` in tokens.
+         */
+        OllamaRunning: {
+            /** Context Length */
+            context_length: number | null;
+            /** Expires At */
+            expires_at: string | null;
+            /** Name */
+            name: string;
+            /** Size */
+            size: number;
+            /** Size Vram */
+            size_vram: number;
+        };
+        /**
+         * OllamaStatistics
+         * @description What Ollama has, and what was asked of it since this server started; ``total_size`` in bytes.
+         */
+        OllamaStatistics: {
+            /** Model Count */
+            model_count: number;
+            requests: components["schemas"]["OllamaRequests"];
+            /** Running Models */
+            running_models: components["schemas"]["OllamaRunning"][];
+            /**
+             * Status
+             * @constant
+             */
+            status: "running";
+            tokens: components["schemas"]["OllamaTokens"];
+            /** Tokens Per Second */
+            tokens_per_second: number | null;
+            /** Total Size */
+            total_size: number;
+            /** Version */
+            version: string;
+        };
+        /** OllamaTokens */
+        OllamaTokens: {
+            /** Generated */
+            generated: number;
+            /** Prompt */
+            prompt: number;
         };
         /**
          * Part
@@ -2685,6 +2942,66 @@ export interface components {
             status: "success";
             train: components["schemas"]["SampleRun"];
         };
+        /**
+         * ServedModel
+         * @description A model that can be asked. ``device``: where its engine runs (cpu, cuda:0), or the provider of a hosted one;
+         *     ``version``: what an alias or a version's name led to.
+         */
+        ServedModel: {
+            /** Device */
+            device: string;
+            /** Is Current */
+            is_current: boolean;
+            /** Lora Adapter */
+            lora_adapter: string | null;
+            /** Name */
+            name: string;
+            /**
+             * Type
+             * @enum {string}
+             */
+            type: "local" | "hosted";
+            /** Version */
+            version?: string;
+        };
+        /**
+         * ServedModelFacts
+         * @description With its base model; ``context_length`` in tokens, ``size_mb`` in millions of bytes, null of a hosted one.
+         */
+        ServedModelFacts: {
+            /** Architecture */
+            architecture: string | null;
+            /** Base Model */
+            base_model: string;
+            /** Context Length */
+            context_length: number | null;
+            /** Device */
+            device: string;
+            /** Is Current */
+            is_current: boolean;
+            /** Lora Adapter */
+            lora_adapter: string | null;
+            /** Name */
+            name: string;
+            /** Size Mb */
+            size_mb: number | null;
+            /**
+             * Type
+             * @enum {string}
+             */
+            type: "local" | "hosted";
+            /** Version */
+            version?: string;
+        };
+        /** ServedModelList */
+        ServedModelList: {
+            /** Current Model */
+            current_model: string;
+            /** Models */
+            models: components["schemas"]["ServedModel"][];
+            /** Total Count */
+            total_count: number;
+        };
         /** Session */
         Session: {
             /** Admin */
@@ -3147,9 +3464,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["About"];
                 };
             };
         };
@@ -3321,7 +3636,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["BatchAnswers"];
                 };
             };
             /** @description Validation Error */
@@ -3354,7 +3669,26 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Chatted"];
+                    "text/event-stream": {
+                        /** Done */
+                        done: boolean;
+                        /** Error */
+                        error?: string;
+                        /**
+                         * Finish Reason
+                         * @enum {string}
+                         */
+                        finish_reason?: "stop" | "length" | "canceled";
+                        /** Model Name */
+                        model_name?: string;
+                        /** Model Version */
+                        model_version?: string;
+                        /** Text */
+                        text?: string;
+                        /** Tokens Generated */
+                        tokens_generated?: number;
+                    };
                 };
             };
             /** @description Validation Error */
@@ -3869,7 +4203,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["Generated"];
                 };
             };
             /** @description Validation Error */
@@ -3902,7 +4236,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "text/event-stream": {
+                        /** Done */
+                        done: boolean;
+                        /** Error */
+                        error?: string;
+                        /**
+                         * Finish Reason
+                         * @enum {string}
+                         */
+                        finish_reason?: "stop" | "length" | "canceled";
+                        /** Model Name */
+                        model_name?: string;
+                        /** Model Version */
+                        model_version?: string;
+                        /** Text */
+                        text?: string;
+                        /** Tokens Generated */
+                        tokens_generated?: number;
+                    };
                 };
             };
             /** @description Validation Error */
@@ -3931,9 +4283,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["Health"];
                 };
             };
         };
@@ -4134,9 +4484,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["ServedModelList"];
                 };
             };
         };
@@ -4160,9 +4508,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["ModelLoaded"];
                 };
             };
             /** @description Validation Error */
@@ -4193,9 +4539,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["ModelSwitched"];
                 };
             };
             /** @description Validation Error */
@@ -4226,9 +4570,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["ModelUnloaded"];
                 };
             };
             /** @description Validation Error */
@@ -4259,9 +4601,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["ServedModelFacts"];
                 };
             };
             /** @description Validation Error */
@@ -4290,7 +4630,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["OllamaModels"];
                 };
             };
         };
@@ -4312,7 +4652,45 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["OllamaPull"];
+                    "text/event-stream": {
+                        /** Completed */
+                        completed: number;
+                        /** Completed At */
+                        completed_at: string | null;
+                        /** Created At */
+                        created_at: string;
+                        /** Detail */
+                        detail: string;
+                        /** Done */
+                        done: boolean;
+                        /** Model Name */
+                        model_name: string;
+                        /** Progress */
+                        progress: number;
+                        /** Pull Id */
+                        pull_id: string;
+                        /**
+                         * Status
+                         * @enum {string}
+                         */
+                        status: "pulling" | "success" | "failed" | "canceled";
+                        /** Total */
+                        total: number;
+                    } | {
+                        /**
+                         * Done
+                         * @constant
+                         */
+                        done: true;
+                        /** Error */
+                        error: string;
+                        /**
+                         * Status
+                         * @constant
+                         */
+                        status: "failed";
+                    };
                 };
             };
             /** @description Validation Error */
@@ -4341,9 +4719,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["OllamaPulls"];
                 };
             };
         };
@@ -4365,9 +4741,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["OllamaPull"];
                 };
             };
             /** @description Validation Error */
@@ -4398,9 +4772,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["OllamaPull"];
                 };
             };
             /** @description Validation Error */
@@ -4429,7 +4801,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": unknown;
+                    "application/json": components["schemas"]["OllamaStatistics"];
                 };
             };
         };
