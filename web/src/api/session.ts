@@ -1,26 +1,21 @@
 import { useQuery, type UseQueryResult } from '@tanstack/react-query';
 
-import { carry, get, post } from './client';
+import { carry } from './client';
+import type { components } from './schema/gpt_service';
+import { answer, api } from './typed';
 
 /** Whom the server takes this tab for, and what the server is. */
-export interface Session {
-  user: string;
-  admin: boolean;
-  wants_token: boolean;
-  open_to_network: boolean;
-  version: string;
-  home: string | null;
-}
+export type Session = components['schemas']['Session'];
 
 export function useSession(): UseQueryResult<Session> {
-  return useQuery({ queryKey: ['session'], queryFn: ({ signal }) => get<Session>('/session', signal) });
+  return useQuery({ queryKey: ['session'], queryFn: ({ signal }) => answer(api.GET('/session', { signal })) });
 }
 
 /** Carry the token of who gives a name and a password.
  * @throws Failure where they are not let in.
  */
 export async function logIn(username: string, password: string): Promise<void> {
-  const issued = await post<{ token: string }>('/api/v1/login', { username, password });
+  const issued = await answer(api.POST('/api/v1/login', { body: { username, password } }));
   carry(issued.token);
 }
 
@@ -30,7 +25,7 @@ export async function logIn(username: string, password: string): Promise<void> {
 export async function enterWithKey(key: string): Promise<void> {
   carry(key);
   try {
-    await get('/api/v1/models');
+    await answer(api.GET('/api/v1/models'));
   } catch (error) {
     carry(null);
     throw error;

@@ -1,15 +1,10 @@
 import { useQuery, type UseQueryResult } from '@tanstack/react-query';
 
-import { get } from '../api/client';
+import type { components } from '../api/schema/openai';
+import { answer, api } from '../api/typed';
 
-/** A name that can be asked, as `GET /v1/models` lists it. */
-export interface KnownModel {
-  id: string;
-  created: number;
-  root: string;
-  parent: string | null;
-  max_model_len: number | null;
-}
+/** A name that can be asked. */
+export type KnownModel = components['schemas']['ModelCard'];
 
 export type Kind = 'served' | 'alias' | 'base' | 'adapter';
 
@@ -23,7 +18,7 @@ export function kindOf(model: KnownModel): Kind {
 export function useKnownModels(refetchInterval: number | false = 15_000): UseQueryResult<KnownModel[]> {
   return useQuery({
     queryKey: ['v1', 'models'],
-    queryFn: async ({ signal }) => (await get<{ data: KnownModel[] }>('/v1/models', signal)).data,
+    queryFn: async ({ signal }) => (await answer(api.GET('/v1/models', { signal }))).data,
     refetchInterval,
   });
 }

@@ -9,7 +9,8 @@ import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { type ComponentType, Suspense, useEffect, useRef, useState } from 'react';
 import { Link, Route, Router, Switch, useLocation } from 'wouter';
 
-import { Failure, get } from '../api/client';
+import { Failure } from '../api/client';
+import { answer, api } from '../api/typed';
 import { useLanguage } from '../i18n/language';
 import { Boundary } from '../parts/boundary';
 import { fetched } from '../parts/fetched';
@@ -107,7 +108,7 @@ function Frame() {
 
 /** Whether nobody answers now. */
 function useGone(): boolean {
-  const health = useQuery({ queryKey: ['health'], queryFn: () => get('/health'), refetchInterval: 5_000 });
+  const health = useQuery({ queryKey: ['health'], queryFn: () => answer(api.GET('/health')), refetchInterval: 5_000 });
   return health.error instanceof Failure && health.error.status === 0;
 }
 

@@ -1,95 +1,17 @@
 import { useQuery, type UseQueryResult } from '@tanstack/react-query';
 
-import { get, send } from '../../api/client';
+import type { components } from '../../api/schema/gpt_service';
+import { answer, api } from '../../api/typed';
 
-/** A kept dataset, an uploaded file or a sample file, as `GET /datasets` shows it. */
-export interface Dataset {
-  id: string;
-  kind: 'dataset' | 'upload' | 'sample';
-  name: string;
-  /** what it is called wherever a dataset is asked for */
-  dataset_path: string;
-  format: string;
-  shape: string | null;
-  examples: number;
-  skipped: number;
-  splits: Record<string, number>;
-  size_bytes: number;
-  description: string;
-  created_at: string | null;
-}
-
-export interface Message {
-  role: string;
-  content: string;
-}
-
-export interface Row {
-  line: number;
-  messages?: Message[];
-  chosen?: Message[];
-  rejected?: Message[];
-  problem?: { field: string; zh: string; en: string };
-}
-
-export interface Window {
-  shape: string;
-  offset: number;
-  total_count: number;
-  rows: Row[];
-}
-
-export interface Spread {
-  total: number;
-  least: number;
-  median: number;
-  p99: number;
-  most: number;
-}
-
-export interface Part {
-  label: string;
-  examples: number;
-  bad: number;
-  duplicates: number;
-  leaks: number;
-  cut: number;
-  answers_lost: number;
-  tokens: Spread | null;
-  learned: Spread | null;
-  lengths: { upto: number; rows: number }[];
-}
-
-export interface Finding {
-  level: 'error' | 'warning';
-  kind: string;
-  part: string;
-  file: string;
-  line: number | null;
-  field: string;
-  zh: string;
-  en: string;
-}
-
-export interface Report {
-  ok: boolean;
-  line: { zh: string; en: string };
-  base: string;
-  max_length: number;
-  ends: string[];
-  parts: Part[];
-  findings: Finding[];
-}
-
-export interface Preview {
-  file: string;
-  line: number;
-  tokens: number;
-  learned: number;
-  answer: '' | 'chosen' | 'rejected';
-  shortened: boolean;
-  pieces: { text: string; learned: boolean; cut: boolean }[];
-}
+type Schemas = components['schemas'];
+/** A kept dataset, an uploaded file or a sample file. */
+export type Dataset = Schemas['DatasetShown'];
+export type Message = Schemas['RowTurn'];
+export type Row = Schemas['DatasetRow'];
+export type Part = Schemas['Part'];
+export type Finding = Schemas['Finding'];
+export type Report = Schemas['DataReport'];
+export type Preview = Schemas['MaskedRow'];
 
 /** How a base model reads the data: its template, and where it cuts. */
 export interface Reading {
@@ -97,9 +19,7 @@ export interface Reading {
   most: number | null;
 }
 
-const at = (id: string): string => `/datasets/${encodeURIComponent(id)}`;
-const asked = (reading: Reading): string =>
-  `base_model=${encodeURIComponent(reading.base)}${reading.most ? `&max_length=${reading.most}` : ''}`;
+const asked = ({ base, most }: Reading) => ({ base_model: base, ...(most ? { max_length: most } : {}) });
 
 export const WINDOW = 100;
 
@@ -107,27 +27,33 @@ export const WINDOW = 100;
 export function useDatasets(): UseQueryResult<Dataset[]> {
   return useQuery({
     queryKey: ['datasets'],
-    queryFn: async ({ signal }) => (await get<{ datasets: Dataset[] }>('/datasets', signal)).datasets,
+    queryFn: async ({ signal }) => (await answer(api.GET('/datasets', { signal }))).datasets,
     refetchInterval: 10_000,
   });
 }
 
 export function useDataset(id: string): UseQueryResult<Dataset> {
-  return useQuery({ queryKey: ['datasets', id], queryFn: ({ signal }) => get<Dataset>(at(id), signal) });
+  return useQuery({
+    queryKey: ['datasets', id],
+    queryFn: ({ signal }) => answer(api.GET('/datasets/{dataset_id}', { params: { path: { dataset_id: id } }, signal })),
+  });
 }
 
 /** Rows `number * WINDOW` and on. */
 export const windowQuery = (id: string, part: string, number: number, version: string) => ({
   queryKey: ['datasets', id, 'rows', part, number, version],
-  queryFn: ({ signal }: { signal: AbortSignal }) =>
-    get<Window>(`${at(id)}/rows?part=${part}&offset=${number * WINDOW}&limit=${WINDOW}`, signal),
+  queryFn: ({ signal }: { signal: AbortSignal }) => answer(api.GET('/datasets/{dataset_id}/rows', {
+    params: { path: { dataset_id: id }, query: { part, offset: number * WINDOW, limit: WINDOW } }, signal,
+  })),
   staleTime: Infinity,
 });
 
 export function useReport(id: string, reading: Reading, version: string): UseQueryResult<Report> {
   return useQuery({
     queryKey: ['datasets', id, 'check', reading, version],
-    queryFn: ({ signal }) => get<Report>(`${at(id)}/check?${asked(reading)}`, signal),
+    queryFn: ({ signal }) => answer(api.GET('/datasets/{dataset_id}/check', {
+      params: { path: { dataset_id: id }, query: asked(reading) }, signal,
+    })),
     staleTime: Infinity,
     refetchOnWindowFocus: false,
   });
@@ -137,19 +63,26 @@ export const SHOWN = 5;
 
 export function usePreviews(
   id: string, reading: Reading, part: string, page: number, version: string,
-): UseQueryResult<{ max_length: number; preview: Preview[] }> {
+): UseQueryResult<Schemas['MaskPreview']> {
   return useQuery({
     queryKey: ['datasets', id, 'mask', reading, part, page, version],
-    queryFn: ({ signal }) =>
-      get(`${at(id)}/mask?${asked(reading)}&part=${part}&offset=${page * SHOWN}&limit=${SHOWN}`, signal),
+    queryFn: ({ signal }) => answer(api.GET('/datasets/{dataset_id}/mask', {
+      params: { path: { dataset_id: id }, query: { ...asked(reading), part, offset: page * SHOWN, limit: SHOWN } }, signal,
+    })),
     staleTime: Infinity,
     refetchOnWindowFocus: false,
     placeholderData: (before) => before, // nothing jumps while the next ones come
   });
 }
 
-export async function remove(id: string): Promise<void> {
-  await send(at(id), { method: 'DELETE' });
-}
+export const remove = (id: string) => answer(api.DELETE('/datasets/{dataset_id}', { params: { path: { dataset_id: id } } }));
 
-export const pathOf = at;
+/** Shares of the parts that sum to 1, and what decides which row goes where. */
+export type Shares = Schemas['SplitRequest'];
+/** `duplicates` is told where a dataset of its own was made. */
+export type Made = Schemas['DatasetSplit'] & Partial<Schemas['DatasetProcessed']>;
+
+export const splitInPlace = (id: string, body: Shares): Promise<Made> =>
+  answer(api.POST('/datasets/{dataset_id}/split', { params: { path: { dataset_id: id } }, body }));
+export const splitAs = (id: string, name: string, shares: Shares): Promise<Made> =>
+  answer(api.POST('/datasets/{dataset_id}/process', { params: { path: { dataset_id: id } }, body: { ...shares, name } }));

@@ -3,7 +3,7 @@ import { useMutation, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { Link } from 'wouter';
 
-import { post } from '../../api/client';
+import { answer, api } from '../../api/typed';
 import { bytes } from '../../parts/durations';
 import { Failed } from '../../parts/failed';
 import { When } from '../../parts/when';
@@ -108,7 +108,7 @@ function Samples() {
   const say = useSay();
   const queries = useQueryClient();
   const adding = useMutation({
-    mutationFn: () => post('/samples'),
+    mutationFn: () => answer(api.POST('/samples')),
     onSuccess: () => queries.invalidateQueries({ queryKey: ['datasets'] }),
   });
   return (

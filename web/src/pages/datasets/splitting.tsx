@@ -3,17 +3,11 @@ import { useMutation, useQueryClient } from '@tanstack/react-query';
 import { type FormEvent, useState } from 'react';
 import { Link } from 'wouter';
 
-import { post } from '../../api/client';
 import { Failed } from '../../parts/failed';
-import { type Dataset, pathOf } from './api';
+import { type Dataset, type Shares, splitAs, splitInPlace } from './api';
 import { PARTS, type PartName, useSplits } from './splits';
 import { suggested } from './suggested';
 import { useSay } from './words';
-
-interface Made {
-  dataset: Dataset;
-  duplicates?: number;
-}
 
 /** Divides the data: in place where it was kept whole, else as a dataset of its own. */
 export function Splitting({ dataset }: { dataset: Dataset }) {
@@ -27,9 +21,8 @@ export function Splitting({ dataset }: { dataset: Dataset }) {
   const sum = PARTS.reduce((total, part) => total + shares[part], 0);
   const splitting = useMutation({
     mutationFn: () => {
-      const ratios = Object.fromEntries(PARTS.map((part) => [part, shares[part] / 100]));
-      const path = `${pathOf(dataset.id)}/${inPlace ? 'split' : 'process'}`;
-      return post<Made>(path, { ...ratios, seed, ...(inPlace ? {} : { name }) });
+      const asked: Shares = { train: shares.train / 100, validation: shares.validation / 100, test: shares.test / 100, seed };
+      return inPlace ? splitInPlace(dataset.id, asked) : splitAs(dataset.id, name, asked);
     },
     onSuccess: () => queries.invalidateQueries({ queryKey: ['datasets'] }),
   });

@@ -1,11 +1,7 @@
 import { Failure, introduced, said } from '../../api/client';
+import type { components, paths } from '../../api/schema/finetune';
 
-export interface Uploaded {
-  id: string;
-  path: string;
-  filename: string;
-  samples_count: number;
-}
+export type Uploaded = components['schemas']['Uploaded'];
 
 /** A row that the server could not read. */
 export interface BadRow {
@@ -15,7 +11,7 @@ export interface BadRow {
   en: string;
 }
 
-const PATH = '/api/finetune/upload-dataset';
+const PATH: keyof paths = '/api/finetune/upload-dataset';
 
 /** Send `file`, and tell how much of it is on its way; XMLHttpRequest, as fetch does not tell.
  * @throws Failure as every call does; an AbortError where `signal` ends it.

@@ -1,82 +1,31 @@
 import { useMutation, useQuery, useQueryClient, type UseQueryResult } from '@tanstack/react-query';
 
-import { call, carries, Failure, get, post, send } from '../../api/client';
+import { carries, Failure } from '../../api/client';
+import type { components as Finetune } from '../../api/schema/finetune';
+import type { components } from '../../api/schema/gpt_service';
+import { answer, api } from '../../api/typed';
 
-interface Noted {
-  name: string;
-  size_bytes: number;
-  description: string;
-  usage_count: number;
-  last_used: string | null;
-}
-
-export interface Base extends Noted {
-  architecture: string;
-  context_length: number;
-}
-
-export interface Adapter extends Noted {
-  base_model: string;
-  rank: number;
-  created_at: string;
-  version: string | null;
-  aliases: string[];
-  run_id: string | null;
-  editable: boolean;
-}
-
-export interface Loaded {
-  name: string;
-  base_model: string;
-  lora_adapter: string | null;
-  version: string | null;
-  is_current: boolean;
-}
-
-export interface Library {
-  bases: Base[];
-  adapters: Adapter[];
-  loaded: Loaded[];
-}
-
-export interface Alias {
-  name: string;
-  version: string;
-  lora_adapter: string;
-  base_model: string;
-  moved_at: string;
-}
-
-export interface Move {
-  serial: number;
-  kind: string;
-  version: string | null;
-  moved_at: string;
-  moved_by?: string;
-}
-
+type Schemas = components['schemas'];
+export type Base = Schemas['LibraryBase'];
+export type Adapter = Schemas['LibraryAdapter'];
+export type Library = Schemas['Library'];
+export type Alias = Schemas['AliasShown'];
+export type Move = Schemas['AliasMove'];
 /** A job that was trained at a provider. */
-export interface Hosted {
-  id: string;
-  name: string;
-  provider: string;
-  status: string;
-  model_name: string;
-  created_at: string | null;
-}
+export type Hosted = Finetune['schemas']['JobShown'];
 
 const OFTEN = 10_000; // ms: two tabs agree
 
 export function useLibrary(): UseQueryResult<Library> {
   return useQuery({
-    queryKey: ['library'], queryFn: ({ signal }) => get<Library>('/library', signal), refetchInterval: OFTEN,
+    queryKey: ['library'], queryFn: ({ signal }) => answer(api.GET('/library', { signal })), refetchInterval: OFTEN,
   });
 }
 
 export function useAliases(): UseQueryResult<Alias[]> {
   return useQuery({
     queryKey: ['aliases'],
-    queryFn: async ({ signal }) => (await get<{ aliases: Alias[] }>('/aliases', signal)).aliases,
+    queryFn: async ({ signal }) => (await answer(api.GET('/aliases', { signal }))).aliases,
     refetchInterval: OFTEN,
   });
 }
@@ -85,7 +34,7 @@ export function useMoves(name: string, enabled: boolean): UseQueryResult<Move[]>
   return useQuery({
     queryKey: ['aliases', name],
     queryFn: async ({ signal }) =>
-      (await get<{ history: Move[] }>(`/aliases/${encodeURIComponent(name)}`, signal)).history,
+      (await answer(api.GET('/aliases/{name}', { params: { path: { name } }, signal }))).history,
     enabled,
   });
 }
@@ -95,7 +44,7 @@ export function useHosted(): UseQueryResult<Hosted[]> {
   return useQuery({
     queryKey: ['finetune', 'jobs', 'hosted'],
     queryFn: async ({ signal }) => {
-      const { jobs } = await get<{ jobs: Hosted[] }>('/api/finetune/jobs', signal);
+      const { jobs } = await answer(api.GET('/api/finetune/jobs', { signal }));
       return jobs.filter((each) => each.provider.toUpperCase() !== 'LOCAL' && each.status === 'completed');
     },
     refetchInterval: 30_000,
@@ -113,19 +62,17 @@ export function useChange<T>(act: (given: T) => Promise<unknown>) {
   });
 }
 
-const named = (name: string): string => encodeURIComponent(name);
-
-export const load = (model: Base | Adapter): Promise<unknown> => post('/models/load', 'base_model' in model
-  ? { model_name: model.name, model_path: model.base_model, lora_adapter: model.name }
-  : { model_name: model.name });
-export const unload = (name: string): Promise<unknown> => post(`/models/unload?model_name=${named(name)}`);
-export const makeCurrent = (name: string): Promise<unknown> => post(`/models/switch?model_name=${named(name)}`);
-export const describe = (name: string, description: string): Promise<unknown> =>
-  call('PATCH', '/library', { name, description });
-export const rollBack = (alias: string): Promise<unknown> => post(`/aliases/${named(alias)}/rollback`);
-export const unalias = (alias: string): Promise<unknown> => call('DELETE', `/aliases/${named(alias)}`);
-export const removeModel = (name: string): Promise<unknown> =>
-  call('DELETE', `/v1/models/${name.split('/').map(named).join('/')}`);
+export const load = (model: Base | Adapter) => answer(api.POST('/models/load', {
+  body: 'base_model' in model
+    ? { model_name: model.name, model_path: model.base_model, lora_adapter: model.name }
+    : { model_name: model.name },
+}));
+export const unload = (model_name: string) => answer(api.POST('/models/unload', { params: { query: { model_name } } }));
+export const makeCurrent = (model_name: string) => answer(api.POST('/models/switch', { params: { query: { model_name } } }));
+export const describe = (name: string, description: string) => answer(api.PATCH('/library', { body: { name, description } }));
+export const rollBack = (name: string) => answer(api.POST('/aliases/{name}/rollback', { params: { path: { name } } }));
+export const unalias = (name: string) => answer(api.DELETE('/aliases/{name}', { params: { path: { name } } }));
+export const removeModel = (name: string) => answer(api.DELETE('/v1/models/{name}', { params: { path: { name } } }));
 
 export interface Promotion {
   alias: string;
@@ -134,19 +81,18 @@ export interface Promotion {
   force: boolean;
 }
 
-export const promote = ({ alias, adapter, test, force }: Promotion): Promise<unknown> =>
-  post(`/aliases/${named(alias)}`, { adapter, force, ...(test ? { test } : {}) });
+export const promote = ({ alias, ...body }: Promotion) =>
+  answer(api.POST('/aliases/{name}', { params: { path: { name: alias } }, body }));
 
 /** Have the browser keep the adapter as a zip. */
 export async function download(name: string): Promise<void> {
-  const path = `/library/download?name=${named(name)}`;
   if (!carries()) {
-    follow(path);
+    follow(`/library/download?name=${encodeURIComponent(name)}`);
     return;
   }
   // a link carries no token
-  const response = await send(path);
-  const address = URL.createObjectURL(await response.blob());
+  const kept = await answer(api.GET('/library/download', { params: { query: { name } }, parseAs: 'blob' }));
+  const address = URL.createObjectURL(kept);
   follow(address, `${name.split('/').pop() ?? 'adapter'}.zip`);
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }

@@ -2,7 +2,7 @@ import { Alert, Autocomplete, Button, Checkbox, Group, Loader, Modal, Select, St
 import { useQuery } from '@tanstack/react-query';
 import { type FormEvent, useState } from 'react';
 
-import { get } from '../../api/client';
+import { answer, api } from '../../api/typed';
 import { Failed } from '../../parts/failed';
 import { type Adapter, promote, useAliases, useChange } from './api';
 import { useSay } from './words';
@@ -74,16 +74,11 @@ function Form({ adapter, adapters, close }: { adapter: string; adapters: Adapter
   );
 }
 
-interface Known {
-  dataset_path: string;
-  splits: Record<string, number>;
-}
-
 /** Everything that questions can be taken from; the test parts of split datasets first. */
 function useTestSets(): string[] {
   const found = useQuery({
     queryKey: ['datasets'],
-    queryFn: async ({ signal }) => (await get<{ datasets: Known[] }>('/datasets', signal)).datasets,
+    queryFn: async ({ signal }) => (await answer(api.GET('/datasets', { signal }))).datasets,
   });
   const all = found.data ?? [];
   const parts = all.flatMap((each) => ['test', 'validation'].filter((part) => part in each.splits).map((part) => `${each.dataset_path}/${part}`));

@@ -1,5 +1,7 @@
 /** What is said on this page: values, and what follows from them. Nothing here asks a server. */
 
+import type { Asked } from './stream';
+
 export interface Message {
   role: 'system' | 'user' | 'assistant';
   content: string;
@@ -87,13 +89,14 @@ export function messagesFor(turns: readonly Turn[], column: string, prompt: stri
 }
 
 /** The body of `POST /v1/chat/completions`, without what is left to the server. */
-export function bodyOf(model: string, messages: Message[], given: Parameters): Record<string, unknown> {
-  const body: Record<string, unknown> = { model, messages };
-  const fields: [string, number | ''][] = [
-    ['temperature', given.temperature], ['top_p', given.topP], ['max_tokens', given.maxTokens], ['seed', given.seed],
-    ['repetition_penalty', given.repetitionPenalty], ['top_k', given.topK],
-  ];
-  for (const [name, value] of fields) if (value !== '') body[name] = value;
+export function bodyOf(model: string, messages: Message[], given: Parameters): Asked {
+  const body: Asked = { model, messages };
+  if (given.temperature !== '') body.temperature = given.temperature;
+  if (given.topP !== '') body.top_p = given.topP;
+  if (given.maxTokens !== '') body.max_tokens = given.maxTokens;
+  if (given.seed !== '') body.seed = given.seed;
+  if (given.repetitionPenalty !== '') body.repetition_penalty = given.repetitionPenalty;
+  if (given.topK !== '') body.top_k = given.topK;
   if (given.stop.length > 0) body.stop = given.stop;
   return body;
 }

@@ -1,5 +1,7 @@
-import { Failure, said, send } from '../../api/client';
+import { Failure, said } from '../../api/client';
 import { events } from '../../api/events';
+import type { components, paths } from '../../api/schema/openai';
+import { answer, api } from '../../api/typed';
 
 /** What one event of an answer tells. */
 export interface Heard {
@@ -9,39 +11,34 @@ export interface Heard {
   tokens?: number;
 }
 
-interface Chunk {
-  model?: string;
-  choices?: { delta?: { content?: string | null }; finish_reason?: string | null }[];
-  usage?: { completion_tokens?: number } | null;
-  error?: unknown;
-}
+/** What is asked of a model; that it is to be streamed goes without saying. */
+export type Asked = components['schemas']['ChatBody'];
+type Event = paths['/v1/chat/completions']['post']['responses'][200]['content']['text/event-stream'];
+type Chunk = Exclude<Event, { error: unknown }>;
 
 /** The answer to a body of `POST /v1/chat/completions`, as it is written.
  * @throws Failure where the server refuses or fails, or the stream ends before the answer does (status 0).
  */
-export async function* answering(body: Record<string, unknown>, signal: AbortSignal): AsyncGenerator<Heard> {
-  const response = await send('/v1/chat/completions', {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
-    signal,
-  });
-  if (!response.body) throw new Failure(0, '');
-  for await (const { data } of events(response.body)) {
+export async function* answering(body: Asked, signal: AbortSignal): AsyncGenerator<Heard> {
+  const stream = await answer(api.POST('/v1/chat/completions', {
+    body: { ...body, stream: true, stream_options: { include_usage: true } }, signal, parseAs: 'stream',
+  }));
+  if (!stream) throw new Failure(0, '');
+  for await (const { data } of events(stream)) {
     if (data === '[DONE]') return;
-    const chunk = JSON.parse(data) as Chunk;
-    if (chunk.error) throw new Failure(500, said(chunk.error) ?? '', chunk);
-    yield heard(chunk);
+    const event = JSON.parse(data) as Event;
+    if ('error' in event) throw new Failure(500, said(event.error) ?? '', event);
+    yield heard(event);
   }
   throw new Failure(0, '');
 }
 
 function heard(chunk: Chunk): Heard {
   const found: Heard = {};
-  const [choice] = chunk.choices ?? [];
-  if (chunk.model) found.spoke = chunk.model;
-  if (choice?.delta?.content) found.text = choice.delta.content;
+  const [choice] = chunk.choices;
+  found.spoke = chunk.model;
+  if (choice?.delta.content) found.text = choice.delta.content;
   if (choice?.finish_reason) found.finish = choice.finish_reason;
-  if (chunk.usage?.completion_tokens !== undefined) found.tokens = chunk.usage.completion_tokens;
+  if (chunk.usage) found.tokens = chunk.usage.completion_tokens;
   return found;
 }

@@ -10,7 +10,7 @@ const FIRST = ['epochs', 'learning_rate', 'batch_size', 'lora_rank'];
 interface Shown {
   parameters: Parameter[];
   /** of the chosen model: least and most by parameter */
-  limits: Record<string, [number, number]>;
+  limits: Record<string, number[]>;
   given: Given;
   give: (given: Given) => void;
 }
@@ -44,7 +44,7 @@ export function ParameterFields({ parameters, limits, given, give }: Shown) {
 
 interface One {
   parameter: Parameter;
-  limits: [number, number] | null;
+  limits: number[] | null;
   value: string | boolean | undefined;
   set: (value: string | boolean) => void;
 }
@@ -67,7 +67,7 @@ function Field({ parameter, limits, value, set }: One) {
       />
     );
   }
-  const [low, high] = limits ?? [parameter.min, parameter.max];
+  const [low = null, high = null] = limits ?? [parameter.min, parameter.max];
   const wrong = type !== 'string' && text !== '' && !fits(text, type, low, high);
   const range = low !== null && high !== null && type !== 'string' && high < 1e9 ? ` (${low} – ${high})` : '';
   return (

@@ -4,7 +4,7 @@ import type { Parameter } from './api';
 import { chosen } from './parameters';
 
 const one = (name: string, type: Parameter['type']): Parameter => ({
-  name, type, description: '', default: null, min: null, max: null, choices: [],
+  name, type, description: '', optional: true, default: null, min: null, max: null, choices: [],
 });
 
 it('sends what was filled in, and in the right type', () => {
