@@ -1,7 +1,7 @@
 import '@mantine/core/styles.css';
 import './style.css';
 
-import { createTheme, MantineProvider } from '@mantine/core';
+import { Anchor, createTheme, MantineProvider } from '@mantine/core';
 import { QueryClient, QueryClientProvider } from '@tanstack/react-query';
 import { StrictMode } from 'react';
 import { createRoot } from 'react-dom/client';
@@ -14,6 +14,8 @@ const theme = createTheme({
   primaryColor: 'cyan',
   primaryShade: 9, // white on it is read in both themes (WCAG AA)
   defaultRadius: 'md',
+  cursorType: 'pointer',
+  components: { Anchor: Anchor.extend({ defaultProps: { inherit: true } }) }, // as large as what stands round it
   fontFamily: 'system-ui, -apple-system, "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif',
 });
 const queries = new QueryClient({

@@ -1,11 +1,15 @@
-import { Autocomplete, type AutocompleteProps } from '@mantine/core';
+import { Autocomplete, type AutocompleteProps, Combobox } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 
 import { get } from '../api/client';
 import { words } from '../i18n/language';
 
-const en = { split: 'Splits', dataset: 'Datasets', upload: 'Uploaded files', sample: 'Sample data' };
-const zh: Record<keyof typeof en, string> = { split: '划分', dataset: '数据集', upload: '上传的文件', sample: '示例数据' };
+const en = {
+  split: 'Splits', dataset: 'Datasets', upload: 'Uploaded files', sample: 'Sample data', choose: 'Choose, or type a name',
+};
+const zh: Record<keyof typeof en, string> = {
+  split: '划分', dataset: '数据集', upload: '上传的文件', sample: '示例数据', choose: '选择，或输入名称',
+};
 const useSay = words(en, zh);
 const ORDER = ['dataset', 'split', 'upload', 'sample'] as const;
 
@@ -30,6 +34,9 @@ export function DatasetSelect(props: Omit<AutocompleteProps, 'data'>) {
   return (
     <Autocomplete
       maxDropdownHeight={320}
+      placeholder={say('choose')}
+      rightSection={<Combobox.Chevron />}
+      rightSectionPointerEvents="none"
       comboboxProps={{ withinPortal: true }}
       renderOption={({ option }) => {
         const count = counts.get(option.value);

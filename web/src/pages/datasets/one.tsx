@@ -1,7 +1,8 @@
-import { Anchor, Badge, Button, Center, Group, Loader, Stack, Tabs, Text, Title } from '@mantine/core';
+import { Badge, Button, Center, Group, Loader, Stack, Tabs, Text, Title } from '@mantine/core';
 import { useState } from 'react';
 import { Link, useLocation, useSearchParams } from 'wouter';
 
+import { Back } from '../../parts/back';
 import { bytes } from '../../parts/durations';
 import { Failed } from '../../parts/failed';
 import { When } from '../../parts/when';
@@ -21,7 +22,7 @@ export function OneDataset({ id }: { id: string }) {
   const found = useDataset(id);
   return (
     <Stack maw={1400}>
-      <div><Anchor component={Link} href="/datasets" underline="always">← {say('back')}</Anchor></div>
+      <Back to="/datasets">{say('back')}</Back>
       {found.error && <Failed error={found.error} again={() => void found.refetch()} />}
       {found.isPending && <Center p="xl"><Loader aria-label={say('loading')} /></Center>}
       {found.data && <Known dataset={found.data} />}

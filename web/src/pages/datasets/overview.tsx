@@ -62,9 +62,9 @@ function All({ datasets, remove }: { datasets: Dataset[]; remove: (dataset: Data
                 </Table.Td>
                 <Table.Td visibleFrom="sm"><Kind kind={each.kind} /></Table.Td>
                 <Table.Td ta="right" className="numbers">{each.examples.toLocaleString()}</Table.Td>
-                <Table.Td ta="right" className="numbers" visibleFrom="md">{bytes(each.size_bytes)}</Table.Td>
+                <Table.Td ta="right" className="numbers" visibleFrom="md" style={{ whiteSpace: 'nowrap' }}>{bytes(each.size_bytes)}</Table.Td>
                 <Table.Td visibleFrom="lg" className="numbers">{splits(each.splits) || '–'}</Table.Td>
-                <Table.Td visibleFrom="md">{each.created_at ? <When at={each.created_at} /> : '–'}</Table.Td>
+                <Table.Td visibleFrom="md" style={{ whiteSpace: 'nowrap' }}>{each.created_at ? <When at={each.created_at} /> : '–'}</Table.Td>
                 <Table.Td visibleFrom="sm">
                   <Group gap="xs" wrap="nowrap">
                     {trainable(each) && <Button component={Link} href={training(each)} size="xs" variant="light">{say('train')}</Button>}
@@ -101,7 +101,7 @@ export function SampleText({ dataset }: { dataset: Dataset }) {
 
 export function Kind({ kind }: { kind: Dataset['kind'] }) {
   const say = useSay();
-  return <Badge variant="default" tt="none">{say(`kind.${kind}`)}</Badge>;
+  return <Badge variant="default" tt="none" miw="max-content">{say(`kind.${kind}`)}</Badge>;
 }
 
 function Samples() {

@@ -1,4 +1,4 @@
-import { Anchor, Button, Group, Loader, Paper, Progress, Stack, Table, Text, Title } from '@mantine/core';
+import { Anchor, Button, Group, Paper, Progress, Stack, Table, Text, Title } from '@mantine/core';
 import { IconPlus } from '@tabler/icons-react';
 import { useQuery } from '@tanstack/react-query';
 import { Link } from 'wouter';
@@ -6,6 +6,7 @@ import { Link } from 'wouter';
 import { useLanguage } from '../../i18n/language';
 import { Failed } from '../../parts/failed';
 import { StateBadge } from '../../parts/state-badge';
+import { Waiting } from '../../parts/waiting';
 import { When } from '../../parts/when';
 import { datasetOf, type Evaluation, evaluationsQuery, live } from './api';
 import { useSay } from './words';
@@ -23,7 +24,7 @@ export function List() {
         <Button component={Link} href="/evaluation/new" leftSection={<IconPlus size={16} />}>{say('start')}</Button>
       </Group>
       {found.error && <Failed error={found.error} again={() => void found.refetch()} />}
-      {found.isPending && <Loader />}
+      {found.isPending && <Waiting />}
       {found.data && all.length === 0 && (
         <Paper withBorder p="xl">
           <Stack align="start">
@@ -52,7 +53,7 @@ function Rows({ found }: { found: Evaluation[] }) {
           {found.map((each) => (
             <Table.Tr key={each.eval_id}>
               <Table.Td style={{ overflowWrap: 'anywhere', maxWidth: 280 }}>
-                <Anchor component={Link} href={`/evaluation/${each.eval_id}`} underline="always" c="inherit">{each.model_name}</Anchor>
+                <Anchor component={Link} href={`/evaluation/${each.eval_id}`} underline="always" fw={600}>{each.model_name}</Anchor>
               </Table.Td>
               <Table.Td style={{ overflowWrap: 'anywhere', maxWidth: 240 }}>{datasetOf(each) ?? '–'}</Table.Td>
               <Table.Td>

@@ -1,13 +1,14 @@
-import { Alert, Anchor, Button, Group, Loader, Modal, Paper, Progress, Stack, Text, Title } from '@mantine/core';
+import { Alert, Button, Group, Modal, Paper, Progress, Stack, Text, Title } from '@mantine/core';
 import { useDisclosure } from '@mantine/hooks';
-import { IconArrowLeft } from '@tabler/icons-react';
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { Link } from 'wouter';
 
 import { Failure, post } from '../../api/client';
 import { useLanguage } from '../../i18n/language';
+import { Back } from '../../parts/back';
 import { Failed } from '../../parts/failed';
 import { StateBadge } from '../../parts/state-badge';
+import { Waiting } from '../../parts/waiting';
 import { When } from '../../parts/when';
 import { datasetOf, type Evaluation, evaluationQuery, live, type Result } from './api';
 import { Figures } from './figures';
@@ -22,8 +23,8 @@ export function One({ id }: { id: string }) {
   const missing = found.error instanceof Failure && found.error.status === 404;
   return (
     <Stack>
-      <Group gap="xs"><IconArrowLeft size={16} /><Anchor component={Link} href="/evaluation" c="inherit" underline="always">{say('all')}</Anchor></Group>
-      {found.isPending && <Loader />}
+      <Back to="/evaluation">{say('all')}</Back>
+      {found.isPending && <Waiting />}
       {missing && <Alert color="gray">{say('one.gone')}</Alert>}
       {found.error && !missing && <Failed error={found.error} again={() => void found.refetch()} />}
       {found.data && <Shown found={found.data} />}

@@ -1,9 +1,10 @@
-import { Box, Button, Group, Loader, Modal, Paper, Select, SimpleGrid, Stack, Text, TextInput, Title } from '@mantine/core';
+import { Box, Button, Group, Modal, Paper, Select, SimpleGrid, Stack, Text, TextInput, Title } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { useVirtualizer } from '@tanstack/react-virtual';
 import { useDeferredValue, useMemo, useRef, useState } from 'react';
 
 import { Failed } from '../../parts/failed';
+import { Waiting } from '../../parts/waiting';
 import { type Result, type Row, rowsQuery, type Said } from './api';
 import { number } from './numbers';
 import { arranged, difference, type Order, telling } from './sorting';
@@ -36,7 +37,7 @@ export function Rows({ id, result, lower }: Given) {
     <Paper withBorder p="md" component="section" aria-label={say('rows.title')}>
       <Title order={2} size="h4" mb="sm">{say('rows.title')}</Title>
       {found.error && <Failed error={found.error} again={() => void found.refetch()} />}
-      {found.isPending && <Loader />}
+      {found.isPending && <Waiting />}
       {rows && (
         <Stack gap="sm">
           <Group align="end">

@@ -1,10 +1,10 @@
-import { Anchor, Button, Checkbox, Group, NumberInput, SimpleGrid, Stack, Switch, Title } from '@mantine/core';
-import { IconArrowLeft } from '@tabler/icons-react';
+import { Button, Checkbox, Group, NumberInput, SimpleGrid, Stack, Switch, Title } from '@mantine/core';
 import { useMutation, useQueryClient } from '@tanstack/react-query';
 import { type FormEvent, useRef, useState } from 'react';
-import { Link, useLocation, useSearch } from 'wouter';
+import { useLocation, useSearch } from 'wouter';
 
 import { post } from '../../api/client';
+import { Back } from '../../parts/back';
 import { DatasetSelect } from '../../parts/dataset-select';
 import { Failed } from '../../parts/failed';
 import { kindOf, useKnownModels } from '../../parts/known-models';
@@ -60,7 +60,7 @@ export function Start() {
   const fault = (name: keyof typeof wrong) => (checked ? wrong[name] : null);
   return (
     <Stack maw={960}>
-      <Group gap="xs"><IconArrowLeft size={16} /><Anchor component={Link} href="/evaluation" c="inherit" underline="always">{say('all')}</Anchor></Group>
+      <Back to="/evaluation">{say('all')}</Back>
       <Title order={1} size="h2">{say('form.title')}</Title>
       <form onSubmit={submit} ref={form} noValidate>
         <Stack>

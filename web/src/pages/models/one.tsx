@@ -2,6 +2,7 @@ import { Anchor, Badge, Button, Center, Group, Loader, Stack, Table, Text, Texta
 import { type FormEvent, type ReactNode, useState } from 'react';
 import { Link, useLocation } from 'wouter';
 
+import { Back } from '../../parts/back';
 import { Confirm } from '../../parts/confirm';
 import { bytes } from '../../parts/durations';
 import { Failed } from '../../parts/failed';
@@ -21,7 +22,7 @@ export function OneModel({ name }: { name: string }) {
   const loaded = found.data?.loaded.some((each) => each.name === name) ?? false;
   return (
     <Stack maw={1000}>
-      <div><Anchor component={Link} href="/models" underline="always">← {say('back')}</Anchor></div>
+      <Back to="/models">{say('back')}</Back>
       <Title order={1} size="h2" style={{ overflowWrap: 'anywhere' }}>{name}</Title>
       {found.error && <Failed error={found.error} again={() => void found.refetch()} />}
       {found.isPending && <Center p="xl"><Loader aria-label={say('loading')} /></Center>}

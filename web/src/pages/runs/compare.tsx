@@ -1,9 +1,9 @@
-import { Anchor, Group, Stack, Table, Title } from '@mantine/core';
-import { IconArrowLeft } from '@tabler/icons-react';
+import { Anchor, Stack, Table, Title } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { useMemo } from 'react';
 import { Link } from 'wouter';
 
+import { Back } from '../../parts/back';
 import { Failed } from '../../parts/failed';
 import { StateBadge } from '../../parts/state-badge';
 import { lastPart, runsQuery } from './api';
@@ -31,7 +31,7 @@ export function Compare({ ids }: { ids: string[] }) {
   const failure = chosen.map((id) => points[id]?.failure).find(Boolean) ?? runs.error;
   return (
     <Stack>
-      <Group gap="xs"><IconArrowLeft size={16} /><Anchor component={Link} href="/runs" c="inherit" underline="always">{say('all')}</Anchor></Group>
+      <Back to="/runs">{say('all')}</Back>
       <Title order={1} size="h2">{say('compare.title', { count: chosen.length })}</Title>
       {failure && <Failed error={failure} />}
       {!(failure && named.every((run) => run.points.training.step.length === 0)) && <Curves runs={named} ended />}
@@ -45,7 +45,7 @@ export function Compare({ ids }: { ids: string[] }) {
           <Table.Tbody>
             {chosen.map((id) => of.get(id)).filter((run) => run !== undefined).map((run) => (
               <Table.Tr key={run.task_id}>
-                <Table.Td><Anchor component={Link} href={`/runs/${run.task_id}`} c="inherit" underline="always">{lastPart(run.output_dir)}</Anchor></Table.Td>
+                <Table.Td><Anchor component={Link} href={`/runs/${run.task_id}`} underline="always">{lastPart(run.output_dir)}</Anchor></Table.Td>
                 <Table.Td><StateBadge state={run.status} stopping={run.cancel_requested} /></Table.Td>
                 <Table.Td>{run.loss?.toFixed(4) ?? '–'}</Table.Td>
                 <Table.Td>{run.dataset_path}</Table.Td>

@@ -50,7 +50,7 @@ export function Curves({ runs, ended }: { runs: Named[]; ended: boolean }) {
             value={smoothing}
             onChange={setSmoothing}
             label={(value) => value.toFixed(2)}
-            thumbProps={{ 'aria-label': say('curve.smoothing') }}
+            thumbLabel={say('curve.smoothing')}
           />
         </Group>
       </Group>

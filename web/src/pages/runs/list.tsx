@@ -1,5 +1,5 @@
 import {
-  Anchor, Button, Checkbox, Group, Loader, Paper, Progress, Select, Stack, Table, Text, TextInput, Title, VisuallyHidden,
+  Anchor, Button, Checkbox, Group, Paper, Progress, Select, Stack, Table, Text, TextInput, Title, VisuallyHidden,
 } from '@mantine/core';
 import { IconPlus } from '@tabler/icons-react';
 import { useQuery } from '@tanstack/react-query';
@@ -10,6 +10,7 @@ import { useLanguage } from '../../i18n/language';
 import { duration } from '../../parts/durations';
 import { Failed } from '../../parts/failed';
 import { StateBadge } from '../../parts/state-badge';
+import { Waiting } from '../../parts/waiting';
 import { When } from '../../parts/when';
 import { executorName, lastPart, live, type Run, runsQuery } from './api';
 import { useSay } from './words';
@@ -37,7 +38,7 @@ export function List() {
         <Button component={Link} href="/runs/new" leftSection={<IconPlus size={16} />}>{say('start')}</Button>
       </Group>
       {runs.error && <Failed error={runs.error} again={() => void runs.refetch()} />}
-      {runs.isPending && <Loader />}
+      {runs.isPending && <Waiting />}
       {runs.data && all.length === 0 && <Empty />}
       {all.length > 0 && (
         <>
@@ -128,7 +129,7 @@ function Rows({ runs, ticked, tick }: RowsGiven) {
                   />
                 </Table.Td>
                 <Table.Td style={{ overflowWrap: 'anywhere' }}>
-                  <Anchor component={Link} href={`/runs/${run.task_id}`} underline="always" c="inherit">{name}</Anchor>
+                  <Anchor component={Link} href={`/runs/${run.task_id}`} underline="always" fw={600}>{name}</Anchor>
                   {place && <Text size="xs">{say('where', { place })}</Text>}
                 </Table.Td>
                 <Table.Td><StateBadge state={run.status} stopping={run.cancel_requested} /></Table.Td>

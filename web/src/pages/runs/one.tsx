@@ -1,16 +1,17 @@
-import { Alert, Anchor, Button, Group, Loader, Modal, Paper, SimpleGrid, Stack, Text, Title } from '@mantine/core';
+import { Alert, Button, Group, Modal, Paper, SimpleGrid, Stack, Text, Title } from '@mantine/core';
 import { useDisclosure } from '@mantine/hooks';
-import { IconArrowLeft } from '@tabler/icons-react';
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { type ReactNode, useMemo } from 'react';
 import { Link, useLocation } from 'wouter';
 
 import { Failure, post } from '../../api/client';
 import { useLanguage } from '../../i18n/language';
+import { Back } from '../../parts/back';
 import { short } from '../../parts/chart-numbers';
 import { bytes, duration, moment } from '../../parts/durations';
 import { Failed } from '../../parts/failed';
 import { StateBadge } from '../../parts/state-badge';
+import { Waiting } from '../../parts/waiting';
 import { When } from '../../parts/when';
 import { executorName, lastPart, live, type RunInFull, runQuery } from './api';
 import { Curves } from './curves';
@@ -29,8 +30,8 @@ export function One({ id }: { id: string }) {
   const missing = found.error instanceof Failure && found.error.status === 404;
   return (
     <Stack>
-      <Group gap="xs"><IconArrowLeft size={16} /><Anchor component={Link} href="/runs" c="inherit" underline="always">{say('all')}</Anchor></Group>
-      {found.isPending && <Loader />}
+      <Back to="/runs">{say('all')}</Back>
+      {found.isPending && <Waiting />}
       {missing && <Alert color="gray">{say('one.gone')}</Alert>}
       {found.error && !missing && <Failed error={found.error} again={() => void found.refetch()} />}
       {run && <Shown run={run} />}

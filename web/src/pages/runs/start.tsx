@@ -1,14 +1,16 @@
-import { Alert, Anchor, Button, Collapse, Group, Loader, Paper, SimpleGrid, Stack, Text, TextInput, Title } from '@mantine/core';
-import { IconArrowLeft, IconChevronDown, IconChevronRight } from '@tabler/icons-react';
+import { Alert, Button, Collapse, Group, Paper, SimpleGrid, Stack, Text, TextInput, Title } from '@mantine/core';
+import { IconChevronDown, IconChevronRight } from '@tabler/icons-react';
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { type FormEvent, useRef, useState } from 'react';
-import { Link, useLocation, useSearch } from 'wouter';
+import { useLocation, useSearch } from 'wouter';
 
 import { call, post } from '../../api/client';
 import { useLanguage } from '../../i18n/language';
+import { Back } from '../../parts/back';
 import { DatasetSelect } from '../../parts/dataset-select';
 import { Failed } from '../../parts/failed';
 import { ModelSelect } from '../../parts/model-select';
+import { Waiting } from '../../parts/waiting';
 import { lastPart, type Parameter, parametersQuery, type Plan, type RunInFull, runQuery } from './api';
 import { Field, ORDER } from './field';
 import { bodyOf, type Filled, faults, fromRecipe, MAIN, OWN_NAMES, PATHS } from './form';
@@ -24,10 +26,10 @@ export function Start() {
   const old = useQuery({ ...runQuery(from ?? '', language), enabled: from !== null, refetchInterval: false });
   return (
     <Stack maw={960}>
-      <Group gap="xs"><IconArrowLeft size={16} /><Anchor component={Link} href="/runs" c="inherit" underline="always">{say('all')}</Anchor></Group>
+      <Back to="/runs">{say('all')}</Back>
       <Title order={1} size="h2">{say('form.title')}</Title>
       {old.error && <Failed error={old.error} again={() => void old.refetch()} />}
-      {from !== null && old.isPending ? <Loader /> : <Form key={from ?? ''} from={old.data ?? null} dataset={asked.get('dataset') ?? ''} />}
+      {from !== null && old.isPending ? <Waiting /> : <Form key={from ?? ''} from={old.data ?? null} dataset={asked.get('dataset') ?? ''} />}
     </Stack>
   );
 }
