@@ -8,6 +8,7 @@ from typing import Any
 from jsonschema_rs import Draft202012Validator
 from tools.openapi import descriptions
 
+JSON, EVENTS = "application/json", "text/event-stream"
 _NO_SCHEMA = ("const", "default", "enum", "examples")
 _MOST = 5  # findings told of one answer
 
@@ -27,19 +28,20 @@ class Described:
         ]
         # what is written out goes before what stands for something, and one part of a path before several
         self._paths.sort(key=lambda each: each[1].count("{"))
-        self._validators: dict[tuple[str, str], Draft202012Validator | None] = {}
+        self._validators: dict[tuple[str, str, str], Draft202012Validator | None] = {}
 
-    def findings(self, method: str, path: str, answer: Any) -> list[str]:
+    def findings(self, method: str, path: str, answer: Any, media: str = JSON) -> list[str]:
         """How the JSON of an answer with status 200 differs from its description; empty where it does not.
 
         Args:
             path: as it was asked for, without what follows a question mark.
+            media: what the answer is; of a stream, ``EVENTS``, the JSON is that of one event.
         """
         found = self._operation(method.lower(), path)
         if found is None:
             return [f"{method} {path}: nothing describes this path"]
         template, operation, components = found
-        validator = self._validator(template, method.lower(), operation, components)
+        validator = self._validator(template, method.lower(), operation, components, media)
         if validator is None:
             return [f"{method} {template}: its answer is not described"]
         return [
@@ -64,11 +66,11 @@ class Described:
         return None
 
     def _validator(
-        self, template: str, verb: str, operation: dict[str, Any], components: dict[str, Any]
+        self, template: str, verb: str, operation: dict[str, Any], components: dict[str, Any], media: str
     ) -> Draft202012Validator | None:
-        key = (verb, template)
+        key = (verb, template, media)
         if key not in self._validators:
-            schema = _schema(operation)
+            schema = _schema(operation, media)
             nothing = schema is None or _says_nothing(schema)
             whole = {"allOf": [schema], "components": components}
             self._validators[key] = None if nothing else Draft202012Validator(_closed(whole))
@@ -88,10 +90,10 @@ def _pattern(path: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     return re.compile(one), re.compile(several)
 
 
-def _schema(operation: Mapping[str, Any]) -> Any:
-    """Of the JSON that is answered with status 200; None where that is no JSON."""
+def _schema(operation: Mapping[str, Any], media: str = JSON) -> Any:
+    """Of what is answered with status 200; None where that is nothing of ``media``."""
     content = operation.get("responses", {}).get("200", {}).get("content", {})
-    return content["application/json"].get("schema", {}) if "application/json" in content else None
+    return content[media].get("schema", {}) if media in content else None
 
 
 def _says_nothing(schema: Mapping[str, Any]) -> bool:

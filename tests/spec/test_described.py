@@ -139,9 +139,8 @@ async def test_evaluations_are_as_described_before_and_after_they_are_done(
     assert "base" in (await ask("GET", "/evaluate/outputs/{whole}"))["rows"][0]
 
 
-@pytest.mark.parametrize("prefix", ["/train", "/evaluate", "/samples"])
-def test_every_answer_says_of_what_shape_it_is(prefix: str) -> None:
-    assert of_this_version().undescribed(prefix) == []
+def test_every_answer_says_of_what_shape_it_is() -> None:
+    assert of_this_version().undescribed("/") == []
 
 
 def test_what_is_undeclared_missing_or_of_another_kind_is_found() -> None:
