@@ -1,7 +1,7 @@
 import { Autocomplete, type AutocompleteProps, Combobox } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 
-import { get } from '../api/client';
+import { answer, api } from '../api/typed';
 import { words } from '../i18n/language';
 
 const en = {
@@ -13,18 +13,12 @@ const zh: Record<keyof typeof en, string> = {
 const useSay = words(en, zh);
 const ORDER = ['dataset', 'split', 'upload', 'sample'] as const;
 
-interface Known {
-  dataset_path: string;
-  kind: keyof typeof en;
-  examples: number | null;
-}
-
 /** Chooses data to read: a dataset, a split of one, an uploaded file, or any file under home by its name. */
 export function DatasetSelect(props: Omit<AutocompleteProps, 'data'>) {
   const say = useSay();
   const known = useQuery({
     queryKey: ['train', 'datasets'],
-    queryFn: async ({ signal }) => (await get<{ datasets: Known[] }>('/train/datasets', signal)).datasets,
+    queryFn: async ({ signal }) => (await answer(api.GET('/train/datasets', { signal }))).datasets,
   });
   const counts = new Map(known.data?.map((each) => [each.dataset_path, each.examples]));
   const groups = ORDER.map((kind) => ({

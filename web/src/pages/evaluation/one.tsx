@@ -3,14 +3,15 @@ import { useDisclosure } from '@mantine/hooks';
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { Link } from 'wouter';
 
-import { Failure, post } from '../../api/client';
+import { Failure } from '../../api/client';
+import { answer, api } from '../../api/typed';
 import { useLanguage } from '../../i18n/language';
 import { Back } from '../../parts/back';
 import { Failed } from '../../parts/failed';
 import { StateBadge } from '../../parts/state-badge';
 import { Waiting } from '../../parts/waiting';
 import { When } from '../../parts/when';
-import { datasetOf, type Evaluation, evaluationQuery, live, type Result } from './api';
+import { datasetOf, type Evaluation, evaluationQuery, live, resultOf } from './api';
 import { Figures } from './figures';
 import { Rows } from './rows';
 import { useSay } from './words';
@@ -35,7 +36,7 @@ export function One({ id }: { id: string }) {
 function Shown({ found }: { found: Evaluation }) {
   const say = useSay();
   const dataset = datasetOf(found);
-  const result = 'metrics' in found.details ? (found.details as Result) : null;
+  const result = resultOf(found);
   return (
     <>
       <Group justify="space-between" align="start">
@@ -79,7 +80,7 @@ function Deeds({ found, dataset }: { found: Evaluation; dataset: string | null }
   const queries = useQueryClient();
   const [asking, { open, close }] = useDisclosure();
   const cancel = useMutation({
-    mutationFn: () => post(`/evaluate/cancel/${found.eval_id}`),
+    mutationFn: () => answer(api.POST('/evaluate/cancel/{eval_id}', { params: { path: { eval_id: found.eval_id } } })),
     onSuccess: close,
     onSettled: () => void queries.invalidateQueries({ predicate: ({ queryKey }) => String(queryKey[0]).startsWith('evaluation') }),
   });

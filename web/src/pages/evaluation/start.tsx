@@ -3,7 +3,7 @@ import { useMutation, useQueryClient } from '@tanstack/react-query';
 import { type FormEvent, useRef, useState } from 'react';
 import { useLocation, useSearch } from 'wouter';
 
-import { post } from '../../api/client';
+import { answer, api } from '../../api/typed';
 import { Back } from '../../parts/back';
 import { DatasetSelect } from '../../parts/dataset-select';
 import { Failed } from '../../parts/failed';
@@ -35,10 +35,12 @@ export function Start() {
   const bare = chosen !== undefined && kindOf(chosen) === 'base';
   const start = useMutation({
     mutationFn: () =>
-      post<{ eval_id: string }>('/evaluate/dataset', {
-        model_name: model, dataset_path: dataset.trim(), metrics, limit: Number(limit), max_tokens: Number(tokens),
-        compare: compare && !bare,
-      }),
+      answer(api.POST('/evaluate/dataset', {
+        body: {
+          model_name: model, dataset_path: dataset.trim(), metrics, limit: Number(limit), max_tokens: Number(tokens),
+          compare: compare && !bare,
+        },
+      })),
     onSuccess: ({ eval_id }) => {
       void queries.invalidateQueries({ queryKey: ['evaluations'] });
       go(`/evaluation/${eval_id}`);

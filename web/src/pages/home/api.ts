@@ -1,55 +1,20 @@
 import { queryOptions } from '@tanstack/react-query';
 
-import { Failure, get, said, send } from '../../api/client';
+import { Failure, said } from '../../api/client';
 import { events } from '../../api/events';
+import type { components as ChatGateway, paths } from '../../api/schema/chat_gateway';
+import type { components } from '../../api/schema/gpt_service';
+import { answer, api } from '../../api/typed';
 
-export interface Samples {
-  installed: boolean;
-  files: { role: string; dataset_path: string; rows: number; installed: boolean }[];
-  examples: { language: string; question: string; answer: string }[];
-  questions: { language: string; question: string; expected: string }[];
-  train: { base_model: string; dataset_path: string; num_epochs: number; lora_r: number } & Record<string, unknown>;
-}
-
-export interface Task {
-  task_id: string;
-  status: string;
-  progress: number;
-  current_step: number;
-  total_steps: number;
-  loss: number | null;
-  tokens_per_second: number | null;
-  seconds_left: number | null;
-  base_model: string;
-  dataset_path: string;
-  created_at: string;
-  started_at: string | null;
-  completed_at: string | null;
-  output_dir: string;
-  error: string | null;
-}
-
-export interface Measured {
-  eval_id: string;
-  status: string;
-  progress: number;
-  model_name: string;
-  created_at: string;
-  completed_at: string | null;
-}
-
-export interface Library {
-  bases: { name: string; context_length: number; description: string }[];
-  adapters: { name: string; base_model: string; created_at: string; aliases: string[] }[];
-  loaded: { name: string; base_model: string; lora_adapter: string | null; is_current: boolean }[];
-}
-
+type Schemas = components['schemas'];
+export type Samples = Schemas['Samples'];
+export type Task = Schemas['TrainingTask'];
+export type Measured = Schemas['EvaluationDetails'];
 /** A turn that the server keeps. */
-export interface KeptTurn {
-  message: string;
-  response: string;
-  state: string;
-}
+export type KeptTurn = ChatGateway['schemas']['TurnShown'];
+type Send = paths['/api/chat/send']['post'];
+type Question = Send['requestBody']['content']['application/json'];
+type Chunk = Send['responses'][200]['content']['text/event-stream'];
 
 export const active = (status: string): boolean => status === 'queued' || status === 'running';
 
@@ -58,26 +23,26 @@ const QUIET_MS = 5_000;
 
 export const samples = queryOptions({
   queryKey: ['samples'],
-  queryFn: ({ signal }) => get<Samples>('/samples', signal),
+  queryFn: ({ signal }) => answer(api.GET('/samples', { signal })),
 });
 
 /** Runs, the newest first; asked for more often while one runs. */
 export const tasks = queryOptions({
   queryKey: ['home', 'tasks'],
-  queryFn: async ({ signal }) => (await get<{ history: Task[] }>('/train/history?limit=200', signal)).history,
+  queryFn: async ({ signal }) => (await answer(api.GET('/train/history', { params: { query: { limit: 200 } }, signal }))).history,
   refetchInterval: (query) => (query.state.data?.some((task) => active(task.status)) ? BUSY_MS : QUIET_MS),
 });
 
 /** Evaluations, the newest first. */
 export const measured = queryOptions({
   queryKey: ['home', 'evaluations'],
-  queryFn: async ({ signal }) => (await get<{ history: Measured[] }>('/evaluate/history?limit=20', signal)).history,
+  queryFn: async ({ signal }) => (await answer(api.GET('/evaluate/history', { params: { query: { limit: 20 } }, signal }))).history,
   refetchInterval: (query) => (query.state.data?.some((each) => active(each.status)) ? BUSY_MS : QUIET_MS),
 });
 
 export const library = queryOptions({
   queryKey: ['home', 'library'],
-  queryFn: ({ signal }) => get<Library>('/library', signal),
+  queryFn: ({ signal }) => answer(api.GET('/library', { signal })),
   refetchInterval: QUIET_MS,
 });
 
@@ -86,7 +51,7 @@ export const losses = (id: string, running: boolean) =>
   queryOptions({
     queryKey: ['home', 'losses', id],
     queryFn: async ({ signal }) =>
-      (await get<{ training: { step: number[]; loss: (number | null)[] } }>(`/train/metrics/${id}`, signal)).training,
+      (await answer(api.GET('/train/metrics/{task_id}', { params: { path: { task_id: id } }, signal }))).training,
     refetchInterval: running ? 2_000 : false,
   });
 
@@ -94,8 +59,7 @@ export const losses = (id: string, running: boolean) =>
 export const conversations = queryOptions({
   queryKey: ['home', 'conversations'],
   queryFn: async ({ signal }) => {
-    const path = '/api/chat/conversations?limit=1000';
-    const found = await get<{ conversations: { conversation_id: string; created_at: string }[] }>(path, signal);
+    const found = await answer(api.GET('/api/chat/conversations', { params: { query: { limit: 1000 } }, signal }));
     return found.conversations
       .sort((one, other) => other.created_at.localeCompare(one.created_at))
       .map((each) => each.conversation_id);
@@ -107,7 +71,8 @@ export const kept = (id: string) =>
   queryOptions({
     queryKey: ['home', 'conversation', id],
     queryFn: async ({ signal }) =>
-      (await get<{ messages: KeptTurn[] }>(`/api/chat/conversations/${id}`, signal)).messages[0] ?? null,
+      (await answer(api.GET('/api/chat/conversations/{conversation_id}', { params: { path: { conversation_id: id } }, signal })))
+        .messages[0] ?? null,
     // another tab, or this one before a reload, may be asking still
     refetchInterval: (query) => (query.state.data?.state === 'running' ? BUSY_MS : false),
   });
@@ -116,16 +81,13 @@ export const kept = (id: string) =>
  * @throws Failure where it cannot answer; status 0 where the connection breaks off.
  */
 export async function* asked(model: string, message: string, id: string): AsyncGenerator<string> {
-  const response = await send('/api/chat/send', {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ service: 'local', model, message, conversation_id: id, temperature: 0, max_tokens: 64 }),
-  });
-  if (!response.body) throw new Failure(0, '');
-  for await (const { data } of events(response.body)) {
-    const chunk = JSON.parse(data) as { message?: { content?: string }; done?: boolean; error?: boolean; code?: number };
-    if (chunk.error) throw new Failure(chunk.code ?? 500, said(chunk) ?? '', chunk);
-    if (chunk.message?.content) yield chunk.message.content;
+  const body: Question = { service: 'local', model, message, conversation_id: id, temperature: 0, max_tokens: 64 };
+  const stream = await answer(api.POST('/api/chat/send', { body, parseAs: 'stream' }));
+  if (!stream) throw new Failure(0, '');
+  for await (const { data } of events(stream)) {
+    const chunk = JSON.parse(data) as Chunk;
+    if ('error' in chunk) throw new Failure(chunk.code, said(chunk) ?? '', chunk);
+    if (chunk.message.content) yield chunk.message.content;
     if (chunk.done) return;
   }
   throw new Failure(0, '');

@@ -5,7 +5,7 @@ import { Link } from 'wouter';
 
 import { Failure } from '../../api/client';
 import { useLanguage } from '../../i18n/language';
-import { asked, conversations, kept, type Samples, type Task } from './api';
+import { asked, conversations, kept, type KeptTurn, type Samples, type Task } from './api';
 import { conversationOf } from './tour';
 import { useSay } from './words';
 
@@ -132,7 +132,7 @@ function useAsking(tuned: Task): { talk: Talk | null; ask: (question: string) =>
   return { talk, ask };
 }
 
-const STATES: Record<string, Words['state']> = { running: 'writing', completed: 'done', failed: 'failed', canceled: 'cut' };
+const STATES: Record<KeptTurn['state'], Words['state']> = { running: 'writing', completed: 'done', failed: 'failed', canceled: 'cut' };
 
 /** What was asked under `number`, from the server's record; null where nothing was. */
 function useKept(tuned: Task, number: string | null): Talk | null {
@@ -143,6 +143,6 @@ function useKept(tuned: Task, number: string | null): Talk | null {
   // both or none: half a record would look like an answer that was cut off
   if (number === null || base.isPending || after.isPending || question === undefined) return null;
   const words = (turn: typeof base.data): Words =>
-    turn ? { text: turn.response, state: STATES[turn.state] ?? 'cut', error: null } : { ...NOTHING, state: 'cut' };
+    turn ? { text: turn.response, state: STATES[turn.state], error: null } : { ...NOTHING, state: 'cut' };
   return { question, base: words(base.data), tuned: words(after.data) };
 }

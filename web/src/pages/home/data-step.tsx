@@ -1,7 +1,7 @@
 import { Button, Group, Table, Text } from '@mantine/core';
 import { useMutation, useQueryClient } from '@tanstack/react-query';
 
-import { post } from '../../api/client';
+import { answer, api } from '../../api/typed';
 import { useLanguage } from '../../i18n/language';
 import { Failed } from '../../parts/failed';
 import { type Samples, samples as query } from './api';
@@ -18,7 +18,7 @@ export function DataStep({ samples }: { samples: Samples }) {
   const { language } = useLanguage();
   const client = useQueryClient();
   const install = useMutation({
-    mutationFn: () => post<Samples>('/samples'),
+    mutationFn: () => answer(api.POST('/samples')),
     onSuccess: (found) => client.setQueryData(query.queryKey, found),
   });
   const shown = samples.examples.filter((each) => each.language === language);

@@ -5,10 +5,14 @@ import { conversationOf, isNew, lastAsked, linePoints, standings, took, tourOf }
 
 const samples = (installed: boolean): Samples => ({
   installed, files: [], examples: [], questions: [],
-  train: { base_model: 'base', dataset_path: 'data/samples/train.jsonl', num_epochs: 7, lora_r: 16 },
+  train: {
+    base_model: 'base', dataset_path: 'data/samples/train.jsonl', replay_path: 'data/samples/general.jsonl', replay_share: 0.5,
+    num_epochs: 7, batch_size: 16, learning_rate: 1e-3, warmup_ratio: 0, max_length: 128, lora_r: 16, lora_alpha: 32, lora_dropout: 0,
+  },
 });
-const task = (status: string, dataset = 'data/samples/train.jsonl', id = status): Task => ({
-  task_id: id, status, progress: 0, current_step: 0, total_steps: 0, loss: null, tokens_per_second: null, seconds_left: null,
+const task = (status: Task['status'], dataset = 'data/samples/train.jsonl', id: string = status): Task => ({
+  task_id: id, status, progress: 0, current_epoch: 0, total_epochs: 7, current_step: 0, total_steps: 0, loss: null,
+  learning_rate: null, tokens_per_second: null, seconds_left: null, seconds_silent: null,
   base_model: 'base', dataset_path: dataset, created_at: '', started_at: null, completed_at: null, output_dir: 'adapters/x',
   error: null,
 });

@@ -2,7 +2,7 @@ import { Anchor, Button, Group, Progress, Text } from '@mantine/core';
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { Link } from 'wouter';
 
-import { post } from '../../api/client';
+import { answer, api } from '../../api/typed';
 import { useLanguage } from '../../i18n/language';
 import { duration } from '../../parts/durations';
 import { Failed } from '../../parts/failed';
@@ -18,7 +18,7 @@ export function TrainStep({ samples, tour }: { samples: Samples; tour: Tour }) {
   const say = useSay();
   const client = useQueryClient();
   const again = (): Promise<void> => client.invalidateQueries({ queryKey: tasks.queryKey });
-  const start = useMutation({ mutationFn: () => post('/train', samples.train), onSettled: again });
+  const start = useMutation({ mutationFn: () => answer(api.POST('/train', { body: samples.train })), onSettled: again });
   const { base_model: base, num_epochs: epochs, lora_r: rank } = samples.train;
   const running = tour.run !== null && active(tour.run.status);
   return (
@@ -44,7 +44,7 @@ export function TrainStep({ samples, tour }: { samples: Samples; tour: Tour }) {
 function RunShown({ task, onChange }: { task: Task; onChange: () => Promise<void> }) {
   const say = useSay();
   const { language } = useLanguage();
-  const cancel = useMutation({ mutationFn: () => post(`/train/cancel/${task.task_id}`), onSettled: onChange });
+  const cancel = useMutation({ mutationFn: () => answer(api.POST('/train/cancel/{task_id}', { params: { path: { task_id: task.task_id } } })), onSettled: onChange });
   const running = active(task.status);
   const open = <Anchor component={Link} href={`/runs/${task.task_id}`} underline="always">{say('train.open')}</Anchor>;
   const seconds = took(task);

@@ -1,9 +1,9 @@
 import { expect, it } from 'vitest';
 
-import type { Parameter } from './api';
+import type { Parameter, Setting } from './api';
 import { bodyOf, faults, fromRecipe } from './form';
 
-const parameter = (name: string, kind: string, value: unknown, low: number | null = null, high: number | null = null): Parameter => ({
+const parameter = (name: string, kind: string, value: Setting, low: number | null = null, high: number | null = null): Parameter => ({
   name, kind, default: value, minimum: low, maximum: high, choices: [], description: '',
 });
 const KNOWN = [

@@ -1,8 +1,8 @@
-import type { Parameter } from './api';
+import type { Body, Parameter, Setting } from './api';
 import type { Key } from './words';
 
 /** What the form holds, by the names of `POST /train`; "" and undefined are empty. `name` becomes `output_dir`. */
-export type Filled = Record<string, unknown>;
+export type Filled = Record<string, Setting>;
 
 /** What somebody who tunes for the first time may want to set. */
 export const MAIN: readonly string[] = ['num_epochs', 'batch_size', 'learning_rate', 'lora_r', 'lora_alpha', 'max_length'];
@@ -20,7 +20,7 @@ const RECIPE_NAMES: Record<string, string> = {
 };
 
 /** Settings of a run, or changes of a plan, as the form holds them. */
-export function fromRecipe(recipe: Record<string, unknown>): Filled {
+export function fromRecipe(recipe: Record<string, Setting>): Filled {
   const found: Filled = {};
   for (const [name, value] of Object.entries(recipe)) {
     if (value === null) continue;
@@ -29,11 +29,11 @@ export function fromRecipe(recipe: Record<string, unknown>): Filled {
   return found;
 }
 
-const empty = (value: unknown): boolean => value === undefined || value === null || value === '';
+const empty = (value: Setting | undefined): boolean => value === undefined || value === null || value === '';
 
 /** What is sent: what was filled in, and the defaults that the form shows for the rest. */
-export function bodyOf(filled: Filled, known: Parameter[]): Record<string, unknown> {
-  const body: Record<string, unknown> = {};
+export function bodyOf(filled: Filled, known: Parameter[]): Body {
+  const body: Record<string, Setting> = {};
   for (const name of Object.values(OWN_NAMES)) {
     const value = String(filled[name] ?? '').trim();
     if (value && name !== 'name') body[name] = value;
@@ -45,13 +45,13 @@ export function bodyOf(filled: Filled, known: Parameter[]): Record<string, unkno
     if (each.kind === 'list[str]') {
       const modules = String(value ?? '').split(/[\s,，]+/).filter(Boolean);
       if (modules.length) body[each.name] = modules;
-    } else if (!empty(value)) {
+    } else if (value !== undefined && !empty(value)) {
       body[each.name] = value;
     } else if (each.default !== null) {
       body[each.name] = each.default;
     }
   }
-  return body;
+  return body as Body; // by the names that the server told; `faults` finds what is missing
 }
 
 /** What cannot be sent, by field. */

@@ -1,20 +1,17 @@
 import { Box, Button, Group, Stack, Switch, Text, TextInput } from '@mantine/core';
 import { useEffect, useMemo, useRef, useState } from 'react';
 
-import { Failure, get } from '../../api/client';
+import { Failure } from '../../api/client';
+import type { components } from '../../api/schema/gpt_service';
+import { answer, api } from '../../api/typed';
 import { Failed } from '../../parts/failed';
+import { live } from './api';
 import { useSay } from './words';
 
 const PIECE = 262_144; // bytes, as the server cuts them
 const MOST_LINES = 4_000; // drawn at once; searching looks at all that has come
 
-interface Piece {
-  status: string;
-  text: string;
-  start: number;
-  end: number;
-  size: number;
-}
+type Piece = components['schemas']['RunLog'];
 
 /** What the trainer of a run prints, as it prints it. */
 export function Log({ id }: { id: string }) {
@@ -70,14 +67,14 @@ function useLog(id: string) {
       let end: number | null = null;
       while (!left.signal.aborted) {
         try {
-          const piece: Piece = await get(address(id, end), left.signal);
+          const piece: Piece = await read(id, end, left.signal);
           const first = end === null;
           end = piece.end;
           if (first) setLog({ text: piece.text, start: piece.start, end: piece.end });
           else if (piece.text) setLog((known) => ({ ...known, text: known.text + piece.text, end: piece.end }));
           setFailure(null);
           if (piece.end < piece.size && piece.text) continue;
-          if (piece.status !== 'queued' && piece.status !== 'running') return;
+          if (!live(piece)) return;
         } catch (error) {
           if (left.signal.aborted) return;
           setFailure(error instanceof Failure ? error : new Failure(0, String(error)));
@@ -89,7 +86,7 @@ function useLog(id: string) {
   }, [id]);
   const earlier = () => {
     const from = Math.max(0, log.start - PIECE);
-    get<Piece>(address(id, from)).then(
+    read(id, from).then(
       (piece) => setLog((known) => (known.start === log.start ? { ...known, text: piece.text + known.text, start: from } : known)),
       (error: unknown) => setFailure(error instanceof Failure ? error : new Failure(0, String(error))),
     );
@@ -97,5 +94,5 @@ function useLog(id: string) {
   return { ...log, failure, earlier };
 }
 
-const address = (id: string, after: number | null): string =>
-  `/train/log/${encodeURIComponent(id)}${after === null ? '' : `?after=${after}`}`;
+const read = (id: string, after: number | null, signal: AbortSignal | null = null): Promise<Piece> =>
+  answer(api.GET('/train/log/{task_id}', { params: { path: { task_id: id }, query: { after } }, signal }));

@@ -4,7 +4,8 @@ import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { type ReactNode, useMemo } from 'react';
 import { Link, useLocation } from 'wouter';
 
-import { Failure, post } from '../../api/client';
+import { Failure } from '../../api/client';
+import { answer, api } from '../../api/typed';
 import { useLanguage } from '../../i18n/language';
 import { Back } from '../../parts/back';
 import { short } from '../../parts/chart-numbers';
@@ -161,12 +162,12 @@ function Deeds({ run }: { run: RunInFull }) {
   const [asking, { open, close }] = useDisclosure();
   const again = () => void queries.invalidateQueries({ predicate: ({ queryKey }) => queryKey[0] === 'run' || queryKey[0] === 'runs' });
   const cancel = useMutation({
-    mutationFn: () => post(`/train/cancel/${run.task_id}`),
+    mutationFn: () => answer(api.POST('/train/cancel/{task_id}', { params: { path: { task_id: run.task_id } } })),
     onSettled: again,
     onSuccess: close,
   });
   const resume = useMutation({
-    mutationFn: () => post<{ task_id: string }>(`/train/resume/${run.task_id}`),
+    mutationFn: () => answer(api.POST('/train/resume/{task_id}', { params: { path: { task_id: run.task_id } } })),
     onSuccess: ({ task_id }) => { again(); go(`/runs/${task_id}`); },
   });
   return (

@@ -9,7 +9,7 @@ import { useSay } from './words';
 interface Given {
   plan: Plan;
   stale: boolean;
-  apply: (changes: Record<string, unknown>) => void;
+  apply: (changes: Plan['remedies'][number]['changes']) => void;
 }
 
 /** What a run would take, and what would make it fit. */

@@ -1,16 +1,14 @@
 import { useEffect, useState } from 'react';
 
-import { Failure, get } from '../../api/client';
+import { Failure } from '../../api/client';
+import type { components } from '../../api/schema/gpt_service';
+import { answer, api } from '../../api/typed';
+import { live } from './api';
 
-/** Columns of a curve's points, each as long as `step`. */
-export type Columns = Record<string, (number | null)[]> & { step: number[] };
+type Answer = components['schemas']['RunCurves'];
 
-interface Answer {
-  status: string;
-  training: Columns;
-  validation: Columns;
-  more: boolean;
-}
+/** Columns of a curve's points, each as long as `step`, which has no gaps. */
+export type Columns = Answer['training'] & { step: number[] };
 
 export interface Points {
   training: Columns;
@@ -28,7 +26,7 @@ export function appended(known: Columns, next: Columns): Columns {
   const last = known.step.at(-1) ?? 0;
   const first = next.step.findIndex((step) => step > last);
   if (first < 0) return known;
-  const found: Record<string, (number | null)[]> = {};
+  const found: Answer['training'] = {};
   for (const name of new Set([...Object.keys(known), ...Object.keys(next)])) {
     const before = known[name] ?? known.step.map(() => null);
     const after = next[name] ?? next.step.map(() => null);
@@ -58,19 +56,20 @@ async function follow(id: string, left: AbortSignal, told: (points: Points) => v
     let going = true;
     try {
       const after = known.training.step.at(-1) ?? 0;
-      const answer = await get<Answer>(`/train/metrics/${encodeURIComponent(id)}?after=${after}`, left);
-      const changed = answer.training.step.length > 0 || answer.validation.step.length > 0;
+      const next = await answer(api.GET('/train/metrics/{task_id}', { params: { path: { task_id: id }, query: { after } }, signal: left }));
+      const [training, validation] = [next.training as Columns, next.validation as Columns];
+      const changed = training.step.length > 0 || validation.step.length > 0;
       if (changed || !known.whole || known.failure) {
         known = {
-          training: appended(known.training, answer.training),
-          validation: appended(known.validation, answer.validation),
-          whole: !answer.more,
+          training: appended(known.training, training),
+          validation: appended(known.validation, validation),
+          whole: !next.more,
           failure: null,
         };
         told(known);
       }
-      if (answer.more) continue;
-      going = answer.status === 'queued' || answer.status === 'running';
+      if (next.more) continue;
+      going = live(next);
     } catch (error) {
       if (left.aborted) return;
       known = { ...known, failure: error instanceof Failure ? error : new Failure(0, String(error)) };

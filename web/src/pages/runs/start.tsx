@@ -4,14 +4,14 @@ import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { type FormEvent, useRef, useState } from 'react';
 import { useLocation, useSearch } from 'wouter';
 
-import { call, post } from '../../api/client';
+import { answer, api } from '../../api/typed';
 import { useLanguage } from '../../i18n/language';
 import { Back } from '../../parts/back';
 import { DatasetSelect } from '../../parts/dataset-select';
 import { Failed } from '../../parts/failed';
 import { ModelSelect } from '../../parts/model-select';
 import { Waiting } from '../../parts/waiting';
-import { lastPart, type Parameter, parametersQuery, type Plan, type RunInFull, runQuery } from './api';
+import { type Body, lastPart, type Parameter, parametersQuery, type RunInFull, runQuery, type Setting } from './api';
 import { Field, ORDER } from './field';
 import { bodyOf, type Filled, faults, fromRecipe, MAIN, OWN_NAMES, PATHS } from './form';
 import { Planned } from './plan';
@@ -49,17 +49,17 @@ function Form({ from, dataset }: { from: RunInFull | null; dataset: string }) {
   const parameters = useQuery(parametersQuery(base, language));
   const known = parameters.data?.parameters ?? [];
   const wrong = faults(filled, known, say);
-  const body = JSON.stringify(bodyOf(filled, known));
-  const set = (name: string, value: unknown) => setFilled((now) => ({ ...now, [name]: value }));
+  const body = bodyOf(filled, known);
+  const set = (name: string, value: Setting) => setFilled((now) => ({ ...now, [name]: value }));
   const planner = useRef<AbortController | null>(null);
   const plan = useMutation({
-    mutationFn: async (text: string) => {
+    mutationFn: async (body: Body) => {
       planner.current = new AbortController();
-      return { text, plan: await call<Plan>('POST', '/train/plan', JSON.parse(text), planner.current.signal) };
+      return { body, plan: await answer(api.POST('/train/plan', { body, signal: planner.current.signal })) };
     },
   });
   const start = useMutation({
-    mutationFn: () => post<{ task_id: string }>('/train', JSON.parse(body)),
+    mutationFn: () => answer(api.POST('/train', { body })),
     onSuccess: ({ task_id }) => {
       planner.current?.abort();
       void queries.invalidateQueries({ queryKey: ['runs'] });
@@ -154,7 +154,7 @@ function Form({ from, dataset }: { from: RunInFull | null; dataset: string }) {
         {plan.data && !plan.isPending && (
           <Planned
             plan={plan.data.plan}
-            stale={plan.data.text !== body}
+            stale={JSON.stringify(plan.data.body) !== JSON.stringify(body)}
             apply={(changes) => setFilled((now) => ({ ...now, ...fromRecipe(changes) }))}
           />
         )}
