@@ -30,7 +30,7 @@ export default function Page() {
         {here && <Who session={here} />}
       </Section>
       <Section title={say('looks')}><Looks /></Section>
-      {here?.admin && <Section title={say('people')}><People home={here.home} /></Section>}
+      {here && <Section title={say(here.admin ? 'people' : 'keys')}><People session={here} /></Section>}
       <Section title={say('server')}>
         {session.isPending && <Skeleton height={120} />}
         {here && <ServerFacts session={here} />}

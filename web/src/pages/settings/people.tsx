@@ -1,34 +1,41 @@
-import { Stack, Text } from '@mantine/core';
+import { Alert, Stack, Text, Title } from '@mantine/core';
+import { useQuery } from '@tanstack/react-query';
 
-import { Command } from '../../parts/command';
-import { type Key, useSay } from './words';
+import { Failure } from '../../api/client';
+import type { Session } from '../../api/session';
+import { usersQuery } from './api';
+import { Keys } from './keys';
+import { Terminal } from './terminal';
+import { Users } from './users';
+import { useSay } from './words';
 
-const VERBS: { about: Key; verb: string }[] = [
-  { about: 'people.add', verb: 'users add NAME --admin' },
-  { about: 'people.list', verb: 'users list' },
-  { about: 'people.passwd', verb: 'users passwd NAME' },
-  { about: 'people.disable', verb: 'users disable NAME' },
-  { about: 'keys.create', verb: 'keys create --user NAME --label "what for"' },
-  { about: 'keys.list', verb: 'keys list' },
-  { about: 'keys.revoke', verb: 'keys revoke ID' },
-];
-
-/** Users and keys are made on the machine itself: no request can make somebody an admin. */
-export function People({ home }: { home: string | null }) {
+/** Users and API keys as far as who asks may manage them, or why they may not. */
+export function People({ session }: { session: Session }) {
   const say = useSay();
-  const where = home ? ` --home ${quoted(home)}` : '';
+  const open = session.open_to_network;
+  const users = useQuery({ ...usersQuery, enabled: session.admin && !open });
+  const refused = users.error instanceof Failure && users.error.status === 403 ? users.error.message : null;
+  if (open || refused !== null) {
+    return (
+      <Stack gap="md">
+        <Alert color="orange" title={say('refused')}><Text size="sm">{refused ?? say('refused.open')}</Text></Alert>
+        <Terminal home={session.home} opened />
+      </Stack>
+    );
+  }
   return (
-    <Stack gap="sm">
-      <Text size="sm" c="dimmed">{say('people.how')}</Text>
-      {VERBS.map(({ about, verb }) => (
-        <div key={about}>
-          <Text size="sm" mb={4}>{say(about)}</Text>
-          <Command line={`tunesmith ${verb}${where}`} />
-        </div>
-      ))}
+    <Stack gap="xl">
+      {session.admin && (
+        <Stack gap="sm" component="section">
+          <Title order={3} size="h5">{say('users')}</Title>
+          <Users me={session.user} />
+        </Stack>
+      )}
+      <Stack gap="sm" component="section">
+        <Title order={3} size="h5">{say('keys')}</Title>
+        <Keys session={session} />
+      </Stack>
+      {session.admin && <Terminal home={session.home} />}
     </Stack>
   );
 }
-
-/** As one word of a shell. */
-const quoted = (path: string): string => (/^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`);
