@@ -69,6 +69,7 @@ def _came_straight(request: Request) -> bool:
         and (name == "localhost" or _is_loopback(name.strip("[]")))
         # the door lets listed pages use the models; they may not make users
         and request.headers.get("origin", f"http://{host}").lower() in (f"http://{host}", f"https://{host}")
+        and request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")
     )
 
 

@@ -36,6 +36,8 @@ def test_a_request_to_this_machines_own_names_passes(host: str) -> None:
         {"origin": "http://localhost:3000"},
         {"origin": "https://app.example.com"},
         {"origin": "null"},
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site"},
         {"x_forwarded_for": "127.0.0.1"},
         {"x_real_ip": "127.0.0.1"},
         {"forwarded": "for=127.0.0.1"},
