@@ -76,7 +76,8 @@ unit: $(VENV)/.tested $(if $(WITH_REACT),,$(VENV)/.react) $(if $(WITH_BROWSER),,
 	@# three at a time on two cores, for much of it is waiting
 	@# files in their order: those that wait for real servers first, so that no process is left with one at the end
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not crash and not thorough $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA) $(WITH_REACT) $(WITH_BROWSER)" $(PYTEST_OPTIONS)
-	$(BIN)/pytest -n 2 --dist loadfile -m crash $(PYTEST_OPTIONS)
+	@# no other file: every process imports what it is given, and all of them import every library there is
+	$(BIN)/pytest -n 2 --dist loadfile -m crash $$(grep -rl --include='test_*.py' 'mark\.crash' tests) $(PYTEST_OPTIONS)
 
 # the whole page in a browser; `make test` looks at every page, and at the frame
 page: $(VENV)/.tested web/node_modules/.locked
