@@ -4,7 +4,7 @@ import './chart.css';
 import { ActionIcon, Box, Group, useComputedColorScheme } from '@mantine/core';
 import { useElementSize } from '@mantine/hooks';
 import { IconArrowLeft, IconArrowRight, IconArrowsMaximize, IconZoomIn, IconZoomOut } from '@tabler/icons-react';
-import { useCallback, useEffect, useRef } from 'react';
+import { type KeyboardEvent, type ReactNode, useCallback, useEffect, useRef } from 'react';
 import uPlot from 'uplot';
 
 import { words } from '../i18n/language';
@@ -93,14 +93,24 @@ export function Chart({ lines, description, log = false, height = 280, digits = 
   useEffect(() => {
     if (plot.current) drawn(plot.current);
   }, [lines, drawn]);
+  const pressed = (event: KeyboardEvent): void => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return; // the browser's own
+    const deed = {
+      'ArrowLeft': () => move(-0.25), 'ArrowRight': () => move(0.25), '+': () => zoom(0.5), '=': () => zoom(0.5),
+      '-': () => zoom(2), '0': () => show(null),
+    }[event.key];
+    if (!deed) return;
+    event.preventDefault();
+    deed();
+  };
   return (
-    <Box>
+    <Box onKeyDown={pressed}>
       <Group gap={4} justify="flex-end" mb={4}>
-        <Tool label={say('left')} onClick={() => move(-0.25)} icon={<IconArrowLeft size={16} />} />
-        <Tool label={say('right')} onClick={() => move(0.25)} icon={<IconArrowRight size={16} />} />
-        <Tool label={say('in')} onClick={() => zoom(0.5)} icon={<IconZoomIn size={16} />} />
-        <Tool label={say('out')} onClick={() => zoom(2)} icon={<IconZoomOut size={16} />} />
-        <Tool label={say('all')} onClick={() => show(null)} icon={<IconArrowsMaximize size={16} />} />
+        <Tool label={say('left')} press="ArrowLeft" onClick={() => move(-0.25)} icon={<IconArrowLeft size={16} />} />
+        <Tool label={say('right')} press="ArrowRight" onClick={() => move(0.25)} icon={<IconArrowRight size={16} />} />
+        <Tool label={say('in')} press="+" onClick={() => zoom(0.5)} icon={<IconZoomIn size={16} />} />
+        <Tool label={say('out')} press="-" onClick={() => zoom(2)} icon={<IconZoomOut size={16} />} />
+        <Tool label={say('all')} press="0" onClick={() => show(null)} icon={<IconArrowsMaximize size={16} />} />
       </Group>
       <div ref={sized}>
         <div ref={place} className="chart" role="img" aria-label={description} style={{ minHeight: height + LEGEND }} />
@@ -109,8 +119,17 @@ export function Chart({ lines, description, log = false, height = 280, digits = 
   );
 }
 
-function Tool({ label, onClick, icon }: { label: string; onClick: () => void; icon: React.ReactNode }) {
-  return <ActionIcon variant="default" size="md" aria-label={label} title={label} onClick={onClick}>{icon}</ActionIcon>;
+interface ToolGiven {
+  label: string;
+  /** the key that does the same while the focus is in the chart */
+  press: string;
+  onClick: () => void;
+  icon: ReactNode;
+}
+
+function Tool({ label, press, onClick, icon }: ToolGiven) {
+  const title = `${label} (${{ ArrowLeft: '←', ArrowRight: '→' }[press] ?? press})`;
+  return <ActionIcon variant="default" size="md" aria-label={label} aria-keyshortcuts={press} title={title} onClick={onClick}>{icon}</ActionIcon>;
 }
 
 interface Wanted {

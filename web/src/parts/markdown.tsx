@@ -1,7 +1,8 @@
 import DOMPurify from 'dompurify';
 import { Marked } from 'marked';
-import { memo } from 'react';
+import { memo, useMemo } from 'react';
 
+import { blocks } from './blocks';
 import './markdown.css';
 
 // what a model writes is hostile: of all HTML, only what Markdown itself can mean comes through
@@ -52,7 +53,14 @@ export function safeHtml(text: string): string {
   });
 }
 
-/** Text of a model, its Markdown shown. The only place of the page that puts HTML into it. */
-export const Markdown = memo(function Markdown({ text }: { text: string }) {
-  return <div className="markdown" dangerouslySetInnerHTML={{ __html: safeHtml(text) }} />;
+/** Text of a model, its Markdown shown. While it is `growing` only its last block is read anew, so that long answers
+ * come smoothly and what was selected above stays so. The only place of the page that puts HTML into it. */
+export const Markdown = memo(function Markdown({ text, growing = false }: { text: string; growing?: boolean }) {
+  if (!growing) return <Block text={text} className="markdown" />;
+  return <div className="markdown">{blocks(text).map((raw, at) => <Block key={at} text={raw} className="block" />)}</div>;
+});
+
+const Block = memo(function Block({ text, className }: { text: string; className: string }) {
+  const html = useMemo(() => safeHtml(text), [text]);
+  return <div className={className} dangerouslySetInnerHTML={{ __html: html }} />;
 });

@@ -14,7 +14,7 @@ export function Figures({ result, lower }: { result: Result; lower: string[] }) 
   return (
     <Paper withBorder p="md" component="section" aria-label={say('figures.title')}>
       <Title order={2} size="h4" mb="xs">{say('figures.title')}</Title>
-      <Table.ScrollContainer minWidth={difference ? 720 : 320} scrollAreaProps={{ viewportProps: { tabIndex: 0, role: 'region', 'aria-label': say('figures.title') } }}>
+      <Table.ScrollContainer minWidth={difference ? 720 : 320} scrollAreaProps={{ viewportProps: { tabIndex: 0, role: 'group', 'aria-label': say('figures.title') } }}>
         <Table className="numbers" aria-label={say('figures.title')}>
           <Table.Thead>
             <Table.Tr>

@@ -1,4 +1,4 @@
-import { Box, Button, Group, Modal, Paper, Select, SimpleGrid, Stack, Text, TextInput, Title } from '@mantine/core';
+import { Box, Button, Group, Modal, Paper, Select, SimpleGrid, Stack, Text, TextInput, Title, VisuallyHidden } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { useVirtualizer } from '@tanstack/react-virtual';
 import { useDeferredValue, useMemo, useRef, useState } from 'react';
@@ -10,7 +10,7 @@ import { number } from './numbers';
 import { arranged, difference, type Order, telling } from './sorting';
 import { known, useSay } from './words';
 
-const HEIGHT = 108;
+const HEIGHT = 88; // px, three lines of text
 
 interface Given {
   id: string;
@@ -85,9 +85,16 @@ interface WindowGiven {
 function Window({ rows, figure, low, open }: WindowGiven) {
   const say = useSay();
   const box = useRef<HTMLDivElement>(null);
+  const compared = rows.some((row) => row.base);
   const virtual = useVirtualizer({ count: rows.length, getScrollElement: () => box.current, estimateSize: () => HEIGHT, overscan: 6 });
   return (
     <Box style={{ overflowX: 'auto' }}>
+      <Group wrap="nowrap" gap="md" px={4} pb={4} miw={640} aria-hidden style={{ borderBottom: '1px solid var(--mantine-color-default-border)' }}>
+        <Text size="sm" fw={600} w={92} style={{ flexShrink: 0 }}>{say(compared ? 'rows.difference' : 'rows.value')}</Text>
+        {(['rows.prompt', 'rows.expected', ...(compared ? ['rows.base' as const] : []), compared ? 'rows.tuned' : 'rows.answer'] as const).map((key) => (
+          <Text key={key} size="sm" fw={600} style={{ flex: '1 1 0', minWidth: 0 }}>{say(key)}</Text>
+        ))}
+      </Group>
       <Box
         ref={box}
         role="list"
@@ -126,9 +133,9 @@ function Short({ row, figure, low, open }: { row: Row; figure: string; low: bool
   return (
     <Group wrap="nowrap" align="stretch" gap="md" h="100%">
       <Stack gap={4} w={92} style={{ flexShrink: 0 }}>
-        <Text size="xs">{say(base ? 'rows.difference' : 'rows.value')}</Text>
+        <VisuallyHidden>{say(base ? 'rows.difference' : 'rows.value')}</VisuallyHidden>
         <Text fw={600} className="numbers">{mark}{shown === undefined ? '–' : (base && shown > 0 ? '+' : '') + number(figure, shown)}</Text>
-        <Button size="compact-xs" variant="default" aria-label={say('rows.open', { number: row.index + 1 })} onClick={() => open(row)}>
+        <Button size="compact-sm" variant="default" w="fit-content" aria-label={say('rows.open', { number: row.index + 1 })} onClick={() => open(row)}>
           #{row.index + 1}
         </Button>
       </Stack>
@@ -143,7 +150,7 @@ function Short({ row, figure, low, open }: { row: Row; figure: string; low: bool
 function Piece({ label, text }: { label: string; text: string }) {
   return (
     <Box style={{ flex: '1 1 0', minWidth: 0 }}>
-      <Text size="xs">{label}</Text>
+      <VisuallyHidden>{label}</VisuallyHidden>
       <Text size="sm" lineClamp={3} style={{ overflowWrap: 'anywhere' }}>{text.slice(0, 400)}</Text>
     </Box>
   );

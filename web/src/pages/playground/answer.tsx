@@ -43,7 +43,7 @@ export function AnswerCard({ answer, side, preferred, raw, again }: Given) {
 
 function Words({ answer, raw }: { answer: Answer; raw: boolean }) {
   const say = useSay();
-  if (answer.text) return raw ? <div className="said">{answer.text}</div> : <Markdown text={answer.text} />;
+  if (answer.text) return raw ? <div className="said">{answer.text}</div> : <Markdown text={answer.text} growing={live(answer)} />;
   if (live(answer)) return <Text size="sm" c="dimmed">{say('waiting')}</Text>;
   return answer.state === 'done' ? <Text size="sm" c="dimmed">{say('nothing')}</Text> : null;
 }

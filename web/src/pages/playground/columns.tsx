@@ -1,16 +1,25 @@
 import { ActionIcon, Button, Group } from '@mantine/core';
 import { IconPlus, IconX } from '@tabler/icons-react';
+import { memo } from 'react';
 
 import { ModelSelect } from '../../parts/model-select';
-import { addColumn, MOST_COLUMNS, removeColumn, setModel, type Talk } from './talk';
+import type { Column } from './conversation';
+import { addColumn, MOST_COLUMNS, removeColumn, setModel } from './talk';
 import { useSay } from './words';
 
-/** Which models answer, one a column. `next` is the model that another column begins with. */
-export function ColumnChoice({ talk, next, writing }: { talk: Talk; next: string | null; writing: boolean }) {
+interface Given {
+  columns: Column[];
+  next: string | null;
+  writing: boolean;
+}
+
+/** Which models answer, one a column. `next` is the model that another column begins with. Not drawn anew with every
+ * word of an answer. */
+export const ColumnChoice = memo(function ColumnChoice({ columns, next, writing }: Given) {
   const say = useSay();
   return (
     <Group align="flex-end" gap="sm" role="group" aria-label={say('columns')}>
-      {talk.columns.map((column, at) => (
+      {columns.map((column, at) => (
         <Group key={column.key} gap={4} wrap="nowrap" align="flex-end" style={{ flex: '1 1 14rem', minWidth: 0 }}>
           <ModelSelect
             label={say('model', { number: at + 1 })}
@@ -19,7 +28,7 @@ export function ColumnChoice({ talk, next, writing }: { talk: Talk; next: string
             disabled={writing}
             style={{ flex: 1, minWidth: 0 }}
           />
-          {talk.columns.length > 1 && (
+          {columns.length > 1 && (
             <ActionIcon
               variant="subtle"
               color="gray"
@@ -33,11 +42,11 @@ export function ColumnChoice({ talk, next, writing }: { talk: Talk; next: string
           )}
         </Group>
       ))}
-      {talk.columns.length < MOST_COLUMNS && next !== null && (
+      {columns.length < MOST_COLUMNS && next !== null && (
         <Button variant="default" leftSection={<IconPlus size={16} />} disabled={writing} onClick={() => addColumn(next)}>
           {say('column.add')}
         </Button>
       )}
     </Group>
   );
-}
+});

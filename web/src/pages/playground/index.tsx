@@ -3,7 +3,7 @@ import './playground.css';
 import { Alert, Anchor, Button, Collapse, Group, SegmentedControl, Stack, Switch, Text, Title, VisuallyHidden } from '@mantine/core';
 import { useDisclosure } from '@mantine/hooks';
 import { IconAdjustments, IconCode, IconMessagePlus, IconScale } from '@tabler/icons-react';
-import { useEffect, useLayoutEffect, useRef } from 'react';
+import { memo, useEffect, useLayoutEffect, useRef } from 'react';
 import { Link, useLocation, useSearch } from 'wouter';
 
 import { kindOf, type KnownModel, useKnownModels } from '../../parts/known-models';
@@ -58,8 +58,8 @@ export default function Page() {
         </Alert>
       )}
       {known.isPending && talk.columns.length === 0 && <Text c="dimmed" role="status">{say('loading')}</Text>}
-      <ColumnChoice talk={talk} next={next} writing={writing} />
-      <Showing talk={talk} />
+      <ColumnChoice columns={talk.columns} next={next} writing={writing} />
+      <Showing blind={talk.blind} raw={talk.raw} locked={talk.turns.length > 0} />
       {talk.full && <Alert color="orange" role="alert">{say('full')}</Alert>}
       <Stack gap="xl" className="turns">
         {talk.turns.length === 0 && <Empty adapters={known.data?.some((model) => kindOf(model) !== 'base') ?? true} />}
@@ -74,15 +74,14 @@ export default function Page() {
   );
 }
 
-function Showing({ talk }: { talk: Talk }) {
+const Showing = memo(function Showing({ blind, raw, locked }: { blind: boolean; raw: boolean; locked: boolean }) {
   const say = useSay();
-  const locked = talk.turns.length > 0;
   return (
     <Group justify="space-between" align="flex-start" gap="sm">
       <Switch
         label={say('blind')}
         description={say(locked ? 'blind.locked' : 'blind.help')}
-        checked={talk.blind}
+        checked={blind}
         disabled={locked}
         onChange={(event) => setBlind(event.currentTarget.checked)}
         style={{ flex: '1 1 16rem' }}
@@ -91,12 +90,12 @@ function Showing({ talk }: { talk: Talk }) {
         size="xs"
         aria-label={say('shown')}
         data={[{ value: 'markdown', label: say('shown.markdown') }, { value: 'raw', label: say('shown.raw') }]}
-        value={talk.raw ? 'raw' : 'markdown'}
+        value={raw ? 'raw' : 'markdown'}
         onChange={(value) => setRaw(value === 'raw')}
       />
     </Group>
   );
-}
+});
 
 function Empty({ adapters }: { adapters: boolean }) {
   const say = useSay();

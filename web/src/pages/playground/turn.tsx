@@ -1,5 +1,5 @@
 import { Button, Group, Paper, Stack, Text } from '@mantine/core';
-import { memo } from 'react';
+import { type KeyboardEvent, memo, useEffect, useRef } from 'react';
 
 import { AnswerCard } from './answer';
 import { type Answer, hidden, live, type Turn, type Verdict } from './conversation';
@@ -45,16 +45,34 @@ function Judging({ turn }: { turn: Turn }) {
   // an answer that nobody could give cannot be worse than another
   const ready = !turn.answers.some(live);
   const both = turn.answers.length === 2 && turn.answers.every((answer) => answer.state === 'done');
+  const place = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    const at = document.activeElement;
+    // nothing can be asked before the vote: whoever waits in the empty prompt box may press a key for it
+    if (both && at instanceof HTMLTextAreaElement && at.value === '') place.current?.focus({ preventScroll: true });
+  }, [both]);
+  const pressed = (event: KeyboardEvent): void => {
+    const verdict = VERDICTS[Number(event.key) - 1];
+    if (!both || verdict === undefined || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    judged(verdict);
+  };
+  const judged = (verdict: Verdict): void => {
+    judge(turn.key, verdict);
+    document.querySelector<HTMLElement>('.asking textarea')?.focus({ preventScroll: true });
+  };
   return (
-    <Paper withBorder p="sm" role="group" aria-label={say('judge')}>
+    <Paper
+      ref={place} withBorder p="sm" role="group" tabIndex={-1} aria-label={say('judge')} title={say('judge.keys')} onKeyDown={pressed}
+    >
       <Group justify="center" gap="sm">
         <Text fw={600}>{say('judge')}</Text>
-        {VERDICTS.map((verdict) => (
-          <Button key={verdict} variant="default" disabled={!both} onClick={() => judge(turn.key, verdict)}>
+        {VERDICTS.map((verdict, at) => (
+          <Button key={verdict} variant="default" disabled={!both} aria-keyshortcuts={String(at + 1)} onClick={() => judged(verdict)}>
             {say(`judge.${verdict}`)}
           </Button>
         ))}
-        <Button variant="subtle" disabled={!ready} onClick={() => judge(turn.key, 'skipped')}>{say('judge.skip')}</Button>
+        <Button variant="subtle" disabled={!ready} onClick={() => judged('skipped')}>{say('judge.skip')}</Button>
       </Group>
     </Paper>
   );

@@ -67,6 +67,7 @@ const en = {
   'spoke': 'answered by {model}',
 
   'judge': 'Which answer is better?',
+  'judge.keys': 'Keys here: 1 left, 2 right, 3 tie, 4 both bad',
   'judge.left': 'Left',
   'judge.right': 'Right',
   'judge.tie': 'Tie',
@@ -172,6 +173,7 @@ const zh: Record<keyof typeof en, string> = {
   'spoke': '由 {model} 回答',
 
   'judge': '哪个回答更好？',
+  'judge.keys': '此处可按键：1 左侧，2 右侧，3 不相上下，4 都不好',
   'judge.left': '左侧',
   'judge.right': '右侧',
   'judge.tie': '不相上下',

@@ -3,7 +3,7 @@ import { useState } from 'react';
 
 import type { Parameter } from './api';
 import type { Given } from './parameters';
-import { useSay } from './words';
+import { named, useSay } from './words';
 
 const FIRST = ['epochs', 'learning_rate', 'batch_size', 'lora_rank'];
 
@@ -51,7 +51,8 @@ interface One {
 
 function Field({ parameter, limits, value, set }: One) {
   const say = useSay();
-  const { name, type, description, choices } = parameter;
+  const { type, description, choices } = parameter;
+  const name = named(parameter.name) ? say(`parameter.${parameter.name}` as 'parameter.epochs') : parameter.name;
   if (type === 'bool') {
     const checked = typeof value === 'boolean' ? value : parameter.default === true;
     return <Checkbox label={name} description={description} checked={checked} onChange={(event) => set(event.currentTarget.checked)} />;

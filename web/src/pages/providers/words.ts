@@ -56,6 +56,10 @@ const en = {
   'new.more': 'Show {count} more',
   'new.less': 'Show fewer',
   'new.default': 'the provider’s default',
+  'parameter.epochs': 'Epochs', 'parameter.learning_rate': 'Learning rate', 'parameter.batch_size': 'Batch size',
+  'parameter.lora_rank': 'LoRA rank', 'parameter.lora_alpha': 'LoRA alpha', 'parameter.lora_dropout': 'LoRA dropout',
+  'parameter.warmup_ratio': 'Warmup share', 'parameter.weight_decay': 'Weight decay', 'parameter.max_grad_norm': 'Gradient clipping',
+  'parameter.num_checkpoints': 'Checkpoints', 'parameter.min_lr_ratio': 'Last learning rate (share of the first)',
   'new.wrong': 'Not a number in that range.',
   'new.check': 'Check and estimate…',
   'new.title.hosted': 'Start this job at {provider}?',
@@ -177,6 +181,10 @@ const zh: Record<Key, string> = {
   'new.more': '显示其余 {count} 项',
   'new.less': '收起',
   'new.default': '服务商默认值',
+  'parameter.epochs': '训练轮数', 'parameter.learning_rate': '学习率', 'parameter.batch_size': '批大小',
+  'parameter.lora_rank': 'LoRA 秩', 'parameter.lora_alpha': 'LoRA alpha', 'parameter.lora_dropout': 'LoRA dropout',
+  'parameter.warmup_ratio': '预热占比', 'parameter.weight_decay': '权重衰减', 'parameter.max_grad_norm': '梯度裁剪',
+  'parameter.num_checkpoints': '检查点数', 'parameter.min_lr_ratio': '末尾学习率（占初始的比例）',
   'new.wrong': '不是该范围内的数字。',
   'new.check': '检查并估算……',
   'new.title.hosted': '在 {provider} 开始此作业？',
@@ -241,3 +249,6 @@ const zh: Record<Key, string> = {
 };
 
 export const useSay = words<Key>(en, zh);
+
+/** Whether the page has a name of its own for a provider's setting. */
+export const named = (parameter: string): boolean => `parameter.${parameter}` in en;

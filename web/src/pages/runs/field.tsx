@@ -35,7 +35,7 @@ export function Field({ parameter, value, set, error }: Given) {
   return (
     <NumberInput
       label={label}
-      description={same(description, label) ? range : `${capital(description)}: ${range}`}
+      description={known(`why.${name}`) ? `${say(`why.${name}` as 'why.lora_r')} (${range})` : same(description, label) ? range : `${capital(description)}: ${range}`}
       inputWrapperOrder={ORDER}
       value={now as number | string}
       onChange={set}

@@ -3,7 +3,7 @@ import {
 } from '@mantine/core';
 import { IconPlus } from '@tabler/icons-react';
 import { useQuery } from '@tanstack/react-query';
-import { useState } from 'react';
+import { memo, useCallback, useState } from 'react';
 import { Link, useLocation } from 'wouter';
 
 import { useLanguage } from '../../i18n/language';
@@ -16,7 +16,7 @@ import { executorName, lastPart, live, type Run, runsQuery } from './api';
 import { useSay } from './words';
 
 const STATES = ['queued', 'running', 'completed', 'failed', 'canceled'] as const;
-const SHOWN = 200;
+const SHOWN = 100; // at once; more come with a button
 
 /** Every run, newest first; ticked ones can be compared. */
 export function List() {
@@ -26,11 +26,14 @@ export function List() {
   const [ticked, setTicked] = useState<string[]>([]);
   const [state, setState] = useState<string | null>(null);
   const [text, setText] = useState('');
+  const [most, setMost] = useState(SHOWN);
+  const tick = useCallback((id: string, on: boolean) => setTicked((known) => (on ? [...known, id] : known.filter((each) => each !== id))), []);
   const wanted = (run: Run) =>
     (state === null || run.status === state) &&
     `${run.output_dir} ${run.dataset_path} ${run.base_model} ${run.task_id}`.toLowerCase().includes(text.toLowerCase());
   const all = runs.data?.runs ?? [];
-  const shown = all.filter(wanted).slice(0, SHOWN);
+  const found = all.filter(wanted);
+  const shown = found.slice(0, most);
   return (
     <Stack>
       <Group justify="space-between">
@@ -63,11 +66,13 @@ export function List() {
           </Group>
           {shown.length === 0 && <Text>{say('filter.none')}</Text>}
           {shown.length > 0 && (
-            <Rows
-              runs={shown}
-              ticked={ticked}
-              tick={(id, on) => setTicked((known) => (on ? [...known, id] : known.filter((each) => each !== id)))}
-            />
+            <Rows runs={shown} ticked={ticked} tick={tick} />
+          )}
+          {found.length > shown.length && (
+            <Group gap="sm">
+              <Button variant="default" onClick={() => setMost(most + SHOWN)}>{say('list.more')}</Button>
+              <Text size="sm" className="numbers">{say('list.shown', { shown: shown.length, all: found.length })}</Text>
+            </Group>
           )}
         </>
       )}
@@ -99,7 +104,6 @@ interface RowsGiven {
 
 function Rows({ runs, ticked, tick }: RowsGiven) {
   const say = useSay();
-  const { language } = useLanguage();
   return (
     <Table.ScrollContainer minWidth={760}>
       <Table verticalSpacing="xs" highlightOnHover className="numbers" aria-label={say('title')}>
@@ -116,41 +120,49 @@ function Rows({ runs, ticked, tick }: RowsGiven) {
           </Table.Tr>
         </Table.Thead>
         <Table.Tbody>
-          {runs.map((run) => {
-            const name = lastPart(run.output_dir);
-            const place = executorName(run.executor);
-            return (
-              <Table.Tr key={run.task_id}>
-                <Table.Td>
-                  <Checkbox
-                    aria-label={say('tick', { name })}
-                    checked={ticked.includes(run.task_id)}
-                    onChange={(event) => tick(run.task_id, event.currentTarget.checked)}
-                  />
-                </Table.Td>
-                <Table.Td style={{ overflowWrap: 'anywhere' }}>
-                  <Anchor component={Link} href={`/runs/${run.task_id}`} underline="always" fw={600}>{name}</Anchor>
-                  {place && <Text size="xs">{say('where', { place })}</Text>}
-                </Table.Td>
-                <Table.Td><StateBadge state={run.status} stopping={run.cancel_requested} /></Table.Td>
-                <Table.Td>
-                  <Advance run={run} />
-                  {live(run) && run.seconds_left != null && run.current_step > 0 && (
-                    <Text size="xs">{say('left')}: {duration(run.seconds_left, language)}</Text>
-                  )}
-                </Table.Td>
-                <Table.Td>{run.loss?.toFixed(4) ?? '–'}</Table.Td>
-                <Table.Td style={{ overflowWrap: 'anywhere' }}>{run.dataset_path}</Table.Td>
-                <Table.Td style={{ overflowWrap: 'anywhere' }}>{run.base_model}</Table.Td>
-                <Table.Td style={{ whiteSpace: 'nowrap' }}><When at={run.created_at} /></Table.Td>
-              </Table.Tr>
-            );
-          })}
+          {runs.map((run) => <Row key={run.task_id} run={run} ticked={ticked.includes(run.task_id)} tick={tick} />)}
         </Table.Tbody>
       </Table>
     </Table.ScrollContainer>
   );
 }
+
+/** Whether its data were written for it alone, as a provider reads them. */
+const madeFor = (run: Run): boolean => run.dataset_path.startsWith(`runs/${run.task_id}/`);
+
+/** Not drawn anew while its run stays as it is: the list is asked for every second. */
+const Row = memo(function Row({ run, ticked, tick }: { run: Run; ticked: boolean; tick: RowsGiven['tick'] }) {
+  const say = useSay();
+  const { language } = useLanguage();
+  const name = lastPart(run.output_dir);
+  const place = executorName(run.executor);
+  return (
+    <Table.Tr>
+      <Table.Td>
+        <Checkbox
+          aria-label={say('tick', { name })}
+          checked={ticked}
+          onChange={(event) => tick(run.task_id, event.currentTarget.checked)}
+        />
+      </Table.Td>
+      <Table.Td style={{ overflowWrap: 'anywhere', minWidth: 200 }}>
+        <Anchor component={Link} href={`/runs/${run.task_id}`} underline="always" fw={600}>{name}</Anchor>
+        {place && <Text size="xs">{say('where', { place })}</Text>}
+      </Table.Td>
+      <Table.Td><StateBadge state={run.status} stopping={run.cancel_requested} /></Table.Td>
+      <Table.Td>
+        <Advance run={run} />
+        {live(run) && run.seconds_left != null && run.current_step > 0 && (
+          <Text size="xs">{say('left')}: {duration(run.seconds_left, language)}</Text>
+        )}
+      </Table.Td>
+      <Table.Td>{run.loss?.toFixed(4) ?? '–'}</Table.Td>
+      <Table.Td style={{ overflowWrap: 'anywhere' }} title={run.dataset_path}>{madeFor(run) ? say('dataset.own') : lastPart(run.dataset_path)}</Table.Td>
+      <Table.Td style={{ overflowWrap: 'anywhere' }}>{run.base_model}</Table.Td>
+      <Table.Td style={{ whiteSpace: 'nowrap' }}><When at={run.created_at} /></Table.Td>
+    </Table.Tr>
+  );
+});
 
 /** How far a run is; nothing is claimed of one that has not said. */
 export function Advance({ run }: { run: Run }) {
