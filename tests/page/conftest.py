@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from tests.page.answers import Answers
+from tests.page.furnished import LOUD, make_talkative_adapter
 from tests.server import Server, serving
 
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-_SLOWEST_MS = 20_000  # longest wait for anything on the page, on a machine that is busy
+_SLOWEST_MS = 30_000  # longest wait for anything on the page, on a machine that is busy
+
+expect.set_options(timeout=_SLOWEST_MS)
 
 
 class Opener(Protocol):
@@ -53,6 +57,18 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="package")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that several files share where nothing depends on what the others leave: their ``page_server``.
+
+    It has an adapter named ``LOUD``, whose answers are long.
+    """
+    home = tmp_path_factory.mktemp("home")
+    make_talkative_adapter(home, LOUD)
+    with serving(home) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Chromium, without a window."""
     found = next((path for name in _NAMES if (path := shutil.which(name))), None)
@@ -69,9 +85,10 @@ def open_page(page_server: Server, browser: Browser) -> Iterator[Opener]:
     """``open_page(path="/app/", *, language, theme, width, allowed)``: a page of a browser that has been nowhere yet.
 
     What the browser complains of in its console (refused by the security policy, failed answers, exceptions) fails the
-    test at its end, but for what the regular expression ``allowed`` finds.
+    test at its end, but for what the regular expression ``allowed`` finds. So does an answer of the server that is not as
+    the server describes it.
     """
-    contexts, complaints = [], []
+    contexts, complaints, answers = [], [], Answers(page_server.url)
 
     def opened(
         path: str = "/app/",
@@ -100,6 +117,7 @@ def open_page(page_server: Server, browser: Browser) -> Iterator[Opener]:
 
         page.on("console", lambda said: complain(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complain(str(error)))
+        answers.watch(page)
         page.goto(path)
         return page
 
@@ -107,6 +125,7 @@ def open_page(page_server: Server, browser: Browser) -> Iterator[Opener]:
     for context in contexts:
         context.close()
     assert not complaints, "the browser complains:\n" + "\n".join(complaints)
+    assert not (told := answers.findings()), "the server answers otherwise than it says:\n" + "\n".join(told)
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +135,8 @@ def axe() -> Callable[[Page], list[str]]:
 
     def found(page: Page) -> list[str]:
         # a script element would be refused by the page's own policy
-        page.evaluate(source)
+        if not page.evaluate("'axe' in window"):
+            page.evaluate(source)
         result: dict[str, Any] = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
         return [
             f"{each['id']}: {each['help']}: {[node['html'][:160] for node in each['nodes']]}"

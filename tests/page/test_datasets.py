@@ -10,8 +10,6 @@ from playwright.sync_api import Page, expect
 from tests.page.conftest import Opener
 from tests.server import Server
 
-pytestmark = pytest.mark.thorough
-
 HOSTILE = "<img src=x onerror=\"document.title='gone'\">"
 
 
@@ -27,6 +25,11 @@ def send(page: Page, name: str, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
+def page_server(furnished: Server) -> Server:
+    return furnished
+
+
+@pytest.fixture(scope="module")
 def hostile(page_server: Server) -> str:
     """The id of an upload whose name and rows try to be more than text."""
     text = "".join(row(f"{HOSTILE} {number}", f"answer {number} [x](javascript:alert(1))") for number in range(300))
@@ -35,6 +38,7 @@ def hostile(page_server: Server) -> str:
     return str(answer.json()["id"])
 
 
+@pytest.mark.thorough
 def test_a_good_file_is_uploaded_checked_split_and_deleted(open_page: Opener) -> None:
     page = open_page("/app/datasets", language="en-US")
     send(page, "town.jsonl", "".join(row(f"question {n}", f"answer {n}") for n in range(40)))
@@ -64,12 +68,13 @@ def test_a_good_file_is_uploaded_checked_split_and_deleted(open_page: Opener) ->
 def test_a_broken_file_is_refused_with_its_rows_and_what_to_do(
     open_page: Opener, page_server: Server, language: str, said: list[str]
 ) -> None:
+    kept = page_server.get("/datasets").json()
     page = open_page("/app/datasets", language=language, allowed="status of 4")  # type: ignore[arg-type]
     send(page, f"{HOSTILE}.jsonl", row("a", "b") + "{broken\n")
     refusal = page.get_by_role("alert")
     for text in [*said, HOSTILE]:
         expect(refusal).to_contain_text(text)
-    assert page_server.get("/datasets").json()["total_count"] < 9
+    assert page_server.get("/datasets").json() == kept
     expect(page).not_to_have_title("gone")
 
 
@@ -90,6 +95,7 @@ def test_names_and_rows_are_shown_as_text_and_every_row_is_reached(open_page: Op
     expect(page).not_to_have_title("gone")
 
 
+@pytest.mark.thorough
 def test_the_mask_shows_what_is_learned_and_what_is_cut(open_page: Opener, hostile: str) -> None:
     page = open_page(f"/app/datasets/{hostile}?tab=mask&most=60", language="zh-CN", theme="dark")
     first = page.get_by_role("region", name="第 1 行")
@@ -101,6 +107,7 @@ def test_the_mask_shows_what_is_learned_and_what_is_cut(open_page: Opener, hosti
     expect(page.get_by_label("样本的最多词元数")).to_have_value("60")
 
 
+@pytest.mark.thorough
 def test_a_file_that_cannot_be_sent_is_told_and_sent_again(open_page: Opener, tmp_path: Path) -> None:
     page = open_page("/app/datasets", language="en-US", allowed="ERR_FAILED|Failed to load")
     page.route("**/upload-dataset", lambda route: route.abort(), times=1)

@@ -2,12 +2,12 @@
 
 import json
 import re
-from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.page.conftest import Opener
+from tests.page.furnished import show_evaluation
 from tests.server import Server
 
 pytestmark = pytest.mark.thorough
@@ -51,21 +51,13 @@ def test_a_model_is_measured_and_its_answers_are_read_question_by_question(
 def test_a_hundred_thousand_rows_scroll_with_a_few_of_them_in_the_page(open_page: Opener) -> None:
     page = open_page("/app/evaluation", language="zh-CN")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
-    _show(page, 100_000)
+    show_evaluation(page, 100_000)
     items = page.get_by_role("listitem")
     expect(items.first).to_contain_text("answer 77")  # the greatest gain
-    slowest = page.evaluate("""async () => {
-      const box = document.querySelector('[role=list][tabindex]');
-      const found = [];
-      for (let i = 1; i <= 20; i++) {
-        const before = performance.now();
-        box.scrollTop = box.scrollHeight * i / 20;
-        await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-        found.push(performance.now() - before);
-      }
-      return Math.max(...found);
-    }""")
-    assert slowest < 1000, slowest
+    box = page.locator("[role=list][tabindex]")
+    for part in range(1, 5):
+        box.evaluate("(box, part) => box.scrollTo(0, box.scrollHeight * part / 4)", part)
+        assert items.count() < 50
     expect(items.last).to_have_attribute("aria-posinset", "100000")
     assert items.count() < 50
 
@@ -73,30 +65,3 @@ def test_a_hundred_thousand_rows_scroll_with_a_few_of_them_in_the_page(open_page
 def _field(page: Page, label: str) -> Locator:
     """The input of that label; a list of choices has the same one."""
     return page.get_by_label(label).and_(page.locator("input"))
-
-
-def _show(page: Page, count: int) -> None:
-    """A comparison of that many questions, as the server would tell of it."""
-    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
-    difference = {**interval, "p": 0.001, "significant": True}
-    details = {"metrics": {"bleu": interval}, "base": {"bleu": interval}, "difference": {"bleu": difference}}
-    found: dict[str, Any] = {
-        "eval_id": "x", "status": "completed", "progress": 100, "model_name": "adapters/a", "base_model": "b",
-        "adapter": "adapters/a", "label": "town/test", "compare": True, "asked_metrics": ["bleu"],
-        "lower_is_better": [], "max_tokens": 8, "details": {**details, "count": count}, "sample_count": count,
-        "done": 1, "total": 1, "verdict": "…", "created_at": "2026-01-01T00:00:00", "completed_at": None, "error": None,
-    }  # fmt: skip
-    # the rows are made in the page: sending so many through the test would take longer than all else
-    page.add_init_script(f"""{{
-      const found = {json.dumps(found)}, ask = window.fetch, count = {count};
-      const row = (n) => ({{
-        index: n, prompt: [{{ role: 'user', content: `question ${{n}}` }}], expected: 'x', output: `answer ${{n}}`,
-        scores: {{ bleu: n === 77 ? 90 : n % 50 }}, base: {{ output: 'base', scores: {{ bleu: 20 }} }},
-      }});
-      window.fetch = async (path, options) => {{
-        if (String(path).startsWith('/evaluate/details/')) return Response.json(found);
-        if (!String(path).startsWith('/evaluate/outputs/')) return ask(path, options);
-        return Response.json({{ rows: Array.from({{ length: count }}, (_, n) => row(n)) }});
-      }};
-    }}""")
-    page.goto("/app/evaluation/x")

@@ -1,37 +1,30 @@
 """The playground: answers side by side, their errors, reloads, blind votes, and what models write."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.page.conftest import Opener
-from tests.page.furnished import make_talkative_adapter, start_engine
-from tests.server import Server, serving
+from tests.page.furnished import LOUD, start_engine
+from tests.server import Server
 from tunesmith.datasets.preferences import read_preference_file
 
-pytestmark = pytest.mark.thorough
-
-BASE, LOUD = "tunesmith-small", "adapters/loud"
+BASE = "tunesmith-small"
 BOTH = f"/app/playground?model={BASE}&model={LOUD}"
 HOSTILE = """<img src=x onerror="document.title='hacked'"><script>document.title='hacked'</script>
 [click](javascript:document.title='hacked') ![seen](https://example.org/seen.png) <svg onload=alert(1)>
 **bold** [there](https://example.org/)"""
 
-expect.set_options(timeout=20_000)  # a busy machine is five times slower
-
 
 @pytest.fixture(scope="module")
-def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    home = tmp_path_factory.mktemp("home")
-    make_talkative_adapter(home, LOUD)
-    with serving(home) as running:
-        start_engine(running, LOUD)
-        yield running
+def page_server(furnished: Server) -> Server:
+    start_engine(furnished, LOUD)
+    return furnished
 
 
+@pytest.mark.thorough
 def test_models_answer_side_by_side_and_one_that_cannot_says_why(open_page: Opener) -> None:
     page = open_page(f"{BOTH}&model=nobody", language="en-US", allowed="404")
     _ask(page, "What is the capital of France?")
