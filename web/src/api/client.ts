@@ -57,25 +57,6 @@ export async function pass(request: Request): Promise<Response> {
   return response;
 }
 
-/** The same for a path and what goes with it. */
-export const send = (path: string, options: RequestInit = {}): Promise<Response> => pass(new Request(path, options));
-
-/** The JSON that `path` answers with; `body` is sent as JSON. */
-export async function call<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
-  const options: RequestInit = { method };
-  if (signal) options.signal = signal;
-  if (body !== undefined) {
-    options.body = JSON.stringify(body);
-    options.headers = { 'Content-Type': 'application/json' };
-  }
-  const response = await send(path, options);
-  return (await response.json()) as T;
-}
-
-export const get = <T>(path: string, signal?: AbortSignal): Promise<T> => call<T>('GET', path, undefined, signal);
-export const post = <T>(path: string, body?: unknown, signal?: AbortSignal): Promise<T> =>
-  call<T>('POST', path, body, signal);
-
 async function failure(response: Response): Promise<Failure> {
   const text = await response.text();
   let body: unknown = text;
