@@ -13,6 +13,11 @@ from pathlib import Path
 
 import requests
 
+from tunesmith.accounts.service import AccountService
+from tunesmith.kernel.db import Database
+from tunesmith.kernel.home import Home
+from tunesmith.settings import Settings
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -56,7 +61,7 @@ def serving(home: Path, environ: Mapping[str, str] | None = None, options: Seque
         )
     server = Server(f"http://127.0.0.1:{port}", home, process)
     try:
-        wait_until(lambda: _answers(server), f"the server did not start: {server.log()}", 30)
+        wait_until(lambda: _answers(server), f"the server did not start: {server.log()}", 90)
         yield server
     finally:
         if process.poll() is None:
@@ -92,6 +97,13 @@ def _answers(server: Server) -> bool:
 
 
 def add_user(home: Path, name: str, password: str, *, admin: bool = False) -> None:
-    """Make a user with the command line, as an operator would."""
-    verb = [sys.executable, "-m", "tunesmith.cli", "users", "add", name, "--password-stdin", "--home", str(home)]
-    subprocess.run(verb + (["--admin"] if admin else []), input=password, text=True, check=True, capture_output=True)
+    """Make a user as ``tunesmith users add`` does, here: a process of it spends its time on imports (it has tests of its own)."""
+    settings = Settings.read(os.environ, home=home)
+    database = Database(settings.database_url or f"sqlite:///{Home(settings.home).root}/tunesmith.db")
+    database.migrate()
+    accounts = AccountService(database, Home(settings.home))
+    try:
+        accounts.add(name, password, "admin" if admin else "member")
+    finally:
+        accounts.close()
+        database.close()
