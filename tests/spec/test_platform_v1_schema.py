@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 import requests
-import schemathesis
-from schemathesis import Case, CheckContext, Response
 
 from tests.server import Server, add_user, serving, wait_until
 from tests.spec.documents import FOLDER
+from tests.spec.unsaid import UNSAID
 from tests.tiny_model import make_tiny_base
 from tunesmith.training import run_folder
 
 pytestmark = pytest.mark.timeout(300)  # the first has a model trained and a thousand requests asked, on a busy machine
 
 API = "/api/v1"
+CHECKS = Path(__file__).with_name("schema_checks.py")
 EXAMPLES = os.environ.get("TUNESMITH_TEST_EXAMPLES", "10")  # of each operation; some hundreds are a good night's work
 PASSWORD = "correct horse battery staple"  # alice's, in the description's own example
 CONTEXT = 64  # tokens: whatever length is asked for, an answer of this model is over at once
@@ -125,45 +125,6 @@ def _state(platform: Platform, run: str) -> str:
     return str(platform.ask("GET", f"/train/status/{run}").json()["status"])
 
 
-# What no schema can say: the field (or, where none is at fault, the words) for which a request that fits the description
-# may still be refused with 400.
-UNSAID = {
-    "POST /train": {
-        "config.quantization",  # int8 and int4 need a library that is not on every machine
-        "config.max_length",  # a base model attends to so many tokens and no more
-    },
-    "POST /generate": {
-        "num_return_sequences",  # greedy answers would all be the same
-        "输入过长",  # the prompt is longer than what the model attends to
-    },
-    "POST /generate/batch": {"num_return_sequences", "输入过长"},
-    "POST /datasets/upload": {
-        "file",  # what stands in it
-        "name",  # which characters can be seen, Unicode's tables say
-    },
-    "POST /datasets/process": {
-        "ratios",  # they sum to 1
-        "output_name",  # which characters are letters, Unicode's tables say
-    },
-}
-
-
-@schemathesis.check
-def refused_only_for_what_no_schema_says(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
-    """Narrows again what the settings widen for whole operations."""
-    if response.status_code == 400 and case.meta is not None and case.meta.generation.mode.is_positive:
-        error = response.json()["error"]
-        reason = error["details"].get("field") or ("file" if "file" in error["details"] else error["message"][:4])
-        assert reason in UNSAID.get(case.operation.label, ()), f"refused for {reason}"
-
-
-@schemathesis.check
-def nobody_gets_in_without_a_token(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
-    """Only ``login`` may answer anything but 401, also to methods and bodies that are none."""
-    if case.operation.label != "POST /login":
-        assert response.status_code == 401, f"answered {response.status_code} without a token"
-
-
 # every check that schemathesis has is on; a body over the limit is refused with 413 before anybody looks what is wrong
 # with it, so that is a refusal too, as are the statuses that the description names
 SETTINGS = """
@@ -255,7 +216,7 @@ def prove(platform: Platform, folder: Path, settings: str) -> dict[str, Any]:
     asked = subprocess.run(
         [*command, "--max-examples", EXAMPLES, "--report-json-path", "report.json"],
         cwd=folder,
-        env={**os.environ, "SCHEMATHESIS_HOOKS": __file__, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "SCHEMATHESIS_HOOKS": str(CHECKS), "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
     )
