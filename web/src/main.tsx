@@ -15,6 +15,7 @@ const theme = createTheme({
   primaryShade: 9, // white on it is read in both themes (WCAG AA)
   defaultRadius: 'md',
   cursorType: 'pointer',
+  respectReducedMotion: true,
   components: { Anchor: Anchor.extend({ defaultProps: { inherit: true } }) }, // as large as what stands round it
   fontFamily: 'system-ui, -apple-system, "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif',
 });

@@ -64,7 +64,7 @@ const en = {
   'alias.promote.one': 'Promote {name}',
   'alias.points': '{alias} points at {version}',
   'alias.back': 'Move back',
-  'alias.back.one': 'Move {alias} back',
+  'alias.back.one': 'Move back: {alias}',
   'alias.back.title': 'Move {alias} back?',
   'alias.back.text': '{alias} points at the version before {version} again, at once.',
   'alias.remove': 'Remove',

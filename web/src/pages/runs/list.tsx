@@ -157,7 +157,7 @@ const Row = memo(function Row({ run, ticked, tick }: { run: Run; ticked: boolean
         )}
       </Table.Td>
       <Table.Td>{run.loss?.toFixed(4) ?? '–'}</Table.Td>
-      <Table.Td style={{ overflowWrap: 'anywhere' }} title={run.dataset_path}>{madeFor(run) ? say('dataset.own') : lastPart(run.dataset_path)}</Table.Td>
+      <Table.Td style={{ overflowWrap: 'anywhere', minWidth: 140 }} title={run.dataset_path}>{madeFor(run) ? say('dataset.own') : lastPart(run.dataset_path)}</Table.Td>
       <Table.Td style={{ overflowWrap: 'anywhere' }}>{run.base_model}</Table.Td>
       <Table.Td style={{ whiteSpace: 'nowrap' }}><When at={run.created_at} /></Table.Td>
     </Table.Tr>

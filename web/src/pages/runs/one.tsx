@@ -52,7 +52,7 @@ function Shown({ run }: { run: RunInFull }) {
         <Stack gap={4} style={{ minWidth: 0 }}>
           <Group gap="sm">
             <Title order={1} size="h2" style={{ overflowWrap: 'anywhere' }}>{lastPart(run.output_dir)}</Title>
-            <StateBadge state={run.status} stopping={run.cancel_requested} />
+            <span role="status"><StateBadge state={run.status} stopping={run.cancel_requested} /></span>
           </Group>
           <Text size="sm" style={{ overflowWrap: 'anywhere' }}>
             {run.base_model} · {run.dataset_path} · <When at={run.created_at} />
