@@ -186,6 +186,8 @@ def tunesmith_command(port: int, upstream: int, folder: Path) -> tuple[list[str 
         # counted as ever, but never reached: all clients here have one address
         TUNESMITH_RATE_INFERENCE="100000000",
         TUNESMITH_RATE_OTHER="100000000",
+        # ten seconds after the start it would import torch beside the answers, and be counted with them
+        TUNESMITH_WARM_TRAINER="0",
     )
     return [sys.executable, "-m", "tunesmith.cli", "serve", "--home", home, "--port", str(port)], environ
 
