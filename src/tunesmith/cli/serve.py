@@ -28,6 +28,8 @@ HELP = say(
 _GRACE_S = 10
 _MOST_CONNECTIONS = 4096  # beyond, 503 at once
 _OWN_FILES = 256  # descriptors for everything but connections
+# objects between two looks for cycles, of which answers leave few; the usual 700 costs a twentieth of a short answer
+_GARBAGE = 10_000
 _STUCK_MS = 90_000  # a client that takes nothing of what is sent to it, for so long, is gone
 
 
@@ -214,6 +216,7 @@ def _announcing(config: "Config", ready: Callable[[], None]) -> "Server":
 
 def _ready(urls: Sequence[str], home: Path, *, no_users: bool, wants_token: bool, as_json: bool) -> None:
     gc.freeze()
+    gc.set_threshold(_GARBAGE, 10, 10)
     gc.enable()
     if no_users:
         note(
