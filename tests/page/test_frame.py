@@ -5,10 +5,16 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.page.conftest import Opener
 from tests.server import Server, serving, wait_until
+
+
+@pytest.fixture(scope="module")
+def page_server(furnished: Server) -> Server:
+    return furnished
 
 
 def test_a_browser_at_the_root_arrives_at_the_page_and_a_program_does_not(
