@@ -1,7 +1,7 @@
 import { NumberInput, Select, Switch, TextInput } from '@mantine/core';
 
 import { short } from '../../parts/chart-numbers';
-import type { Parameter } from './api';
+import type { Parameter, Setting } from './api';
 import { known, useSay } from './words';
 
 /** What explains a field stands below it, so that the fields of a row stand in line. */
@@ -9,8 +9,8 @@ export const ORDER: ('label' | 'input' | 'description' | 'error')[] = ['label', 
 
 interface Given {
   parameter: Parameter;
-  value: unknown;
-  set: (value: unknown) => void;
+  value: Setting | undefined;
+  set: (value: Setting) => void;
   error: string | undefined;
 }
 

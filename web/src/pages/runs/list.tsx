@@ -15,7 +15,7 @@ import { When } from '../../parts/when';
 import { executorName, lastPart, live, type Run, runsQuery } from './api';
 import { useSay } from './words';
 
-const STATES = ['queued', 'running', 'completed', 'failed', 'canceled'] as const;
+const STATES: Run['status'][] = ['queued', 'running', 'completed', 'failed', 'canceled'];
 const SHOWN = 100; // at once; more come with a button
 
 /** Every run, newest first; ticked ones can be compared. */
