@@ -26,6 +26,18 @@ def test_a_browser_at_the_root_arrives_at_the_page_and_a_program_does_not(
     assert page_server.get("/").headers["content-type"] == "application/json"
 
 
+@pytest.mark.skipif("TUNESMITH_PAGE" in os.environ, reason="what is shown from a folder is not packed")
+def test_all_that_the_first_page_loads_is_under_300_kb_as_it_is_sent(open_page: Opener) -> None:
+    page = open_page()
+    expect(page.get_by_role("button", name="查看示例数据")).to_be_visible()
+    sent = page.evaluate("""['navigation', 'resource'].flatMap((type) => performance.getEntriesByType(type))
+        .filter((each) => new URL(each.name).pathname.startsWith('/app/'))
+        .map((each) => [each.name, each.encodedBodySize, each.decodedBodySize])""")
+    sizes = {name: size for name, size, _ in sent}
+    assert len(sizes) > 5 and sum(whole for *_, whole in sent) > sum(sizes.values()) > 0
+    assert sum(sizes.values()) < 300_000, sizes
+
+
 def test_the_language_changes_at_once_and_survives_a_reload(open_page: Opener) -> None:
     page = open_page(language="zh-CN")
     expect(page.get_by_role("link", name="设置")).to_be_visible()
