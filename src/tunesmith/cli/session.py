@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from tunesmith.cli.screen import INTERRUPTED, TERMINATED
+from tunesmith.kernel.imports import importing
 from tunesmith.kernel.problems import Unavailable
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def compose_services(home: Path | None) -> "Services":
     Raises:
         Problem: a setting, the home folder or the database cannot be used.
     """
-    from tunesmith.app import compose
+    with importing():
+        from tunesmith.app import compose
     from tunesmith.kernel.logs import log_to_stderr
     from tunesmith.settings import Settings
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tunesmith.kernel.home import Home
+from tunesmith.kernel.imports import importing
 from tunesmith.kernel.problems import Problem
 from tunesmith.training import curve, failures, run_folder
 from tunesmith.training.bundle import gathered
@@ -279,10 +280,12 @@ def _lend_a_hand(folder: Path, stop: threading.Event) -> int:
 
 def _loaded(order: Order) -> Any:
     """The base with fresh LoRA weights."""
-    import torch
+    with importing():
+        import torch
+        import transformers.modeling_utils  # noqa: F401  (what every architecture's own module imports)
 
-    from tunesmith.training.loop.loading import load_base
-    from tunesmith.training.loop.lora_modules import with_lora
+        from tunesmith.training.loop.loading import load_base
+        from tunesmith.training.loop.lora_modules import with_lora
 
     if order.threads:
         torch.set_num_threads(order.threads)

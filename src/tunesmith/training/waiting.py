@@ -10,6 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
+from tunesmith.kernel.imports import importing
 from tunesmith.training import trainer
 
 _LONGEST = 1 << 16  # bytes of a path
@@ -18,7 +19,8 @@ _LONGEST = 1 << 16  # bytes of a path
 def main() -> int:
     """Wait, then execute the run; the exit status is the trainer's, 0 where no run came."""
     trainer.prepare_environment()
-    _import_all()
+    with importing():
+        _import_all()
     with socket.socket(fileno=0) as given:
         said, descriptors, _, _ = socket.recv_fds(given, _LONGEST, 2)
         nothing = os.open(os.devnull, os.O_RDONLY)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -68,6 +69,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
 
 async def _load(worker: Worker, stop: asyncio.Event) -> None:
     await worker.load()
+    gc.freeze()  # libraries and model stay to the end: no step waits while all of them are looked through
     if worker.failed:
         await asyncio.sleep(_FAILED_LINGER_S)
         stop.set()

@@ -12,6 +12,7 @@ import structlog
 import torch
 from safetensors import SafetensorError, safe_open
 
+from tunesmith.kernel.imports import importing
 from tunesmith.kernel.problems import Invalid, Problem, Unavailable, Unsupported
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,8 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
         types = set(getattr(config.get_text_config(), "layer_types", None) or ())
         if not types <= _LAYER_TYPES:
             raise unsupported(config.model_type, f"layers of type {', '.join(sorted(types - _LAYER_TYPES))}")
+        with importing():
+            import transformers.modeling_utils  # noqa: F401  (what every architecture's own module imports)
         _check_size(folder, config)
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,

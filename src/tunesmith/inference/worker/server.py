@@ -17,6 +17,7 @@ from aiohttp import web
 from tunesmith.inference.worker import wire
 from tunesmith.inference.worker.exposition import page
 from tunesmith.inference.worker.generation import Generation
+from tunesmith.kernel.imports import importing
 from tunesmith.kernel.problems import Invalid, NotFound, Problem, Unavailable
 
 if TYPE_CHECKING:  # importing the core imports torch
@@ -62,7 +63,8 @@ class Worker:
         loop = asyncio.get_running_loop()
 
         def build() -> "Core":
-            from tunesmith.inference.worker.core import Core
+            with importing():
+                from tunesmith.inference.worker.core import Core
 
             return Core(
                 self._name,

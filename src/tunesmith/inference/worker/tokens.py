@@ -12,6 +12,7 @@ import msgspec
 from tunesmith.inference.worker.grammar import Grammars
 from tunesmith.inference.worker.loading import reason
 from tunesmith.inference.worker.rehearsal import rehearse
+from tunesmith.kernel.imports import importing
 from tunesmith.kernel.problems import Conflict, Invalid, Unsupported
 
 # Composing characters (NFC and the like) makes one of at most four.
@@ -192,7 +193,8 @@ def _recorded(facts: Path) -> str | None:
 
 def _read(folder: Path) -> tuple[Any, frozenset[int]]:
     """The tokenizer in ``folder``, and the tokens that end a completion."""
-    from transformers import AutoTokenizer, GenerationConfig
+    with importing():
+        from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     ends = _ids(tokenizer.eos_token_id)

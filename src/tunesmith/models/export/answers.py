@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunesmith.kernel.imports import importing
 from tunesmith.kernel.problems import Invalid
 from tunesmith.models.export.adapter import Change, Lora
 from tunesmith.models.export.parity import END, Answer
@@ -19,7 +20,8 @@ class Tokens:
     """A model folder's tokenizer and chat template."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer, GenerationConfig
+        with importing():
+            from transformers import AutoTokenizer, GenerationConfig
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         ends = _ids(self._tokenizer.eos_token_id)
@@ -91,8 +93,11 @@ class Speaker:
 def loaded(folder: Path) -> Any:
     """The model in ``folder``, frozen, on the CPU: in float32 where that fits into half of the free memory."""
     import psutil
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+
+    with importing():
+        import transformers.modeling_utils  # noqa: F401  (what every architecture's own module imports)
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
     logging.disable_progress_bar()
     gc.collect()  # the one before must be gone when room is counted
@@ -112,7 +117,8 @@ def with_peft(model: Any, folder: Path) -> Any:
     """``model`` wearing the adapter in ``folder`` as PEFT puts it on."""
     import warnings
 
-    from peft import PeftModel
+    with importing():
+        from peft import PeftModel
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name on its way out

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tunesmith.kernel.imports import importing
 from tunesmith.kernel.problems import Invalid
 
 
@@ -12,7 +13,8 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         Invalid: its files cannot be used.
     """
-    from transformers import AutoTokenizer
+    with importing():
+        from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
