@@ -18,7 +18,7 @@ help:
 	@echo "make check   only style, types and layers"
 	@echo "make page    every test of the page in a browser (needs Chromium and npm)"
 	@echo "make web     the page, built from web/ into the package (needs npm)"
-	@echo "make bench   benchmarks against peers (quiet machine, please); train.py, killed_runs.py and two_servers.py take long and run apart"
+	@echo "make bench   benchmarks against peers (quiet machine, please); train.py, killed_runs.py and two_servers.py take long, page.py wants Chromium: they run apart"
 
 demo: $(VENV)/.installed
 	@$(BIN)/tunesmith demo $(DEMO_OPTIONS)
@@ -79,12 +79,12 @@ unit: $(VENV)/.tested $(if $(WITH_REACT),,$(VENV)/.react) $(if $(WITH_BROWSER),,
 	@# no other file: every process imports what it is given, and all of them import every library there is
 	$(BIN)/pytest -n 2 --dist loadfile -m crash $$(grep -rl --include='test_*.py' 'mark\.crash' tests) $(PYTEST_OPTIONS)
 
-# the whole page in a browser; `make test` looks at every page, and at the frame
+# the whole page in a browser; `make test` leaves out the longest walks
 page: $(VENV)/.tested web/node_modules/.locked
 	$(BIN)/pytest tests/page $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.tested
-	@for script in $(filter-out benchmarks/train.py benchmarks/killed_runs.py benchmarks/two_servers.py benchmarks/serve.py benchmarks/compare.py benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/train.py benchmarks/killed_runs.py benchmarks/two_servers.py benchmarks/serve.py benchmarks/compare.py benchmarks/soak.py benchmarks/page.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 # about 45 minutes on one core; the files of build/small-2 are what ships in src/tunesmith/models/shipped
 small-base: export OMP_NUM_THREADS = 1
