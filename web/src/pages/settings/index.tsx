@@ -1,4 +1,4 @@
-import { Alert, Paper, Skeleton, Stack, Text, Title } from '@mantine/core';
+import { Alert, Box, Paper, Skeleton, Stack, Text, Title } from '@mantine/core';
 import { IconAlertTriangle } from '@tabler/icons-react';
 import type { ReactNode } from 'react';
 
@@ -21,7 +21,7 @@ export default function Page() {
       {here?.open_to_network && (
         <Alert color="red" variant="filled" icon={<IconAlertTriangle />} title={say('open.title')} role="alert">
           <Text size="sm" mb="xs">{say('open.text')}</Text>
-          <Command line="tunesmith serve --host 0.0.0.0" />
+          <Box c="var(--mantine-color-text)"><Command line="tunesmith serve --host 0.0.0.0" /></Box>
         </Alert>
       )}
       <Section title={say('who')}>

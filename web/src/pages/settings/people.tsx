@@ -32,7 +32,7 @@ export function People({ session }: { session: Session }) {
         </Stack>
       )}
       <Stack gap="sm" component="section">
-        <Title order={3} size="h5">{say('keys')}</Title>
+        {session.admin && <Title order={3} size="h5">{say('keys')}</Title>}
         <Keys session={session} />
       </Stack>
       {session.admin && <Terminal home={session.home} />}
