@@ -11,6 +11,8 @@ from tests.page.furnished import LOUD, start_engine
 from tests.server import Server
 from tunesmith.datasets.preferences import read_preference_file
 
+pytestmark = pytest.mark.timeout(300)  # an engine or a trainer has to begin, on a machine that is busy
+
 BASE = "tunesmith-small"
 BOTH = f"/app/playground?model={BASE}&model={LOUD}"
 HOSTILE = """<img src=x onerror="document.title='hacked'"><script>document.title='hacked'</script>

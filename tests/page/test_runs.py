@@ -10,6 +10,8 @@ from tests.page.conftest import Opener
 from tests.page.furnished import ended_run, write_chats
 from tests.server import Server
 
+pytestmark = pytest.mark.timeout(300)  # an engine or a trainer has to begin, on a machine that is busy
+
 PATIENCE_MS = 90_000  # until a trainer has begun, on a machine that is busy
 
 
