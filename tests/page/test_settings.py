@@ -33,9 +33,9 @@ def test_a_call_that_is_refused_asks_to_log_in_and_the_page_goes_on(open_page: O
     expect(asking.get_by_role("alert")).to_be_visible()
     _log_in(page, PASSWORD)
     expect(asking).to_be_hidden()
-    expect(page.get_by_text("alice", exact=True)).to_be_visible()
+    expect(page.get_by_text("alice", exact=True).first).to_be_visible()
     page.reload()
-    expect(page.get_by_text("alice", exact=True)).to_be_visible()
+    expect(page.get_by_text("alice", exact=True).first).to_be_visible()
     assert page.evaluate("JSON.stringify(localStorage)").find("ey") == -1
     page.get_by_role("button", name="Log out").click()
     expect(asking).to_be_visible()
