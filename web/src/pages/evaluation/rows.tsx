@@ -1,7 +1,7 @@
 import { Box, Button, Group, Modal, Paper, Select, SimpleGrid, Stack, Text, TextInput, Title, VisuallyHidden } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { useVirtualizer } from '@tanstack/react-virtual';
-import { useDeferredValue, useMemo, useRef, useState } from 'react';
+import { memo, useDeferredValue, useMemo, useRef, useState } from 'react';
 
 import { Failed } from '../../parts/failed';
 import { Waiting } from '../../parts/waiting';
@@ -123,7 +123,8 @@ function Window({ rows, figure, low, open }: WindowGiven) {
   );
 }
 
-function Short({ row, figure, low, open }: { row: Row; figure: string; low: boolean; open: (row: Row) => void }) {
+// scrolling shows the others again as they are
+const Short = memo(function Short({ row, figure, low, open }: { row: Row; figure: string; low: boolean; open: (row: Row) => void }) {
   const say = useSay();
   const gained = difference(row, figure, low);
   // as the figure itself differs, whichever way is better
@@ -145,7 +146,7 @@ function Short({ row, figure, low, open }: { row: Row; figure: string; low: bool
       <Piece label={say(base ? 'rows.tuned' : 'rows.answer')} text={row.output ?? '–'} />
     </Group>
   );
-}
+});
 
 function Piece({ label, text }: { label: string; text: string }) {
   return (
