@@ -1,13 +1,12 @@
 """What each dialect says of itself, in ``build/openapi/``; ``make types`` makes TypeScript of it, in ``web/src/api/schema/``.
 
-    python -m tools.openapi [FOLDER]
+    python -m tools.openapi
 
 No server is started: the applications are built on an empty home folder and asked for their descriptions.
 """
 
 import hashlib
 import json
-import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -65,7 +64,6 @@ def texts() -> Mapping[str, str]:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     for name, text in texts().items():
-        (folder / name).write_text(text, encoding="utf-8")
+        (FOLDER / name).write_text(text, encoding="utf-8")
