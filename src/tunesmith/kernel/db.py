@@ -61,7 +61,11 @@ class Database:
                 connection.exec_driver_sql("BEGIN")  # or each SELECT would see what was committed before it
             else:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
-            yield connection
+            try:
+                yield connection
+            except BaseException:
+                self._give_up(connection)
+                raise
 
     @contextmanager
     def write(self, alone: str | None = None) -> Iterator[sa.Connection]:
@@ -80,8 +84,14 @@ class Database:
                 yield connection
             except BaseException:
                 connection.rollback()
+                self._give_up(connection)
                 raise
             connection.commit()
+
+    def _give_up(self, connection: sa.Connection) -> None:
+        """Rows that nobody reads to the end keep what SQLite saw, for whoever has the connection next: it is not kept."""
+        if self.sqlite:
+            connection.invalidate()
 
     def migrate(self) -> None:
         """Bring the schema to the newest revision; safe from several processes at once."""

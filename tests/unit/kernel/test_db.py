@@ -68,6 +68,30 @@ def test_what_is_done_while_reading_is_not_kept(database: Database) -> None:
     assert count(database) == 0
 
 
+@pytest.mark.parametrize("within", ["read", "write"])
+def test_who_fails_among_rows_leaves_nothing_behind(database: Database, url: str, within: str) -> None:
+    with database.write() as connection:
+        connection.execute(ADD, [{"name": str(number)} for number in range(2000)])
+
+    def refuse(row: object) -> None:
+        raise ValueError(row)
+
+    def fail() -> None:
+        with getattr(database, within)() as connection:
+            [refuse(row) for row in connection.execute(sa.text("SELECT * FROM served_models")).mappings()]
+
+    with pytest.raises(ValueError) as kept:  # what keeps the exception keeps the rows that were not read
+        fail()
+    other = Database(url)
+    with other.write() as connection:
+        connection.execute(ADD, {"name": "another's"})
+    other.close()
+    assert count(database) == 2001
+    with database.write() as connection:
+        connection.execute(ADD, {"name": "ours"})
+    assert count(database) == 2002 and kept.value
+
+
 def test_every_connection_is_durable_and_checks_foreign_keys(database: Database) -> None:
     wanted = {"busy_timeout": 10000, "journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
     for opened in (database.read, database.write, database.read):
