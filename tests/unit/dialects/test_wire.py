@@ -105,9 +105,7 @@ def run(**changes: object) -> Run:
 
 def test_a_task_shows_percent_epochs_from_one_and_times_in_utc() -> None:
     progress = Progress(step=91, total_steps=200, epoch=1.365, loss=0.123)
-    shown = task(
-        run(state=State.RUNNING, progress=progress, started_at=datetime(2024, 1, 1, 0, 1, tzinfo=UTC)), "zh"
-    )
+    shown = task(run(state=State.RUNNING, progress=progress, started_at=datetime(2024, 1, 1, 0, 1, tzinfo=UTC)), "zh")
     assert (shown["progress"], shown["current_epoch"], shown["total_epochs"]) == (45.5, 2, 3)
     assert (shown["created_at"], shown["started_at"]) == ("2024-01-01T00:00:00", "2024-01-01T00:01:00")
     assert task(run(), "zh")["current_epoch"] == 0
