@@ -14,7 +14,7 @@ from tests.unit.training.hosted.worlds import World, worlds
 from tests.unit.training.test_service import Bases
 from tunesmith.datasets.export.sample import Strategy
 from tunesmith.datasets.export.service import ExportService
-from tunesmith.dialects.gpt_service import wire as gpt_service
+from tunesmith.dialects.gpt_service import run_answers as gpt_service
 from tunesmith.dialects.platform_v1 import training as platform
 from tunesmith.kernel.caller import LOCAL, Caller
 from tunesmith.kernel.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
