@@ -26,8 +26,7 @@ demo: $(VENV)/.installed
 serve: $(VENV)/.installed
 	@$(BIN)/tunesmith serve
 
-test: check
-	@$(MAKE) --no-print-directory unit
+test: check unit
 
 # what builds the page wants a Node.js of 2024 or later
 NODE := $(shell node --version 2>/dev/null | sed -nE 's/^v([0-9]+).*/\1/p')
