@@ -1,6 +1,7 @@
 """Runs on the page: started by clicks, watched, found again after a reload, canceled, explained."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,23 @@ def test_a_run_is_started_watched_and_found_again_in_the_middle(open_page: Opene
     page.get_by_role("link", name="Start again with these settings").click()
     expect(_field(page, "Dataset")).to_have_value("data/tiny.jsonl")
     expect(page.get_by_label("Epochs")).to_have_value("8")
+
+
+def test_a_long_list_of_choices_is_reached_by_the_keyboard_alone(
+    open_page: Opener, axe: Callable[[Page], list[str]]
+) -> None:
+    page = open_page("/app/", language="en-US")
+    many = [{"dataset_path": f"town-{n}", "kind": "dataset", "examples": n} for n in range(60)]
+    page.route("**/train/datasets", lambda route: route.fulfill(json={"datasets": many, "total_count": 60}))
+    page.goto("/app/runs/new")
+    field = _field(page, "Dataset")
+    field.click()
+    expect(page.get_by_role("option")).to_have_count(60)
+    assert axe(page) == []
+    field.press("ArrowUp")  # round to the last
+    expect(page.get_by_role("option", name="town-59")).to_be_in_viewport()
+    field.press("Enter")
+    expect(field).to_have_value("town-59")
 
 
 def test_a_run_is_canceled_after_asking_and_every_tab_sees_it(open_page: Opener, page_server: Server) -> None:

@@ -2,10 +2,11 @@ import '@mantine/core/styles.css';
 import './style.css';
 
 import { Anchor, createTheme, MantineProvider } from '@mantine/core';
-import { QueryClient, QueryClientProvider } from '@tanstack/react-query';
+import { QueryClientProvider } from '@tanstack/react-query';
 import { StrictMode } from 'react';
 import { createRoot } from 'react-dom/client';
 
+import { queries } from './api/queries';
 import { Speaking } from './i18n/language';
 import { Boundary } from './parts/boundary';
 import { App } from './shell/app';
@@ -16,11 +17,13 @@ const theme = createTheme({
   defaultRadius: 'md',
   cursorType: 'pointer',
   respectReducedMotion: true,
-  components: { Anchor: Anchor.extend({ defaultProps: { inherit: true } }) }, // as large as what stands round it
+  components: {
+    Anchor: Anchor.extend({ defaultProps: { inherit: true } }), // as large as what stands round it
+    // the list itself scrolls (style.css): a box round its choices could not be reached by the keyboard
+    Select: { defaultProps: { withScrollArea: false } },
+    Autocomplete: { defaultProps: { withScrollArea: false } },
+  },
   fontFamily: 'system-ui, -apple-system, "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif',
-});
-const queries = new QueryClient({
-  defaultOptions: { queries: { retry: false, staleTime: 2_000, refetchOnWindowFocus: true } },
 });
 
 // the style element that the theme makes carries what the content security policy asks for

@@ -21,11 +21,17 @@ export function filled(text: string, values: Values = {}): string {
   return text.replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
 }
 
+const tell = (language: Language): void => {
+  document.documentElement.lang = language === 'zh' ? 'zh-CN' : 'en';
+};
+const first = (): Language => languageOf(localStorage.getItem(KEPT) ?? navigator.language);
+if (typeof document !== 'undefined') tell(first()); // what is asked of the server before anything is drawn says it too
+
 /** Everything inside is said in the reader's language: the one they chose, else the browser's. */
 export function Speaking({ children }: { children: ReactNode }) {
-  const [language, speak] = useState<Language>(() => languageOf(localStorage.getItem(KEPT) ?? navigator.language));
+  const [language, speak] = useState<Language>(first);
   useEffect(() => {
-    document.documentElement.lang = language === 'zh' ? 'zh-CN' : 'en';
+    tell(language);
     localStorage.setItem(KEPT, language);
   }, [language]);
   const spoken = useMemo(() => ({ language, speak }), [language]);

@@ -3,12 +3,19 @@ import './home.css';
 import { Skeleton, Stack, Text, Title } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 
+import { queries } from '../../api/queries';
 import { Failed } from '../../parts/failed';
-import { samples, tasks } from './api';
+import { library, measured, samples, tasks } from './api';
 import { FirstRun } from './first-run';
 import { LastCard, ModelsCard, NowCard } from './overview';
 import { isNew } from './tour';
 import { useSay } from './words';
+
+// asked while the page is drawn for the first time, not after it
+void queries.prefetchQuery(samples);
+void queries.prefetchQuery(tasks);
+void queries.prefetchQuery(measured);
+void queries.prefetchQuery(library);
 
 export default function Page() {
   const say = useSay();

@@ -1,0 +1,1 @@
+import{f as e}from"./index-X5Y8t3iP.js";var t=e(`outline`,`check`,`Check`,[[`path`,{d:`M5 12l5 5l10 -10`,key:`svg-0`}]]);export{t};

@@ -1,0 +1,1 @@
+import{K as e,Lt as t}from"./typed-f4MMXub1.js";import{a as n}from"./index-X5Y8t3iP.js";var r=t();function i({to:t,children:i}){return(0,r.jsx)(`div`,{children:(0,r.jsxs)(e,{component:n,href:t,size:`sm`,underline:`always`,children:[`← `,i]})})}export{i as t};

@@ -1,1 +1,0 @@
-import{K as e,Lt as t}from"./typed-BnUB8AZW.js";import{a as n}from"./index-Dd7plxcd.js";var r=t();function i({to:t,children:i}){return(0,r.jsx)(`div`,{children:(0,r.jsxs)(e,{component:n,href:t,size:`sm`,underline:`always`,children:[`← `,i]})})}export{i as t};

@@ -1,0 +1,1 @@
+import{b as e}from"./index-X5Y8t3iP.js";import{$ as t,Lt as n,d as r}from"./typed-f4MMXub1.js";var i=n(),a=r({loading:`Loading…`},{loading:`加载中……`});function o(){let n=a();return(0,i.jsx)(e,{p:`xl`,children:(0,i.jsx)(t,{"aria-label":n(`loading`),role:`status`})})}export{o as t};

@@ -1,1 +1,0 @@
-import{y as e}from"./index-Dd7plxcd.js";import{$ as t,Lt as n,d as r}from"./typed-BnUB8AZW.js";var i=n(),a=r({loading:`Loading…`},{loading:`加载中……`});function o(){let n=a();return(0,i.jsx)(e,{p:`xl`,children:(0,i.jsx)(t,{"aria-label":n(`loading`),role:`status`})})}export{o as t};
