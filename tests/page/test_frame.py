@@ -1,14 +1,13 @@
 """What is round every page: arriving, language, theme, keyboard, and a server that goes away."""
 
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.page.conftest import Opener
+from tests.page.furnished import back_again
 from tests.server import Server, serving, wait_until
 
 
@@ -26,8 +25,10 @@ def test_a_browser_at_the_root_arrives_at_the_page_and_a_program_does_not(
     assert page_server.get("/").headers["content-type"] == "application/json"
 
 
-@pytest.mark.skipif("TUNESMITH_PAGE" in os.environ, reason="what is shown from a folder is not packed")
-def test_all_that_the_first_page_loads_is_under_300_kb_as_it_is_sent(open_page: Opener) -> None:
+def test_all_that_the_first_page_loads_is_under_300_kb_as_it_is_sent(
+    open_page: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TUNESMITH_PAGE", raising=False)  # what is shown from a folder is not packed
     page = open_page()
     expect(page.get_by_role("button", name="查看示例数据")).to_be_visible()
     sent = page.evaluate("""['navigation', 'resource'].flatMap((type) => performance.getEntriesByType(type))
@@ -125,19 +126,12 @@ def test_a_server_that_goes_away_and_comes_back_is_told_and_survived(open_page: 
         server.process.wait(30)
         gone = page.get_by_text("The server does not answer. Trying again…")
         wait_until(lambda: _later(page) or gone.is_visible(), "the page does not say that the server is gone", 30)
-        with (server.home / "server.log").open("ab") as log:
-            again = subprocess.Popen(
-                server.process.args, stdout=log, stderr=log, env={**os.environ, "TUNESMITH_WARM_TRAINER": "0"}
-            )
-        try:
+        with back_again(server):
             wait_until(lambda: _later(page) or gone.is_hidden(), "the page does not see that the server is back", 60)
             expect(page.get_by_text("The server is back.")).to_be_attached()
             page.get_by_role("link", name="Models").click()
             expect(page).to_have_url(re.compile("/app/models$"))
             expect(page.get_by_role("heading", level=1, name="Models")).to_be_visible()
-        finally:
-            again.terminate()
-            again.wait(30)
 
 
 def _later(page: Page) -> None:

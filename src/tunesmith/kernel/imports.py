@@ -9,8 +9,8 @@ from contextlib import contextmanager
 def importing() -> Iterator[None]:
     """Import large libraries in here: the collector of garbage rests meanwhile.
 
-    Modules are no garbage, and looking through what they are made of, again and again as it grows, takes a seventh of the
-    time that torch and transformers need.
+    Modules are no garbage, and looking through what they are made of, again and again as it grows, takes a tenth of the
+    time that torch and transformers need (docs/performance.md).
     """
     before = gc.isenabled()
     gc.disable()

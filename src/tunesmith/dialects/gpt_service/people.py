@@ -4,7 +4,6 @@ Where no token is wanted everybody is the admin ``local``, and whoever is made a
 wanted later; so there these paths answer only what comes straight from this machine (``http/nearby.py``).
 """
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import structlog
@@ -15,7 +14,7 @@ from typing_extensions import TypedDict
 from tunesmith.accounts.keys import ApiKey
 from tunesmith.accounts.service import AccountService
 from tunesmith.accounts.user import User
-from tunesmith.dialects.gpt_service.wire import Body
+from tunesmith.dialects.gpt_service.wire import Body, time_of
 from tunesmith.http.described import described
 from tunesmith.http.door import caller_of
 from tunesmith.http.nearby import check_nearby
@@ -239,8 +238,8 @@ def _user(user: User) -> UserShown:
         "name": user.name,
         "role": user.role,
         "disabled": user.disabled,
-        "created_at": _time(user.created_at),
-        "last_login_at": _time(user.last_login_at) if user.last_login_at else None,
+        "created_at": time_of(user.created_at),
+        "last_login_at": time_of(user.last_login_at) if user.last_login_at else None,
     }
 
 
@@ -249,12 +248,7 @@ def _key(key: ApiKey) -> KeyShown:
         "id": key.id,
         "user": key.user,
         "label": key.label,
-        "created_at": _time(key.created_at),
-        "last_used_at": _time(key.last_used_at) if key.last_used_at else None,
-        "revoked_at": _time(key.revoked_at) if key.revoked_at else None,
+        "created_at": time_of(key.created_at),
+        "last_used_at": time_of(key.last_used_at) if key.last_used_at else None,
+        "revoked_at": time_of(key.revoked_at) if key.revoked_at else None,
     }
-
-
-def _time(moment: datetime) -> str:
-    """UTC without its zone, as the document writes times."""
-    return moment.astimezone(UTC).replace(tzinfo=None, microsecond=0).isoformat()
