@@ -18,7 +18,7 @@ from tunesmith.inference.worker.attention import PackedAttention
 from tunesmith.inference.worker.lora import Lora, Part, Site
 from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import Precision
-from tunesmith.inference.worker.weights import Kernel, Sliced, pack
+from tunesmith.inference.worker.weights import Kernel, pack, sliced
 
 FAMILIES = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
 _PACKED_AT_ONCE = 4
@@ -91,6 +91,9 @@ class Decoder:
         hf: of one of ``FAMILIES``, on its device.
         lora: gets every place an adapter can be worn.
         windows: the sliding window of each layer, as transformers' code passes it on.
+
+    Attributes:
+        layers, norm, head: what a step passes, in this order.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class Decoder:
         self._embeddings = hf.model.embed_tokens.weight.detach()
         self._embedding_scale = float(getattr(hf.model.embed_tokens, "scalar_embed_scale", 1.0))
         head = hf.get_output_embeddings()  # first: nothing else takes as much to pack
-        self._head = Sliced(head.weight.detach(), head.bias, precision)
+        self.head = sliced(head.weight.detach(), head.bias, precision)
 
         def taken(index: int) -> Layer:
             with torch.inference_mode():  # each thread has its own setting
@@ -116,24 +119,22 @@ class Decoder:
 
         # packing is a copy on one core; several layers at once, but not many, since each is widened meanwhile
         with ThreadPoolExecutor(min(_PACKED_AT_ONCE, torch.get_num_threads())) as pool:
-            self._layers = list(pool.map(taken, range(len(hf.model.layers))))
-        self._norm = self._normed(hf.model.norm)
-        self._kinds = {layer.attention.rotary for layer in self._layers}
+            self.layers = list(pool.map(taken, range(len(hf.model.layers))))
+        self.norm = self._normed(hf.model.norm)
+        self._kinds = {layer.attention.rotary for layer in self.layers}
 
     @property
     def nbytes(self) -> int:
         """Bytes of weights that every step reads."""
-        parts = (p for one in self._layers for p in (one.attention.qkv, one.attention.out, one.gate_up, one.down))
-        return sum(part.kernel.nbytes for part in parts) + self._head.nbytes
+        parts = (p for one in self.layers for p in (one.attention.qkv, one.attention.out, one.gate_up, one.down))
+        return sum(part.kernel.nbytes for part in parts) + self.head.nbytes
 
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, keep: Sequence[int]) -> Tensor:
         """Logits of the tokens ``keep``, rising, (kept, vocabulary)."""
-        x = F.embedding(tokens_T, self._embeddings).to(self._precision.computed)
-        if self._embedding_scale != 1.0:
-            x *= self._embedding_scale
-        rotations = {kind: self._rotation(x, positions_T, kind) for kind in self._kinds}
-        last = len(self._layers) - 1
-        for index, layer in enumerate(self._layers):
+        x = self.embedded(tokens_T)
+        rotations = {kind: self.rotation(x, positions_T, kind) for kind in self._kinds}
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
             cos, sin = rotations[layer.attention.rotary]
             y = self._attention(layer.attention, layer.before_attention(x), cos, sin)
             if index == last and len(keep) < len(x):  # nobody looks at the others any more
@@ -144,8 +145,13 @@ class Decoder:
             gate, up = layer.gate_up(layer.before_mlp(x)).chunk(2, dim=-1)
             y = layer.down(layer.activation(gate) * up)
             x = x + (y if layer.after_mlp is None else layer.after_mlp(y))
-        logits: Tensor = self._head(self._norm(x))
+        logits: Tensor = self.head(self.norm(x))
         return logits
+
+    def embedded(self, tokens_T: Tensor) -> Tensor:
+        """What the layers begin with, (tokens, width)."""
+        x = F.embedding(tokens_T, self._embeddings).to(self._precision.computed)
+        return x if self._embedding_scale == 1.0 else x.mul_(self._embedding_scale)
 
     def _attention(self, it: Attention, x_TI: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
         qkv = it.qkv(x_TI)
@@ -160,7 +166,7 @@ class Decoder:
         )
         return seen.reshape(tokens, it.heads * it.width)
 
-    def _rotation(self, x: Tensor, positions_T: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
+    def rotation(self, x: Tensor, positions_T: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
         """Cosines and sines for (tokens, 1, width); the first half of the sines is negative, see ``_rotate``."""
         cos, sin = self._rotary(x, positions_T[None], *(() if kind is None else (kind,)))
         half = sin.shape[-1] // 2

@@ -1,7 +1,6 @@
 """A base model, loaded once: our decoder or transformers' own code, our attention, cache and LoRA."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from tunesmith.inference.worker.attention import Chunk, PackedAttention, Plan, decode_groups
 from tunesmith.inference.worker.block import FAMILIES, Decoder
-from tunesmith.inference.worker.cache import Cache, Lease
+from tunesmith.inference.worker.cache import Cache
 from tunesmith.inference.worker.loading import (
     architecture,
     caps_logits,
@@ -20,34 +19,16 @@ from tunesmith.inference.worker.loading import (
     stored_dtype,
     unsupported,
 )
-from tunesmith.inference.worker.lora import Lora, Part, Segment, Site, WearingLinear
+from tunesmith.inference.worker.lora import Lora, Part, Site, WearingLinear
+from tunesmith.inference.worker.native.program import program
 from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import AUTO, choose, plain
+from tunesmith.inference.worker.step import Step
 
 _LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 _CHECK_TOKENS, _CHECK_LOGITS = 12, 1024
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The tokens of one forward, in order.
-
-    Attributes:
-        tokens, positions: one a token.
-        chunks: tokens that continue a prompt.
-        decoding: (lease, index of its token) of each row that decodes.
-        segments: which of the tokens wear an adapter.
-        keep: indexes of the tokens whose logits are wanted.
-    """
-
-    tokens: Sequence[int]
-    positions: Sequence[int]
-    chunks: Sequence[Chunk]
-    decoding: Sequence[tuple[Lease, int]]
-    segments: Sequence[Segment]
-    keep: Sequence[int]
 
 
 class Runs(Protocol):
@@ -95,6 +76,8 @@ class LanguageModel:
         The leases' ``length`` is left for the caller to advance.
         """
         ids = torch.tensor([list(step.tokens), list(step.positions)], device=self.device)
+        if self._program is not None and self._program.takes(step):
+            return self._program(ids[0], ids[1], step)
         self._attention.plan = Plan(step.chunks, decode_groups(step.decoding, self.device))
         self.lora.segments = step.segments
         try:
@@ -129,6 +112,7 @@ class LanguageModel:
         self._run: Runs = (
             Decoder(hf, self.precision, self.lora, self._attention, windows) if self.fused else Whole(hf, self.lora)
         )
+        self._program = program(self._run) if isinstance(self._run, Decoder) else None
         del hf
         shapes = [self._attention.shapes[layer] for layer in layers]
         limit = cache_bytes if cache_bytes is not None else _free_share(self.device)

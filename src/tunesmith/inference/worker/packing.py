@@ -7,8 +7,8 @@ from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.cache import Cache
 from tunesmith.inference.worker.drafts import StepTimes
 from tunesmith.inference.worker.lora import Segment
-from tunesmith.inference.worker.model import Step
 from tunesmith.inference.worker.row import Row
+from tunesmith.inference.worker.step import Step
 
 _LEAST_PREFILL = 64
 _GUESSED = 16  # with more tokens no machine takes hardly longer than with one

@@ -25,12 +25,12 @@ from tunesmith.inference.worker.ceiling import Ceiling
 from tunesmith.inference.worker.drafts import Drafter, StepTimes, accept
 from tunesmith.inference.worker.events import Ended, Failed, RowEvent
 from tunesmith.inference.worker.measures import Measures
-from tunesmith.inference.worker.model import Step
 from tunesmith.inference.worker.packing import Share, Wanted, pack, share_out
 from tunesmith.inference.worker.prefixes import ids_of
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.sampling import Picker
 from tunesmith.inference.worker.sharing import Sharing
+from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.text import Detokenizer, StopStrings, Transcript
 from tunesmith.inference.worker.waiting import Waiting
 from tunesmith.kernel.problems import Problem

@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunesmith.inference.worker.native.library import KINDS, PANEL, Library, Product, library
 from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import Precision
+
+_OUTPUTS = 1 << 15  # widened at once, where many are
 
 
 class Kernel(Protocol):
@@ -26,6 +29,9 @@ class Kernel(Protocol):
 def pack(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> Kernel:
     """The product ``x @ weight.T + bias`` in that precision. The weight given may be freed afterwards."""
     bias = None if bias_O is None else bias_O.to(precision.computed)
+    native = _native(weight_OI, precision)
+    if native is not None:
+        return Panels(weight_OI, bias, precision, native)
     if precision.name == "int8":
         return Int8(weight_OI, bias)
     if precision.name == "float16" and precision.computed == torch.float32:
@@ -35,23 +41,78 @@ def pack(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> Kern
     return Dense(weight_OI.to(precision.computed), bias)
 
 
-class Sliced:
-    """A product of very many outputs, as an output head's, packed a slice at a time: packing widens what it packs."""
+def _native(weight: Tensor, precision: Precision) -> Library | None:
+    return library() if weight.device.type == "cpu" and precision.computed == torch.float32 else None
 
-    _OUTPUTS = 1 << 15
+
+def sliced(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> Kernel:
+    """As ``pack``, for very many outputs, as an output head's."""
+    if len(weight_OI) <= _OUTPUTS or _native(weight_OI, precision) is not None:
+        return pack(weight_OI, bias_O, precision)
+    return Sliced(weight_OI, bias_O, precision)
+
+
+class Sliced:
+    """Packed a slice at a time: packing widens what it packs."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> None:
-        biases = [None] * len(weight_OI) if bias_O is None else bias_O.split(self._OUTPUTS)
+        biases = [None] * len(weight_OI) if bias_O is None else bias_O.split(_OUTPUTS)
         self._kernels: list[Kernel] = []
-        for some, bias in zip(weight_OI.split(self._OUTPUTS), biases, strict=False):
+        for some, bias in zip(weight_OI.split(_OUTPUTS), biases, strict=False):
             self._kernels.append(pack(some, bias, precision))
             let_go([some])
         self.nbytes = sum(kernel.nbytes for kernel in self._kernels)
 
     def __call__(self, x_TI: Tensor) -> Tensor:
-        if len(self._kernels) == 1:
-            return self._kernels[0](x_TI)
         return torch.cat([kernel(x_TI) for kernel in self._kernels], dim=-1)
+
+
+class Panels:
+    """The compiled kernels: weights of 32, 16 or 8 bits, widened in registers; float32 inputs, sums and outputs.
+
+    16 bits stay those of the checkpoint, bfloat16 or float16; 8 bits have one scale an output. A row's numbers are the
+    same to the last bit whatever other rows there are.
+
+    Attributes:
+        product: what the library is told of it.
+    """
+
+    def __init__(self, weight_OI: Tensor, bias: Tensor | None, precision: Precision, native: Library) -> None:
+        self._native, self._bias = native, None if bias is None else bias.contiguous()
+        outputs, inputs = weight_OI.shape
+        self._scale = torch.empty(outputs) if precision.name == "int8" else None
+        self._weight = torch.empty(-(-outputs // PANEL), inputs, PANEL, dtype=_kept(weight_OI.dtype, precision))
+        for begin in range(0, outputs, _OUTPUTS):
+            some = weight_OI[begin : begin + _OUTPUTS]
+            native.pack(self._rounded(some, begin), self._weight[begin // PANEL :])
+            let_go([some])
+        self.nbytes = self._weight.nbytes
+        self.product = Product(
+            self._weight.data_ptr(),
+            None if self._scale is None else self._scale.data_ptr(),
+            None if self._bias is None else self._bias.data_ptr(),
+            KINDS[self._weight.dtype],
+            inputs,
+            outputs,
+        )
+
+    def __call__(self, x_TI: Tensor) -> Tensor:
+        return self._native.product(self.product, x_TI)
+
+    def _rounded(self, weight_OI: Tensor, begin: int) -> Tensor:
+        if self._scale is None:
+            return weight_OI.to(self._weight.dtype)
+        scales = weight_OI.float().abs().amax(1).clamp_min(1e-12) / 127
+        self._scale[begin : begin + len(weight_OI)] = scales
+        return (weight_OI / scales[:, None]).round_().to(torch.int8)
+
+
+def _kept(stored: torch.dtype, precision: Precision) -> torch.dtype:
+    if precision.name == "int8":
+        return torch.int8
+    if precision.name == "float16":
+        return stored if stored == torch.bfloat16 else torch.float16
+    return torch.float32
 
 
 class Dense:

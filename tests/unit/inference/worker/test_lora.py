@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.tiny_model import make_tiny_adapter, make_tiny_base
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.lora import AdapterWeights, Segment
-from tunesmith.inference.worker.model import LanguageModel, Step
+from tunesmith.inference.worker.model import LanguageModel
+from tunesmith.inference.worker.step import Step
 from tunesmith.kernel.problems import Invalid, NotFound, Problem, Unsupported
 
 TOKENS = [5, 17, 40, 300, 8, 99]

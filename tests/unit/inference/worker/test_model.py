@@ -24,7 +24,8 @@ from transformers import (
 from tunesmith.inference.engine import Sampling
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.events import RowEvent
-from tunesmith.inference.worker.model import LanguageModel, Step
+from tunesmith.inference.worker.model import LanguageModel
+from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.scheduler import Scheduler
 from tunesmith.kernel.problems import Invalid, Unsupported

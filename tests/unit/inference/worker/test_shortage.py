@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.inference.worker.remembering import END, Stepped, adapter, decode, said
 from tunesmith.inference.engine import Sampling
-from tunesmith.inference.worker.model import Step
+from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.row import Row
 
 chance = random.Random(4)

@@ -1,0 +1,64 @@
+"""Compiles the engine's kernels while the package is built or installed: one shared library, by the C compiler there is.
+
+Without a compiler, or on a processor they are not written for, nothing is compiled and the engine multiplies through
+torch. ``python hatch_build.py`` compiles in place.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "src/tunesmith/inference/worker/native"
+LIBRARY = FOLDER / "kernels.so"
+FLAGS = ("-std=gnu11", "-O3", "-mavx2", "-mfma", "-mf16c", "-fno-math-errno", "-Wall", "-Wextra", "-shared", "-fPIC")
+
+
+def compiled() -> bool:
+    """Compile, unless there is nothing new to be compiled; whether the library is there."""
+    sources = sorted(FOLDER.glob("*.[ch]"))
+    if LIBRARY.exists() and LIBRARY.stat().st_mtime > max(source.stat().st_mtime for source in sources):
+        return True
+    compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None or sys.platform == "win32" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    made = LIBRARY.with_name(f".{LIBRARY.name}.{os.getpid()}")
+    units = [str(source) for source in sources if source.suffix == ".c"]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()  # as library.py has it
+    flags = [*FLAGS, f'-DSOURCES="{digest}"']
+    try:
+        done = subprocess.run([*compiler.split(), *flags, "-o", str(made), *units, "-lpthread", "-lm"])
+        if done.returncode:
+            return False
+        made.replace(LIBRARY)
+    finally:
+        made.unlink(missing_ok=True)
+    return True
+
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # run as a script
+    pass
+else:
+
+    class Kernels(BuildHookInterface[Any]):
+        """Puts the library into the wheel, which is then for this kind of machine."""
+
+        PLUGIN_NAME = "custom"
+
+        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+            if self.target_name == "wheel" and compiled():
+                build_data["artifacts"].append("*.so")
+                build_data["pure_python"] = False
+                machine = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+                build_data["tag"] = f"py3-none-{machine}"  # any Python: it is loaded by ctypes
+
+
+if __name__ == "__main__":
+    sys.exit(not compiled())

@@ -1,0 +1,174 @@
+"""The compiled library, as ctypes sees it: its structs (product.h, step.h) and its functions."""
+
+import ctypes
+import threading
+from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import structlog
+import torch
+from torch import Tensor
+
+PANEL = 16
+KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
+SITES = 4  # products of a layer: q with k and v, out, gate with up, down
+SILU, GELU = 0, 1
+_WIDE_ENOUGH = frozenset({"AVX2", "AVX512"})
+
+log = structlog.get_logger(__name__)
+
+
+class Product(Structure):
+    """See product.h."""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("scale", c_void_p),
+        ("bias", c_void_p),
+        ("kind", c_int32),
+        ("inputs", c_int32),
+        ("outputs", c_int32),
+        ("unused", c_int32),
+    )
+
+
+class Part(Structure):
+    """See step.h, as all below."""
+
+    _fields_ = (("begin", c_int32), ("end", c_int32), ("low", c_int32), ("high", c_int32), ("b", c_void_p))
+
+
+class Worn(Structure):
+    _fields_ = (("a", c_void_p), ("parts", POINTER(Part)), ("ranks", c_int32), ("count", c_int32))
+
+
+class Layer(Structure):
+    _fields_ = (
+        ("products", Product * SITES),
+        ("before_attention", c_void_p),
+        ("after_attention", c_void_p),
+        ("before_mlp", c_void_p),
+        ("after_mlp", c_void_p),
+        ("q_norm", c_void_p),
+        ("k_norm", c_void_p),
+        ("scaling", c_float),
+        ("window", c_int32),
+        ("rotary", c_int32),
+        ("unused", c_int32),
+    )
+
+
+class Model(Structure):
+    _fields_ = (
+        ("layers", POINTER(Layer)),
+        ("head", Product),
+        ("norm", c_void_p),
+        ("eps", c_float),
+        ("count", c_int32),
+        ("width", c_int32),
+        ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("head_width", c_int32),
+        ("inner", c_int32),
+        ("activation", c_int32),
+    )
+
+
+class Row(Structure):
+    _fields_ = (
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("slot", c_int64),
+        ("capacity", c_int64),
+        ("begin", c_int32),
+        ("end", c_int32),
+        ("start", c_int32),
+        ("unused", c_int32),
+    )
+
+
+class Segment(Structure):
+    _fields_ = (("begin", c_int32), ("end", c_int32), ("worn", c_void_p))
+
+
+class Step(Structure):
+    _fields_ = (
+        ("tokens", c_int32),
+        ("rows", c_int32),
+        ("segments", c_int32),
+        ("kept", c_int32),
+        ("x", c_void_p),
+        ("cos", c_void_p * 2),
+        ("sin", c_void_p * 2),
+        ("rotated", c_int32 * 2),
+        ("row", POINTER(Row)),
+        ("segment", POINTER(Segment)),
+        ("keep", POINTER(c_int32)),
+        ("logits", c_void_p),
+    )
+
+
+class Library:
+    """The functions, and threads of their own that they share. Calls from several threads take turns."""
+
+    def __init__(self, functions: ctypes.CDLL, threads: int) -> None:
+        functions.engine_new.restype = c_void_p
+        functions.engine_product.argtypes = (c_void_p, POINTER(Product), c_void_p, c_int, c_void_p)
+        functions.engine_pack.argtypes = (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p)
+        functions.engine_pack.restype = None
+        functions.engine_step.argtypes = (c_void_p, POINTER(Model), POINTER(Step))
+        self._functions, self._lock = functions, threading.Lock()
+        self._engine = functions.engine_new(threads)
+        if not self._engine:
+            raise MemoryError("no memory for the engine's threads")
+
+    def pack(self, weight_OI: Tensor, packed: Tensor) -> None:
+        """Write weights as they are multiplied: (panels, in, 16), of the same type; the last panel is filled up."""
+        weight_OI = weight_OI.contiguous()
+        kind, (outputs, inputs) = KINDS[weight_OI.dtype], weight_OI.shape
+        with self._lock:
+            self._functions.engine_pack(self._engine, kind, weight_OI.data_ptr(), outputs, inputs, packed.data_ptr())
+
+    def product(self, product: Product, x_TI: Tensor) -> Tensor:
+        """``x`` (tokens, in), float32, times the weights: (tokens, out)."""
+        x_TI = x_TI.contiguous()
+        y_TO = torch.empty(len(x_TI), product.outputs)
+        with self._lock:
+            done = self._functions.engine_product(self._engine, product, x_TI.data_ptr(), len(x_TI), y_TO.data_ptr())
+        return self._done(done, y_TO)
+
+    def step(self, model: Model, step: Step, logits: Tensor) -> Tensor:
+        """Run a step; the logits it was given the place for."""
+        with self._lock:
+            done = self._functions.engine_step(self._engine, model, step)
+        return self._done(done, logits)
+
+    def _done(self, code: int, found: Tensor) -> Tensor:
+        if code:
+            raise MemoryError("no memory for a step")
+        return found
+
+
+@cache
+def library() -> Library | None:
+    """The library, with as many threads as torch has; None where there is none for this processor and these sources."""
+    try:
+        return Library(_loaded(), torch.get_num_threads())
+    except OSError as error:
+        log.warning("no compiled kernels, torch multiplies", why=str(error))
+        return None
+
+
+def _loaded() -> ctypes.CDLL:
+    """Raises OSError where it cannot be used."""
+    folder, processor = Path(__file__).parent, torch.backends.cpu.get_cpu_capability()
+    if processor not in _WIDE_ENOUGH:
+        raise OSError(f"the processor has {processor} alone")
+    functions = ctypes.CDLL(str(folder / "kernels.so"))
+    functions.engine_sources.restype = ctypes.c_char_p
+    sources = sorted(folder.glob("*.[ch]"))
+    if functions.engine_sources() != sha256(b"".join(one.read_bytes() for one in sources)).hexdigest().encode():
+        raise OSError("compiled from other sources, install again")  # its structs may be others
+    return functions

@@ -1,0 +1,184 @@
+"""A whole step in one call of the compiled library, for decoders all of whose products it computes."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from ctypes import c_int32, c_void_p
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from tunesmith.inference.worker.block import Decoder, Norm, Product
+from tunesmith.inference.worker.lora import AdapterWeights, Site
+from tunesmith.inference.worker.native import library as c
+from tunesmith.inference.worker.step import Step
+from tunesmith.inference.worker.weights import Panels
+
+_ROTATIONS = 2  # kinds a step may have
+
+
+class Program:
+    """What the library is told of a decoder, once; then steps.
+
+    Args:
+        decoder: one that ``fits``.
+    """
+
+    def __init__(self, decoder: Decoder, native: c.Library) -> None:
+        self._decoder, self._native = decoder, native
+        self._kinds = list(dict.fromkeys(layer.attention.rotary for layer in decoder.layers))
+        self._sites = [site.site for layer in decoder.layers for site in _products(layer)]
+        self._worn: WeakKeyDictionary[AdapterWeights, _Worn] = WeakKeyDictionary()
+        self._layers = (c.Layer * len(decoder.layers))(*(self._layer(layer) for layer in decoder.layers))
+        first = decoder.layers[0]
+        head = _panels(decoder.head)
+        assert head is not None
+        self._model = c.Model(
+            layers=self._layers,
+            head=head.product,
+            norm=decoder.norm.weight.data_ptr(),
+            eps=decoder.norm.eps,
+            count=len(decoder.layers),
+            width=first.gate_up.site.inputs,
+            heads=first.attention.heads,
+            kv_heads=first.attention.kv_heads,
+            head_width=first.attention.width,
+            inner=first.down.site.inputs,
+            activation=_activation(first.activation),
+        )
+
+    def takes(self, step: Step) -> bool:
+        """Whether it can run this one: a DoRA's products are torch's."""
+        return not any(self._worn_by(segment.adapter).weighs for segment in step.segments)
+
+    def __call__(self, tokens_T: Tensor, positions_T: Tensor, step: Step) -> Tensor:
+        """Logits of ``step.keep``, (kept, vocabulary)."""
+        x = self._decoder.embedded(tokens_T).contiguous()
+        rotations = [self._decoder.rotation(x, positions_T, kind) for kind in self._kinds]
+        logits = torch.empty(len(step.keep), self._model.head.outputs)
+        arenas: dict[int, tuple[Any, Any]] = {}
+        rows = (c.Row * (len(step.chunks) + len(step.decoding)))()
+        spans = [(one.lease, one.begin, one.end, one.start) for one in step.chunks]
+        spans += [(lease, token, token + 1, lease.length) for lease, token in step.decoding]
+        for row, (lease, begin, end, start) in zip(rows, spans, strict=True):
+            arena = lease.arena
+            if id(arena) not in arenas:
+                arenas[id(arena)] = _addresses(arena.keys), _addresses(arena.values)
+            keys, values = arenas[id(arena)]
+            row.keys, row.values = ctypes.addressof(keys), ctypes.addressof(values)
+            row.slot, row.capacity = lease.slot, arena.capacity
+            row.begin, row.end, row.start = begin, end, start
+        segments = (c.Segment * len(step.segments))()
+        for segment, one in zip(segments, step.segments, strict=True):
+            segment.begin, segment.end = one.begin, one.end
+            segment.worn = ctypes.addressof(self._worn_by(one.adapter).table)
+        given = c.Step(
+            tokens=len(x), rows=len(rows), segments=len(segments), kept=len(step.keep),
+            x=x.data_ptr(), row=rows, segment=segments,
+            keep=(c_int32 * len(step.keep))(*step.keep), logits=logits.data_ptr(),
+        )  # fmt: skip
+        for n, (cos, sin) in enumerate(rotations):
+            given.cos[n], given.sin[n], given.rotated[n] = cos.data_ptr(), sin.data_ptr(), cos.shape[-1]
+        return self._native.step(self._model, given, logits)
+
+    def _layer(self, layer: Any) -> c.Layer:
+        at = layer.attention
+        return c.Layer(
+            products=(c.Product * c.SITES)(*(_known(one).product for one in _products(layer))),
+            before_attention=_address(layer.before_attention),
+            after_attention=_address(layer.after_attention),
+            before_mlp=_address(layer.before_mlp),
+            after_mlp=_address(layer.after_mlp),
+            q_norm=_address(at.q_norm),
+            k_norm=_address(at.k_norm),
+            scaling=at.scaling,
+            window=at.window or 0,
+            rotary=self._kinds.index(at.rotary),
+        )
+
+    def _worn_by(self, adapter: AdapterWeights) -> "_Worn":
+        found = self._worn.get(adapter)
+        if found is None:
+            found = self._worn[adapter] = _Worn(adapter, self._sites)
+        return found
+
+
+class _Worn:
+    """An adapter as the library reads it; its tensors belong to the adapter, which outlives this.
+
+    Attributes:
+        table: the address of what it has at each site, layer by layer; None where it has nothing.
+        weighs: it is a DoRA.
+    """
+
+    def __init__(self, adapter: AdapterWeights, sites: Sequence[Site]) -> None:
+        self.table = (c_void_p * len(sites))()
+        self._kept = list[Any]()
+        self.weighs = any(part.share is not None for worn in adapter.sites.values() for part in worn.parts)
+        for n, site in enumerate(sites):
+            worn = adapter.sites.get(site)
+            if worn is None:
+                continue
+            parts = (c.Part * len(worn.parts))(
+                *(c.Part(part.begin, part.end, part.low, part.high, part.B.data_ptr()) for part in worn.parts)
+            )
+            one = c.Worn(worn.A.data_ptr(), parts, worn.A.shape[1], len(parts))
+            self._kept.append((one, parts))
+            self.table[n] = ctypes.addressof(one)
+
+
+def program(decoder: Decoder) -> Program | None:
+    """The decoder as a program; None where there is no library, or it does not compute all of the decoder."""
+    native = c.library()
+    return Program(decoder, native) if native is not None and _fits(decoder) else None
+
+
+def _fits(decoder: Decoder) -> bool:
+    first = decoder.layers[0]
+    shape = (first.attention.heads, first.attention.kv_heads, first.attention.width, first.down.site.inputs)
+    for layer in decoder.layers:
+        at = layer.attention
+        norms = [layer.before_attention, layer.after_attention, layer.before_mlp, layer.after_mlp, at.q_norm, at.k_norm]
+        if (at.heads, at.kv_heads, at.width, layer.down.site.inputs) != shape:
+            return False
+        if any(norm is not None and norm.eps != decoder.norm.eps for norm in norms):
+            return False
+        if any(_panels(one.kernel) is None for one in _products(layer)) or _activation(layer.activation) is None:
+            return False
+    return (
+        _panels(decoder.head) is not None
+        and first.attention.width % c.PANEL == 0
+        and first.down.site.inputs % c.PANEL == 0
+        and first.attention.heads % first.attention.kv_heads == 0
+        and len({layer.attention.rotary for layer in decoder.layers}) <= _ROTATIONS
+    )
+
+
+def _products(layer: Any) -> tuple[Product, Product, Product, Product]:
+    return layer.attention.qkv, layer.attention.out, layer.gate_up, layer.down
+
+
+def _panels(kernel: Any) -> Panels | None:
+    return kernel if isinstance(kernel, Panels) else None
+
+
+def _known(product: Product) -> Panels:
+    assert isinstance(product.kernel, Panels)
+    return product.kernel
+
+
+def _activation(function: Callable[[Tensor], Tensor]) -> int | None:
+    """Which of the library's it is, by what it gives: transformers has several names for each."""
+    x = torch.linspace(-6, 6, 97)
+    known = {c.SILU: torch.nn.functional.silu(x), c.GELU: torch.nn.functional.gelu(x, approximate="tanh")}
+    found = function(x)
+    return next((name for name, like in known.items() if torch.allclose(found, like, rtol=0, atol=1e-6)), None)
+
+
+def _address(norm: Norm | None) -> int | None:
+    return None if norm is None else norm.weight.data_ptr()
+
+
+def _addresses(tensors: Sequence[Tensor]) -> Any:
+    return (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))

@@ -1,0 +1,363 @@
+#include "step.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef SOURCES
+#define SOURCES ""
+#endif
+#define MANY 16 /* tokens from which on norms and rotations are shared out */
+
+struct engine {
+  struct pool *pool;
+  char *memory;
+  long size;
+};
+
+const char *engine_sources(void) { return SOURCES; }
+
+struct engine *engine_new(int threads) {
+  struct engine *engine = calloc(1, sizeof *engine);
+  if (engine && !(engine->pool = pool_new(threads))) {
+    free(engine);
+    return NULL;
+  }
+  return engine;
+}
+
+void engine_free(struct engine *engine) {
+  pool_free(engine->pool);
+  free(engine->memory);
+  free(engine);
+}
+
+static char *room_of(struct engine *engine, long size) {
+  if (size <= engine->size) return engine->memory;
+  free(engine->memory);
+  engine->size = 0;
+  engine->memory = aligned_alloc(64, (size + 63) / 64 * 64);
+  if (engine->memory) engine->size = size;
+  return engine->memory;
+}
+
+/* What one product of a step is given, and where its results go. */
+struct job {
+  const struct product *product;
+  const float *x;
+  float *y;
+  int rows, span, added; /* panels an item; results are added to what is there */
+  int gate; /* panels [0, gate) are gates of [gate, 2 gate): their products are the results */
+  int activation;
+  const struct segment *segments;
+  int count, site, ranks; /* site: layer * SITES + site */
+  const float *low;
+  char *room;
+  long each;
+};
+
+static long product_room(int rows) { return (long)sizeof(float) * (2L * rows * PANEL + BLOCK * PANEL) + 64; }
+
+/* y (16) += low (ranks) b, for the outputs from `at` on that the part has */
+static void add_part(const struct part *part, const float *low, int at, float *y) {
+  const long size = part->end - part->begin;
+  if (at >= part->begin && at + PANEL <= part->end) {
+    __m256 a = _mm256_setzero_ps(), b = _mm256_setzero_ps();
+    const float *from = part->b + at - part->begin;
+    for (int r = part->low; r < part->high; r++, from += size) {
+      const __m256 one = _mm256_broadcast_ss(low + r);
+      a = _mm256_fmadd_ps(one, _mm256_loadu_ps(from), a);
+      b = _mm256_fmadd_ps(one, _mm256_loadu_ps(from + 8), b);
+    }
+    _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), a));
+    _mm256_storeu_ps(y + 8, _mm256_add_ps(_mm256_loadu_ps(y + 8), b));
+    return;
+  }
+  for (int o = 0; o < PANEL; o++) {
+    if (at + o < part->begin || at + o >= part->end) continue;
+    float sum = 0.0f;
+    for (int r = part->low; r < part->high; r++) sum = fmaf(low[r], part->b[(r - part->low) * size + at + o - part->begin], sum);
+    y[o] += sum;
+  }
+}
+
+/* scale, bias and adapters of one panel's sums (rows, 16) */
+static void finished(const struct job *j, int panel, float *sums) {
+  const struct product *p = j->product;
+  const int at = panel * PANEL, some = p->outputs - at < PANEL ? p->outputs - at : PANEL;
+  for (int r = 0; r < j->rows; r++)
+    for (int o = 0; o < some; o++) {
+      float v = sums[r * PANEL + o];
+      if (p->scale) v *= p->scale[at + o];
+      sums[r * PANEL + o] = p->bias ? v + p->bias[at + o] : v;
+    }
+  for (int i = 0; i < j->count; i++) {
+    const struct segment *segment = &j->segments[i];
+    const struct worn *worn = segment->worn[j->site];
+    if (!worn) continue;
+    for (int n = 0; n < worn->count; n++) {
+      const struct part *part = &worn->parts[n];
+      if (part->begin >= at + PANEL || part->end <= at) continue;
+      for (int r = segment->begin; r < segment->end; r++) add_part(part, j->low + (long)r * j->ranks, at, sums + r * PANEL);
+    }
+  }
+}
+
+static void gated(int activation, const float *gate, const float *up, float *to) {
+  for (int o = 0; o < PANEL; o += 8) {
+    const __m256 g = _mm256_loadu_ps(gate + o);
+    const __m256 a = activation == SILU ? silu8(g) : gelu8(g);
+    _mm256_storeu_ps(to + o, _mm256_mul_ps(a, _mm256_loadu_ps(up + o)));
+  }
+}
+
+static void one_item(void *context, int item, int thread) {
+  const struct job *j = context;
+  const struct product *p = j->product;
+  float *block = (float *)(j->room + j->each * thread), *sums = block + BLOCK * PANEL, *more = sums + (long)j->rows * PANEL;
+  const int all = j->gate ? j->gate : panels_of(p);
+  const int end = (item + 1) * j->span < all ? (item + 1) * j->span : all;
+  for (int panel = item * j->span; panel < end; panel++) {
+    const int at = panel * PANEL;
+    if (j->gate) {
+      if (j->rows == 1) {
+        panel_sums_of_two(p, panel, panel + j->gate, j->x, sums); /* more follows sums */
+      } else {
+        panel_sums(p, panel, j->x, p->inputs, j->rows, sums, block);
+        panel_sums(p, panel + j->gate, j->x, p->inputs, j->rows, more, block);
+      }
+      finished(j, panel, sums);
+      finished(j, panel + j->gate, more);
+      for (int r = 0; r < j->rows; r++)
+        gated(j->activation, sums + r * PANEL, more + r * PANEL, j->y + (long)r * j->gate * PANEL + at);
+      continue;
+    }
+    const int pair = j->rows == 1 && panel + 1 < end;
+    if (pair)
+      panel_sums_of_two(p, panel, panel + 1, j->x, sums);
+    else
+      panel_sums(p, panel, j->x, p->inputs, j->rows, sums, block);
+    for (int n = 0; n <= pair; n++) {
+      const int from = at + n * PANEL, some = p->outputs - from < PANEL ? p->outputs - from : PANEL;
+      float *found = sums + n * PANEL;
+      finished(j, panel + n, found);
+      for (int r = 0; r < j->rows; r++) {
+        float *to = j->y + (long)r * p->outputs + from;
+        for (int o = 0; o < some; o++) to[o] = j->added ? to[o] + found[r * PANEL + o] : found[r * PANEL + o];
+      }
+    }
+    panel += pair;
+  }
+}
+
+static void multiply(struct pool *pool, struct job *j) {
+  const int panels = j->gate ? j->gate : panels_of(j->product);
+  j->span = panels / (pool_threads(pool) * 12);
+  j->span = j->span < 1 ? 1 : j->span > 8 ? 8 : j->span;
+  if (j->rows == 1 && !j->gate && j->span % 2) j->span++; /* panels go in pairs */
+  pool_run(pool, one_item, j, (panels + j->span - 1) / j->span);
+}
+
+int engine_product(struct engine *engine, const struct product *product, const float *x, int rows, float *y) {
+  const long each = (product_room(rows) + 63) / 64 * 64;
+  char *room = room_of(engine, each * pool_threads(engine->pool));
+  if (!room) return -1;
+  struct job job = {.product = product, .x = x, .y = y, .rows = rows, .room = room, .each = each};
+  multiply(engine->pool, &job);
+  return 0;
+}
+
+struct packing {
+  const char *from;
+  char *to;
+  int kind, outputs, inputs;
+};
+
+static void pack_one(void *context, int panel, int thread) {
+  const struct packing *p = context;
+  (void)thread;
+  const struct product like = {.kind = p->kind};
+  const long size = stride_of(&like) * p->inputs; /* of sixteen rows as of one panel */
+  const int left = p->outputs - panel * PANEL;
+  pack_panel(p->kind, p->from + panel * size, left < PANEL ? left : PANEL, p->inputs, p->to + panel * size);
+}
+
+void engine_pack(struct engine *engine, int kind, const void *from, int outputs, int inputs, void *to) {
+  struct packing packing = {from, to, kind, outputs, inputs};
+  pool_run(engine->pool, pack_one, &packing, (outputs + PANEL - 1) / PANEL);
+}
+
+/* Everything below is one forward. */
+
+struct forward {
+  const struct model *m;
+  const struct step *s;
+  struct pool *pool;
+  float *normed, *qkv, *seen, *inner, *y, *low;
+  char *room;
+  long each;
+  int tokens, ranks, layer;
+  const float *in, *weight;
+  float *out;
+};
+
+static void norm_row(const float *x, const float *weight, float eps, int width, float *out) {
+  __m256 sum = _mm256_setzero_ps();
+  int d = 0;
+  for (; d + 8 <= width; d += 8) sum = _mm256_fmadd_ps(_mm256_loadu_ps(x + d), _mm256_loadu_ps(x + d), sum);
+  float squares = sum8(sum);
+  for (; d < width; d++) squares += x[d] * x[d];
+  const float by = 1.0f / sqrtf(squares / (float)width + eps);
+  for (d = 0; d < width; d++) out[d] = x[d] * by * weight[d];
+}
+
+static void norm_token(void *context, int token, int thread) {
+  const struct forward *f = context;
+  (void)thread;
+  const long at = (long)token * f->m->width;
+  norm_row(f->in + at, f->weight, f->m->eps, f->m->width, f->out + at);
+}
+
+static void shared_out(struct forward *f, work_fn work, int items) {
+  if (items >= MANY) {
+    pool_run(f->pool, work, f, items);
+    return;
+  }
+  for (int item = 0; item < items; item++) work(f, item, 0);
+}
+
+static void norm(struct forward *f, const float *in, const float *weight, float *out) {
+  f->in = in, f->weight = weight, f->out = out;
+  shared_out(f, norm_token, f->tokens);
+}
+
+/* normed queries and keys, and their rotary embedding (arXiv:2104.09864) */
+static void rotate_token(void *context, int token, int thread) {
+  const struct forward *f = context;
+  (void)thread;
+  const struct model *m = f->m;
+  const struct layer *layer = &m->layers[f->layer];
+  const int width = m->head_width, rotated = f->s->rotated[layer->rotary], half = rotated / 2;
+  const float *cos = f->s->cos[layer->rotary] + (long)token * rotated, *sin = f->s->sin[layer->rotary] + (long)token * rotated;
+  float *head = f->qkv + (long)token * (m->heads + 2 * m->kv_heads) * width;
+  for (int h = 0; h < m->heads + m->kv_heads; h++, head += width) {
+    const float *weight = h < m->heads ? layer->q_norm : layer->k_norm;
+    if (weight) norm_row(head, weight, m->eps, width, head);
+    for (int d = 0; d < half; d++) {
+      const float a = head[d], b = head[d + half];
+      head[d] = a * cos[d] + b * sin[d];
+      head[d + half] = b * cos[d + half] + a * sin[d + half];
+    }
+  }
+}
+
+static void low_token(void *context, int token, int thread) {
+  const struct job *j = context;
+  (void)thread;
+  for (int i = 0; i < j->count; i++) {
+    const struct segment *segment = &j->segments[i];
+    const struct worn *worn = token >= segment->begin && token < segment->end ? segment->worn[j->site] : NULL;
+    if (!worn) continue;
+    const int inputs = j->product->inputs, ranks = worn->ranks;
+    const float *x = j->x + (long)token * inputs, *a = worn->a;
+    float *low = (float *)j->low + (long)token * j->ranks;
+    memset(low, 0, sizeof(float) * ranks);
+    for (int k = 0; k < inputs; k++, a += ranks) {
+      const float one = x[k];
+      for (int r = 0; r < ranks; r++) low[r] = fmaf(one, a[r], low[r]);
+    }
+  }
+}
+
+static void product(struct forward *f, enum site site, const float *x, float *y, int added) {
+  const struct model *m = f->m;
+  struct job job = {
+      .product = &m->layers[f->layer].products[site], .x = x, .y = y, .rows = f->tokens, .added = added,
+      .activation = m->activation, .segments = f->s->segment, .count = f->s->segments, .ranks = f->ranks,
+      .site = f->layer * SITES + site, .low = f->low, .room = f->room, .each = f->each,
+  };
+  if (site == GATE_UP) job.gate = m->inner / PANEL;
+  if (job.count && job.rows >= MANY)
+    pool_run(f->pool, low_token, &job, job.rows);
+  else if (job.count)
+    for (int token = 0; token < job.rows; token++) low_token(&job, token, 0);
+  multiply(f->pool, &job);
+}
+
+/* x += y, or its norm */
+static void added_to(struct forward *f, enum site site, const float *in, const float *weight) {
+  float *x = f->s->x;
+  if (!weight) {
+    product(f, site, in, x, 1);
+    return;
+  }
+  product(f, site, in, f->y, 0);
+  norm(f, f->y, weight, f->y);
+  for (long i = 0; i < (long)f->tokens * f->m->width; i++) x[i] += f->y[i];
+}
+
+/* Nobody looks at the other tokens from here on. */
+static void only_kept(struct forward *f) {
+  const struct step *s = f->s;
+  const long width = f->m->width, seen = (long)f->m->heads * f->m->head_width;
+  for (int i = 0; i < s->kept; i++) {
+    memmove(s->x + i * width, s->x + s->keep[i] * width, sizeof(float) * width);
+    memmove(f->seen + i * seen, f->seen + s->keep[i] * seen, sizeof(float) * seen);
+  }
+  for (int i = 0; i < s->segments; i++) {
+    struct segment *segment = &s->segment[i];
+    int begin = 0, end = 0;
+    for (int k = 0; k < s->kept; k++) begin += s->keep[k] < segment->begin, end += s->keep[k] < segment->end;
+    segment->begin = begin, segment->end = end;
+  }
+  f->tokens = s->kept;
+}
+
+static int most_ranks(const struct model *m, const struct step *s) {
+  int most = 0;
+  for (int i = 0; i < s->segments; i++)
+    for (int site = 0; site < m->count * SITES; site++) {
+      const struct worn *worn = s->segment[i].worn[site];
+      if (worn && worn->ranks > most) most = worn->ranks;
+    }
+  return most;
+}
+
+static float *part_of(char **memory, long numbers) {
+  float *part = (float *)*memory;
+  *memory += (numbers * (long)sizeof(float) + 63) / 64 * 64;
+  return part;
+}
+
+int engine_step(struct engine *engine, const struct model *m, const struct step *s) {
+  const long tokens = s->tokens, seen = (long)m->heads * m->head_width, qkv = seen + 2L * m->kv_heads * m->head_width;
+  struct forward f = {.m = m, .s = s, .pool = engine->pool, .tokens = s->tokens, .ranks = most_ranks(m, s)};
+  f.each = product_room(s->tokens) > attention_room(m) ? product_room(s->tokens) : attention_room(m);
+  f.each = (f.each + 63) / 64 * 64;
+  const long numbers = tokens * (2 * m->width + qkv + seen + m->inner + f.ranks);
+  char *memory = room_of(engine, numbers * (long)sizeof(float) + 6 * 64 + f.each * pool_threads(engine->pool));
+  if (!memory) return -1;
+  f.normed = part_of(&memory, tokens * m->width);
+  f.y = part_of(&memory, tokens * m->width);
+  f.qkv = part_of(&memory, tokens * qkv);
+  f.seen = part_of(&memory, tokens * seen);
+  f.inner = part_of(&memory, tokens * m->inner);
+  f.low = part_of(&memory, tokens * f.ranks);
+  f.room = memory;
+  for (f.layer = 0; f.layer < m->count; f.layer++) {
+    const struct layer *layer = &m->layers[f.layer];
+    norm(&f, s->x, layer->before_attention, f.normed);
+    product(&f, QKV, f.normed, f.qkv, 0);
+    shared_out(&f, rotate_token, f.tokens);
+    attend(f.pool, m, f.layer, s, f.qkv, f.seen, f.room);
+    if (f.layer == m->count - 1 && s->kept < s->tokens) only_kept(&f);
+    if (!f.tokens) return 0; /* its keys and values are all that was wanted */
+    added_to(&f, OUT, f.seen, layer->after_attention);
+    norm(&f, s->x, layer->before_mlp, f.normed);
+    product(&f, GATE_UP, f.normed, f.inner, 0);
+    added_to(&f, DOWN, f.inner, layer->after_mlp);
+  }
+  norm(&f, s->x, m->norm, f.normed);
+  struct job head = {.product = &m->head, .x = f.normed, .y = s->logits, .rows = f.tokens, .room = f.room, .each = f.each};
+  multiply(f.pool, &head);
+  return 0;
+}

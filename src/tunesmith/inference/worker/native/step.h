@@ -1,0 +1,93 @@
+/* One step of a decoder of the Llama family: all tokens of all rows through all layers. */
+#pragma once
+
+#include <stdint.h>
+
+#include "pool.h"
+#include "product.h"
+
+enum activation { SILU, GELU };
+
+/* What an adapter adds to outputs [begin, end) of a product: low[:, low : high] b, b (high - low, end - begin). */
+struct part {
+  int32_t begin, end, low, high;
+  const float *b;
+};
+
+/* An adapter at one product: low = x a, a (inputs, ranks). */
+struct worn {
+  const float *a;
+  const struct part *parts;
+  int32_t ranks, count;
+};
+
+enum site { QKV, OUT, GATE_UP, DOWN, SITES };
+
+struct layer {
+  struct product products[SITES];
+  const float *before_attention, *after_attention; /* norms; NULL where there is none */
+  const float *before_mlp, *after_mlp;
+  const float *q_norm, *k_norm;
+  float scaling;
+  int32_t window; /* how many tokens back are seen, 0 for all */
+  int32_t rotary; /* which of the step's rotations */
+  int32_t unused;
+};
+
+struct model {
+  const struct layer *layers;
+  struct product head;
+  const float *norm;
+  float eps;
+  int32_t count, width, heads, kv_heads, head_width, inner, activation;
+};
+
+/* Tokens [begin, end) of the step are those of one row from position `start` on. Keys and values lie in a slot of its
+ * arena: of each layer (slots, kv_heads, capacity, head_width). */
+struct row {
+  float *const *keys, *const *values; /* one a layer */
+  int64_t slot, capacity;
+  int32_t begin, end, start, unused;
+};
+
+/* Tokens [begin, end) wear an adapter: worn[layer * SITES + site], NULL where it has nothing. */
+struct segment {
+  int32_t begin, end;
+  const struct worn *const *worn;
+};
+
+struct step {
+  int32_t tokens, rows, segments, kept;
+  float *x; /* (tokens, width), overwritten */
+  const float *cos[2], *sin[2]; /* (tokens, rotated); the first half of the sines is negative */
+  int32_t rotated[2];
+  const struct row *row;
+  struct segment *segment; /* overwritten */
+  const int32_t *keep; /* rising: the tokens whose logits are wanted */
+  float *logits; /* (kept, outputs of the head) */
+};
+
+/* What the library was compiled from: the SHA-256 of the sources, one after the other by name. */
+const char *engine_sources(void);
+
+struct engine; /* a pool and the memory of a step */
+
+struct engine *engine_new(int threads);
+void engine_free(struct engine *engine);
+
+/* 0, or -1 when there is not enough memory: nothing has been written then. */
+int engine_step(struct engine *engine, const struct model *model, const struct step *step);
+
+/* y (rows, outputs) = x (rows, inputs) W^T * scale + bias; 0, or -1 when there is not enough memory. */
+int engine_product(struct engine *engine, const struct product *product, const float *x, int rows, float *y);
+
+/* Weights (outputs, inputs), row by row, as they are multiplied: all panels, one after the other. */
+void engine_pack(struct engine *engine, int kind, const void *from, int outputs, int inputs, void *to);
+
+/* Bytes of memory that attention needs for a thread. */
+long attention_room(const struct model *model);
+
+/* Write keys of `layer` that lie in `qkv` (tokens, heads + 2 kv_heads, head_width) with its values into the cache, and
+ * attend: `seen` (tokens, heads, head_width). `room`: `threads` times attention_room. */
+void attend(struct pool *pool, const struct model *model, int layer, const struct step *step, const float *qkv,
+            float *seen, char *room);
