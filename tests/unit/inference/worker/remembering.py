@@ -14,9 +14,9 @@ from tunesmith.inference.engine import Sampling
 from tunesmith.inference.worker.cache import Cache, LayerShape, Lease
 from tunesmith.inference.worker.events import Ended, Failed, RowEvent, Text
 from tunesmith.inference.worker.lora import AdapterWeights
-from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.scheduler import Scheduler
+from tunesmith.inference.worker.step import Step
 
 VOCABULARY = 97
 END = 96

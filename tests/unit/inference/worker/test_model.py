@@ -25,9 +25,9 @@ from tunesmith.inference.engine import Sampling
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.events import RowEvent
 from tunesmith.inference.worker.model import LanguageModel
-from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.scheduler import Scheduler
+from tunesmith.inference.worker.step import Step
 from tunesmith.kernel.problems import Invalid, Unsupported
 
 SIZES: dict[str, Any] = {

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.unit.inference.worker.remembering import END, Stepped, adapter, decode, said
 from tunesmith.inference.engine import Sampling
-from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.row import Row
+from tunesmith.inference.worker.step import Step
 
 chance = random.Random(4)
 SYSTEM = [chance.randrange(END) for _ in range(60)]

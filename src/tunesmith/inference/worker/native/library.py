@@ -6,6 +6,7 @@ from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from weakref import finalize
 
 import structlog
 import torch
@@ -30,7 +31,6 @@ class Product(Structure):
         ("kind", c_int32),
         ("inputs", c_int32),
         ("outputs", c_int32),
-        ("unused", c_int32),
     )
 
 
@@ -56,7 +56,6 @@ class Layer(Structure):
         ("scaling", c_float),
         ("window", c_int32),
         ("rotary", c_int32),
-        ("unused", c_int32),
     )
 
 
@@ -85,7 +84,6 @@ class Row(Structure):
         ("begin", c_int32),
         ("end", c_int32),
         ("start", c_int32),
-        ("unused", c_int32),
     )
 
 
@@ -114,7 +112,8 @@ class Library:
     """The functions, and threads of their own that they share. Calls from several threads take turns."""
 
     def __init__(self, functions: ctypes.CDLL, threads: int) -> None:
-        functions.engine_new.restype = c_void_p
+        functions.engine_new.argtypes, functions.engine_new.restype = (c_int,), c_void_p
+        functions.engine_free.argtypes, functions.engine_free.restype = (c_void_p,), None
         functions.engine_product.argtypes = (c_void_p, POINTER(Product), c_void_p, c_int, c_void_p)
         functions.engine_pack.argtypes = (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p)
         functions.engine_pack.restype = None
@@ -123,6 +122,8 @@ class Library:
         self._engine = functions.engine_new(threads)
         if not self._engine:
             raise MemoryError("no memory for the engine's threads")
+        # not as the process ends: a thread that nobody waits for may still be in a step
+        finalize(self, functions.engine_free, self._engine).atexit = False
 
     def pack(self, weight_OI: Tensor, packed: Tensor) -> None:
         """Write weights as they are multiplied: (panels, in, 16), of the same type; the last panel is filled up."""
@@ -167,6 +168,8 @@ def _loaded() -> ctypes.CDLL:
     if processor not in _WIDE_ENOUGH:
         raise OSError(f"the processor has {processor} alone")
     functions = ctypes.CDLL(str(folder / "kernels.so"))
+    if not hasattr(functions, "engine_sources"):
+        raise OSError("kernels.so is another library")
     functions.engine_sources.restype = ctypes.c_char_p
     sources = sorted(folder.glob("*.[ch]"))
     if functions.engine_sources() != sha256(b"".join(one.read_bytes() for one in sources)).hexdigest().encode():

@@ -20,7 +20,7 @@ struct product {
   const void *weight;
   const float *scale; /* (outputs), INT8 alone */
   const float *bias;  /* (outputs), or NULL */
-  int32_t kind, inputs, outputs, unused;
+  int32_t kind, inputs, outputs;
 };
 
 static inline int panels_of(const struct product *it) { return (it->outputs + PANEL - 1) / PANEL; }

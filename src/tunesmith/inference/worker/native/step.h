@@ -31,7 +31,6 @@ struct layer {
   float scaling;
   int32_t window; /* how many tokens back are seen, 0 for all */
   int32_t rotary; /* which of the step's rotations */
-  int32_t unused;
 };
 
 struct model {
@@ -47,7 +46,7 @@ struct model {
 struct row {
   float *const *keys, *const *values; /* one a layer */
   int64_t slot, capacity;
-  int32_t begin, end, start, unused;
+  int32_t begin, end, start;
 };
 
 /* Tokens [begin, end) wear an adapter: worn[layer * SITES + site], NULL where it has nothing. */

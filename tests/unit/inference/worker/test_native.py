@@ -1,0 +1,257 @@
+"""The compiled library by itself: its products, its threads, and what happens where it cannot be used."""
+
+import ctypes
+import os
+import platform
+import shutil
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from structlog.testing import capture_logs
+
+from tests.unit.inference.worker.narrow_memory import room_for
+from tunesmith.inference.worker import weights
+from tunesmith.inference.worker.attention import Chunk
+from tunesmith.inference.worker.model import LanguageModel
+from tunesmith.inference.worker.native import library as native
+from tunesmith.inference.worker.native.library import KINDS, PANEL, Library, Product
+from tunesmith.inference.worker.step import Step
+
+COMPILERS = ("cc", "gcc", "clang")
+# outputs and inputs: whole panels and broken ones, whole blocks of inputs and broken ones
+SHAPES = [(16, 8), (1, 1), (33, 257), (70, 96), (47, 530), (96, 256)]
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[Callable[[int], Library]]:
+    """Libraries with so many threads of their own, each made once."""
+    made: dict[int, Library] = {}
+
+    def of(count: int) -> Library:
+        if count not in made:
+            made[count] = Library(native._loaded(), count)
+        return made[count]
+
+    yield of
+    made.clear()
+
+
+def packed(library: Library, weight_OI: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor | None) -> Any:
+    """The product with these weights as they are; a function that keeps what its struct points to."""
+    outputs, inputs = weight_OI.shape
+    panels = torch.full((-(-outputs // PANEL), inputs, PANEL), 99).to(weight_OI.dtype)
+    library.pack(weight_OI, panels)
+    kept = (panels, bias, scale)
+    addresses = (None if one is None else one.data_ptr() for one in (scale, bias))
+    product = Product(panels.data_ptr(), *addresses, KINDS[weight_OI.dtype], inputs, outputs)
+    return lambda x, kept=kept: library.product(product, x)
+
+
+def some_weights(dtype: torch.dtype, outputs: int, inputs: int) -> torch.Tensor:
+    if dtype == torch.int8:
+        return torch.randint(-127, 128, (outputs, inputs)).to(torch.int8)
+    return torch.randn(outputs, inputs).to(dtype)
+
+
+def test_the_kernels_are_there_wherever_they_can_be_compiled() -> None:
+    if platform.machine().lower() not in ("x86_64", "amd64") or not (
+        os.environ.get("CC") or any(map(shutil.which, COMPILERS))
+    ):
+        pytest.skip("nothing to compile them with, or for")
+    if torch.backends.cpu.get_cpu_capability() not in native._WIDE_ENOUGH:
+        pytest.skip("the processor is older than they are written for")
+    assert native.library() is not None, "python hatch_build.py compiles them"
+
+
+@pytest.mark.parametrize("dtype", KINDS, ids=str)
+@pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_of_all_kinds_are_exact(
+    threads: Callable[[int], Library], dtype: torch.dtype, outputs: int, inputs: int, biased: bool
+) -> None:
+    torch.manual_seed(outputs + inputs)
+    weight, x = some_weights(dtype, outputs, inputs), torch.randn(40, inputs)
+    bias = torch.randn(outputs) if biased else None
+    scale = torch.rand(outputs).add_(0.01) if dtype == torch.int8 else None
+    wide = weight.double() if scale is None else weight.double() * scale.double()[:, None]
+    right = torch.nn.functional.linear(x.double(), wide, None if bias is None else bias.double())
+    most = torch.nn.functional.linear(x.abs().double(), wide.abs(), None if bias is None else bias.abs().double())
+    alone = packed(threads(1), weight, bias, scale)
+    shared = packed(threads(3), weight, bias, scale)
+    every = alone(x)
+    assert every.shape == right.shape
+    assert bool(((every - right).abs() <= most * (inputs + 2) * 2.0**-24).all())  # float32's rounding, and no more
+    for rows in (1, 2, 5, 6, 7, 11, 12, 13, 16, 17, 18, 23, 31, 40):
+        assert torch.equal(alone(x[:rows]), every[:rows])
+        assert torch.equal(shared(x[40 - rows :]), every[40 - rows :])
+
+
+@pytest.mark.parametrize("dtype", KINDS, ids=str)
+def test_numbers_that_are_none_stay_in_their_row_and_their_output(
+    threads: Callable[[int], Library], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(1)
+    weight, bias = some_weights(dtype, 40, 70), torch.randn(40)
+    scale = torch.rand(40) if dtype == torch.int8 else None
+    x = torch.randn(21, 70)
+    right = packed(threads(2), weight, bias, scale)(x)
+    spoilt = x.clone()
+    spoilt[4, 3], spoilt[17, 69] = float("nan"), float("inf")
+    found = packed(threads(2), weight, bias, scale)(spoilt)
+    others = [row for row in range(21) if row not in (4, 17)]
+    assert torch.equal(found[others], right[others])
+    assert bool(found[4].isnan().all()) and not bool(found[17].isfinite().all())
+    if dtype != torch.int8:
+        weight[7, 5] = float("nan")
+        found = packed(threads(2), weight, bias, scale)(x)
+        assert bool(found[:, 7].isnan().all())
+        assert torch.equal(found[:, [*range(7), *range(8, 40)]], right[:, [*range(7), *range(8, 40)]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_number_of_16_bits_is_widened_as_torch_widens_it(
+    threads: Callable[[int], Library], dtype: torch.dtype
+) -> None:
+    every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
+    found = packed(threads(1), every[:, None], None, None)(torch.ones(1, 1))[0]
+    assert torch.equal(found.nan_to_num(nan=12345.0), every.float().nan_to_num(nan=12345.0))
+    assert torch.equal(found.isnan(), every.isnan())
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_any_number_of_threads_does_all_of_many_short_products(threads: Callable[[int], Library], count: int) -> None:
+    """More of them than the machine has cores, at work, asleep, and on their way from one to the other."""
+    torch.manual_seed(count)
+    weight, x = torch.randn(16 * 40, 8), torch.randn(20, 8)
+    product = packed(threads(count), weight, None, None)
+    right = product(x)
+    assert torch.allclose(right, x @ weight.t(), atol=1e-5)
+    end, runs = time.monotonic() + 0.12, 0
+    while time.monotonic() < end:
+        rows = runs % 20 + 1
+        assert torch.equal(product(x[:rows]), right[:rows])
+        runs += 1
+        if runs % 50 == 0:
+            time.sleep(0.0001 * (runs % 7))
+    assert runs > 0
+
+
+def test_callers_of_several_threads_take_turns(threads: Callable[[int], Library]) -> None:
+    torch.manual_seed(5)
+    weight, x = torch.randn(16 * 30, 64), torch.randn(24, 64)
+    product = packed(threads(3), weight, None, None)
+    right, wrong = product(x), []
+
+    def ask(rows: int) -> None:
+        for _ in range(40):
+            if not torch.equal(product(x[:rows]), right[:rows]):
+                wrong.append(rows)
+
+    callers = [threading.Thread(target=ask, args=(rows,)) for rows in (1, 7, 18, 24)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert wrong == []
+
+
+def test_threads_end_with_their_library() -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    if not Path("/proc/self/task").exists():
+        pytest.skip("threads are counted in /proc")
+    before = count()
+    for _ in range(20):
+        library = Library(native._loaded(), 5)
+        assert count() == before + 4
+        del library
+        assert count() == before
+
+
+def test_a_product_without_memory_says_so_and_the_next_is_right(threads: Callable[[int], Library]) -> None:
+    rows = 1 << 20
+    weight, x = torch.ones(1, 1), torch.ones(rows, 1)
+    library = threads(1)
+    product = packed(library, weight, None, None)
+    y = torch.empty(rows, 1)
+    with room_for(32 << 20), pytest.raises(MemoryError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", lambda *size: y)  # the results' memory is not the library's
+        product(x)
+    assert torch.equal(product(x[:5]), x[:5])
+    assert torch.equal(product(x), x)
+
+
+def with_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the library be looked for in ``folder``, a copy of where it is."""
+    here = Path(native.__file__).parent
+    folder.mkdir()
+    for file in (*here.glob("*.[ch]"), here / "kernels.so"):
+        if file.exists():
+            shutil.copy(file, folder)
+    monkeypatch.setattr(native, "__file__", str(folder / "library.py"))
+    return folder
+
+
+def remove(folder: Path) -> None:
+    (folder / "kernels.so").unlink()
+
+
+def change_a_source(folder: Path) -> None:
+    with (folder / "step.h").open("a") as file:
+        file.write("\n")
+
+
+def break_it(folder: Path) -> None:
+    (folder / "kernels.so").unlink()
+    (folder / "kernels.so").write_bytes(b"\x7fELF and no more")
+
+
+def put_another(folder: Path) -> None:
+    (folder / "kernels.so").unlink()
+    modules = Path(sysconfig.get_paths()["platlib"]) / "msgspec"
+    shutil.copy(next(modules.glob("_core*.so")), folder / "kernels.so")
+
+
+@pytest.mark.parametrize("spoil", [remove, change_a_source, break_it, put_another])
+def test_where_the_library_cannot_be_used_torch_gives_the_same_answers_and_it_is_said_once(
+    spoil: Callable[[Path], None], base: Path, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = cache(native.library.__wrapped__)
+    monkeypatch.setattr(native, "library", fresh)
+    monkeypatch.setattr(weights, "library", fresh)
+    spoil(with_files(tmp_path / "native", monkeypatch))
+    with capture_logs() as said:
+        without = LanguageModel(base, cache_bytes=1 << 24)
+    assert [one["event"] for one in said if one["log_level"] == "warning"] == ["no compiled kernels, torch multiplies"]
+    assert without.fused and without._program is None
+    assert torch.allclose(logits_of(without), logits_of(model), atol=1e-4)
+
+
+def test_a_copy_of_the_library_is_used_where_its_sources_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_files(tmp_path / "native", monkeypatch)
+    assert isinstance(native._loaded(), ctypes.CDLL)
+
+
+def test_an_older_processor_is_not_asked_to_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    with pytest.raises(OSError, match="DEFAULT"):
+        native._loaded()
+
+
+def logits_of(model: LanguageModel) -> torch.Tensor:
+    tokens = [5, 17, 40, 300, 8, 99]
+    lease = model.cache.lease(len(tokens))
+    with torch.inference_mode():
+        found = model.forward(Step(tokens, range(6), [Chunk(lease, 0, 6, 0)], [], [], [2, 5]))
+    model.cache.release(lease)
+    return found
