@@ -23,6 +23,7 @@ from tunesmith.inference.worker.weights import Kernel, pack, sliced
 FAMILIES = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
 _PACKED_AT_ONCE = 4
 _UNITS = 512  # unit vectors at once
+_TABLE = 1 << 14  # positions whose rotations are kept; a power of two
 _PLUS_ONE = frozenset({"gemma", "gemma3_text"})  # norms whose weights are kept as their distance from one
 
 
@@ -104,6 +105,7 @@ class Decoder:
         self._plus_one = config.model_type in _PLUS_ONE
         self._shape = (config.num_attention_heads, config.num_key_value_heads)
         self._rotary = hf.model.rotary_emb
+        self._tables: dict[str | None, tuple[Tensor, Tensor]] = {}
         self._embeddings = hf.model.embed_tokens.weight.detach()
         self._embedding_scale = float(getattr(hf.model.embed_tokens, "scalar_embed_scale", 1.0))
         head = hf.get_output_embeddings()  # first: nothing else takes as much to pack
@@ -132,7 +134,7 @@ class Decoder:
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, keep: Sequence[int]) -> Tensor:
         """Logits of the tokens ``keep``, rising, (kept, vocabulary)."""
         x = self.embedded(tokens_T)
-        rotations = {kind: self.rotation(x, positions_T, kind) for kind in self._kinds}
+        rotations = {kind: self.rotation(positions_T, kind) for kind in self._kinds}
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             cos, sin = rotations[layer.attention.rotary]
@@ -166,9 +168,20 @@ class Decoder:
         )
         return seen.reshape(tokens, it.heads * it.width)
 
-    def rotation(self, x: Tensor, positions_T: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
+    def rotation(self, positions_T: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
         """Cosines and sines for (tokens, 1, width); the first half of the sines is negative, see ``_rotate``."""
-        cos, sin = self._rotary(x, positions_T[None], *(() if kind is None else (kind,)))
+        longest = int(positions_T.max()) + 1
+        if longest > _TABLE:
+            return self._turns(positions_T, kind)
+        cos, sin = self._tables.get(kind, (positions_T, positions_T))
+        if kind not in self._tables or longest > len(cos):
+            known = torch.arange(1 << max(8, (longest - 1).bit_length()), device=positions_T.device)
+            cos, sin = self._tables[kind] = self._turns(known, kind)
+        return cos[positions_T], sin[positions_T]
+
+    def _turns(self, positions_T: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
+        like = torch.empty(0, dtype=self._precision.computed, device=positions_T.device)
+        cos, sin = self._rotary(like, positions_T[None], *(() if kind is None else (kind,)))
         half = sin.shape[-1] // 2
         return cos[0][:, None], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)[:, None]
 

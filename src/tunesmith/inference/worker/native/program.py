@@ -55,7 +55,7 @@ class Program:
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, step: Step) -> Tensor:
         """Logits of ``step.keep``, (kept, vocabulary)."""
         x = self._decoder.embedded(tokens_T).contiguous()
-        rotations = [self._decoder.rotation(x, positions_T, kind) for kind in self._kinds]
+        rotations = [self._decoder.rotation(positions_T, kind) for kind in self._kinds]
         logits = torch.empty(len(step.keep), self._model.head.outputs)
         arenas: dict[int, tuple[Any, Any]] = {}
         rows = (c.Row * (len(step.chunks) + len(step.decoding)))()
