@@ -39,6 +39,20 @@ def model(base: Path) -> Any:
     return LanguageModel(base, cache_bytes=64 << 20)
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def computed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who computes the steps of models that the test loads."""
+    from tunesmith.inference.worker import weights
+    from tunesmith.inference.worker.native import library as native
+
+    if request.param == "torch":
+        for module in (native, weights):
+            monkeypatch.setattr(module, "library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("nothing is compiled here")
+    return str(request.param)
+
+
 @pytest.fixture(scope="package")
 def tokens(base: Path) -> Any:
     from tunesmith.inference.worker.tokens import Tokens

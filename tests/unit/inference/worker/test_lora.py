@@ -61,8 +61,9 @@ def write_adapter(base: Path, folder: Path, **config: Any) -> Path:
 
 
 def test_each_row_of_a_step_wears_its_own_adapter_as_in_peft(
-    model: LanguageModel, base: Path, adapters: list[Path]
+    base: Path, adapters: list[Path], computed_by: str
 ) -> None:
+    model = LanguageModel(base, cache_bytes=1 << 24)
     one, two = (model.lora.read(folder.name, folder) for folder in adapters)
     bare, first, second, again = our_logits(model, None, one, two, one)
     assert torch.allclose(first, peft_logits(base, adapters[0]), atol=1e-4, rtol=1e-4)
@@ -78,13 +79,15 @@ def test_each_row_of_a_step_wears_its_own_adapter_as_in_peft(
         {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj"]},
         {"r": 16, "lora_alpha": 4, "target_modules": ["down_proj", "v_proj"], "use_rslora": True},
         {"r": 2, "lora_alpha": 8, "target_modules": "all-linear", "layers_to_transform": None},
+        {"r": 256, "lora_alpha": 16, "target_modules": ["k_proj", "gate_proj"], "layers_to_transform": [1]},
         {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "o_proj", "down_proj"], "use_dora": True},
     ],
 )
 def test_rank_scaling_and_targets_are_read_as_peft_reads_them(
-    model: LanguageModel, base: Path, tmp_path: Path, config: dict[str, Any]
+    base: Path, computed_by: str, tmp_path: Path, config: dict[str, Any]
 ) -> None:
     folder = write_adapter(base, tmp_path / "adapter", **config)
+    model = LanguageModel(base, cache_bytes=1 << 24)
     ours = our_logits(model, model.lora.read("adapter", folder))[0]
     assert torch.allclose(ours, peft_logits(base, folder), atol=1e-4, rtol=1e-4)
 

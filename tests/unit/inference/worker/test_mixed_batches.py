@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     LlamaConfig,
     MistralConfig,
@@ -39,8 +40,8 @@ RANKS = (1, 4, 9)
 VOCABULARY = 97
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
+    "hidden_size": 64,
+    "intermediate_size": 96,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -179,12 +180,14 @@ def merged(base: Any, rank: int, folder: Path) -> Any:
         LlamaConfig(**SIZES),
         MistralConfig(**SIZES, sliding_window=11),
         GemmaConfig(**SIZES, head_dim=16),
+        Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=9, layer_types=["sliding_attention", "full_attention"]),
         Phi3Config(**SIZES),
     ],
     ids=lambda config: config.model_type,
 )
-def test_rows_of_any_batch_say_what_transformers_says(config: Any, tmp_path: Path) -> None:
+def test_rows_of_any_batch_say_what_transformers_says(config: Any, computed_by: str, tmp_path: Path) -> None:
     engine = Engine(config, tmp_path)
+    assert (engine.model._program is not None) == (computed_by == "compiled")
 
     @settings(max_examples=4, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(asks, min_size=8, max_size=16))

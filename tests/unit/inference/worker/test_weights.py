@@ -32,13 +32,13 @@ def test_a_machine_without_fbgemm_is_told_so(monkeypatch: pytest.MonkeyPatch) ->
     assert choose("auto", torch.bfloat16, CPU).name in {"bfloat16", "float32"}
 
 
-def test_float16_keeps_every_bit_of_a_bfloat16_checkpoint() -> None:
+def test_float16_keeps_every_bit_of_a_bfloat16_checkpoint(computed_by: str) -> None:
     x, weight, bias = product()
     found = pack(weight, bias, Precision("float16", torch.float32))(x)
     assert torch.allclose(found, torch.nn.functional.linear(x, weight.float(), bias), rtol=1e-5, atol=1e-5)
 
 
-def test_eight_bits_lose_what_rounding_the_weights_loses_and_no_more() -> None:
+def test_eight_bits_lose_what_rounding_the_weights_loses_and_no_more(computed_by: str) -> None:
     x, weight, bias = product()
     right = torch.nn.functional.linear(x, weight.float(), bias)
     scales = weight.float().abs().amax(1, keepdim=True) / 127
@@ -49,7 +49,7 @@ def test_eight_bits_lose_what_rounding_the_weights_loses_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("name", ["float16", "int8"])
-def test_a_row_gives_the_same_numbers_whatever_lies_beside_it(name: str) -> None:
+def test_a_row_gives_the_same_numbers_whatever_lies_beside_it(name: str, computed_by: str) -> None:
     x, weight, bias = product()
     kernel = pack(weight, bias, Precision(name, torch.float32))  # type: ignore[arg-type]
     beside = torch.cat((x[:1], 1000 * x))

@@ -1,0 +1,412 @@
+"""A whole step in the compiled library: a row's numbers are the same to the last bit, whatever the step holds beside it."""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import cycle, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from tests.unit.inference.worker.narrow_memory import room_for
+from tunesmith.inference.engine import Sampling
+from tunesmith.inference.worker.attention import Chunk
+from tunesmith.inference.worker.block import Decoder
+from tunesmith.inference.worker.cache import Lease
+from tunesmith.inference.worker.events import RowEvent
+from tunesmith.inference.worker.lora import AdapterWeights, Segment, Worn, WornPart
+from tunesmith.inference.worker.model import LanguageModel
+from tunesmith.inference.worker.native import library as native
+from tunesmith.inference.worker.native.library import Library
+from tunesmith.inference.worker.native.program import Program
+from tunesmith.inference.worker.row import Row
+from tunesmith.inference.worker.scheduler import Scheduler
+from tunesmith.inference.worker.step import Step
+
+VOCABULARY = 97
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 40,  # not whole panels
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+WINDOWS: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 70, "max_window_layers": 1}
+BOOK = [5 + (7 * i * i + 3 * i) % 90 for i in range(900)]
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="nothing is compiled here")
+
+
+def loaded(config: Any, folder: Path, precision: str = "float32") -> LanguageModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = LanguageModel(folder, cache_bytes=1 << 26, precision=precision)
+    assert model._program is not None
+    return model
+
+
+def adapter(model: LanguageModel, rank: int, *, only: str = "", share: float | None = None) -> AdapterWeights:
+    """Random weights for every layer in whose name ``only`` is; those of a DoRA with ``share``."""
+    assert model._program is not None
+    numbers = torch.Generator().manual_seed(rank)
+    sites = {}
+    for site in model._program._sites:
+        parts = [part for part in site.parts if only in part.name]
+        if parts:
+            worn = [
+                WornPart(
+                    part.begin, part.end, n * rank, (n + 1) * rank,
+                    torch.randn(rank, part.end - part.begin, generator=numbers) / rank,
+                    None if share is None else torch.full((part.end - part.begin,), share),
+                )
+                for n, part in enumerate(parts)
+            ]  # fmt: skip
+            sites[site] = Worn(torch.randn(site.inputs, rank * len(parts), generator=numbers) * 0.2, tuple(worn))
+    return AdapterWeights(f"rank{rank}", Path("/"), rank, sites)
+
+
+@dataclass
+class Piece:
+    """Tokens of one row in a step: those from ``lease.length`` on, then ``guess``, which the row does not keep."""
+
+    lease: Lease
+    tokens: Sequence[int]
+    worn: AdapterWeights | None = None
+    guess: Sequence[int] = ()
+    keep: Sequence[int] | None = None  # None: all
+
+
+def ran(model: LanguageModel, pieces: Sequence[Piece]) -> list[torch.Tensor]:
+    """One step; of each piece the logits of the tokens it wants."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    keep: list[int] = []
+    chunks, decoding, segments, wanted = [], [], [], [0]
+    for piece in pieces:
+        lease, begin, start = piece.lease, len(tokens), piece.lease.length
+        tokens += [*piece.tokens, *piece.guess]
+        end = len(tokens)
+        positions += range(start, start + end - begin)
+        model.cache.reserve(lease, start + end - begin)
+        if end - begin == 1:
+            decoding.append((lease, begin))
+        else:
+            chunks.append(Chunk(lease, begin, end, start))
+        if piece.worn is not None:
+            segments.append(Segment(begin, end, piece.worn))
+        keep += [begin + one for one in (range(len(piece.tokens)) if piece.keep is None else piece.keep)]
+        wanted.append(len(keep))
+    with torch.inference_mode():
+        logits = model.forward(Step(tokens, positions, chunks, decoding, segments, keep))
+    assert logits.shape == (len(keep), model.vocabulary)
+    for piece in pieces:
+        piece.lease.length += len(piece.tokens)
+    return [logits[begin:end] for begin, end in pairwise(wanted)]
+
+
+def alone(model: LanguageModel, tokens: Sequence[int], worn: AdapterWeights | None = None) -> torch.Tensor:
+    """Logits of all ``tokens``, read at once in a step of their own."""
+    lease = model.cache.lease(len(tokens))
+    (found,) = ran(model, [Piece(lease, tokens, worn)])
+    model.cache.release(lease)
+    return found
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A row: which tokens, worn what, in which pieces, with how many wrong guesses, from which step on.
+
+    Attributes:
+        every: of each piece's tokens the logits of so many are wanted: each, each second, ... 0 for none.
+    """
+
+    first: int
+    count: int
+    worn: int
+    pieces: tuple[int, ...]
+    guesses: tuple[int, ...]
+    every: int
+    wait: int
+
+
+readings = st.builds(
+    Reading,
+    first=st.integers(0, 50),
+    count=st.one_of(st.integers(1, 80), st.integers(200, 300)),
+    worn=st.integers(0, 3),
+    pieces=st.lists(st.one_of(st.integers(1, 3), st.integers(1, 140)), min_size=1, max_size=5).map(tuple),
+    guesses=st.lists(st.sampled_from([0, 0, 1, 5]), min_size=1, max_size=3).map(tuple),
+    every=st.sampled_from([1, 1, 2, 7, 0]),
+    wait=st.integers(0, 3),
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "precision"),
+    [
+        (Qwen3Config(**SIZES, **WINDOWS), "float32"),
+        (Gemma3TextConfig(**SIZES, sliding_window=9, layer_types=["sliding_attention", "full_attention"]), "int8"),
+        (LlamaConfig(**SIZES | {"num_key_value_heads": 1, "dtype": "bfloat16"}, attention_bias=True), "float16"),
+        (Qwen2Config(**SIZES | {"hidden_size": 128}), "float16"),
+    ],
+    ids=["qwen3", "gemma3-int8", "llama-bfloat16", "qwen2-float16"],
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_row_reads_the_same_to_the_last_bit_however_it_is_cut_and_whatever_is_beside_it(
+    config: Any, precision: str, threads: int, tmp_path: Path
+) -> None:
+    model = loaded(config, tmp_path / "model", precision)
+    assert isinstance(model._run, Decoder)
+    worn = [None, adapter(model, 3), adapter(model, 17, only="v_proj"), adapter(model, 40, only="layers.1.mlp")]
+
+    @cache
+    def right(first: int, count: int, wears: int) -> torch.Tensor:
+        return alone(model, BOOK[first : first + count], worn[wears])
+
+    @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(readings, min_size=1, max_size=4))
+    def any_cut(rows: list[Reading]) -> None:
+        leases = [model.cache.lease(1) for _ in rows]
+        sizes = [cycle(row.pieces) for row in rows]
+        guesses = [cycle(row.guesses) for row in rows]
+        step = 0
+        while any(lease.length < row.count for lease, row in zip(leases, rows, strict=True)):
+            step += 1
+            pieces, places = [], []
+            for n, (row, lease) in enumerate(zip(rows, leases, strict=True)):
+                begin, end = lease.length, min(lease.length + next(sizes[n]), row.count)
+                if step <= row.wait or begin == end:
+                    continue
+                keep = [one for one in range(end - begin) if row.every and (begin + one) % row.every == 0]
+                tokens = BOOK[row.first + begin : row.first + end]
+                pieces.append(Piece(lease, tokens, worn[row.worn], BOOK[: next(guesses[n])], keep))
+                places.append((row, [begin + one for one in keep]))
+            if not pieces:
+                continue
+            for found, (row, kept) in zip(ran(model, pieces), places, strict=True):
+                assert torch.equal(found, right(row.first, row.count, row.worn)[kept])
+        for lease in leases:
+            model.cache.release(lease)
+
+    if threads > 1:
+        one_thread = right(0, 300, 1)
+        model._program = Program(model._run, Library(native._loaded(), threads))
+        assert torch.equal(alone(model, BOOK[:300], worn[1]), one_thread)
+    any_cut()
+    assert model.cache.allocated == 0
+
+
+def test_a_beginning_used_again_gives_the_same_bits(tmp_path: Path) -> None:
+    model = loaded(Qwen3Config(**SIZES, **WINDOWS), tmp_path / "model")
+    right = alone(model, BOOK[:300])
+    first, again = model.cache.lease(300), model.cache.lease(300)
+    ran(model, [Piece(first, BOOK[:230])])
+    for kept in (1, 64, 100, 229):
+        again.length = 0
+        model.cache.copy_in(model.cache.copy_out(first, kept), again, kept)
+        (found,) = ran(model, [Piece(again, BOOK[kept:300])])
+        assert torch.equal(found, right[kept:])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SIZES | {"hidden_size": 56, "head_dim": 64, "num_attention_heads": 7, "num_key_value_heads": 1}),
+        LlamaConfig(**SIZES | {"hidden_size": 66, "head_dim": 16, "num_attention_heads": 66, "num_key_value_heads": 1}),
+        Qwen3Config(**SIZES | {"head_dim": 128}),
+        GemmaConfig(**SIZES | {"head_dim": 256, "num_attention_heads": 2, "num_key_value_heads": 1}),
+        Gemma3TextConfig(**SIZES, sliding_window=100, layer_types=["sliding_attention", "full_attention"]),
+        MistralConfig(**SIZES | {"num_key_value_heads": 4}, sliding_window=65),
+        Qwen2Config(**SIZES | {"hidden_size": 128}, tie_word_embeddings=True),
+        Phi3Config(**SIZES | {"hidden_size": 128}, partial_rotary_factor=0.5),
+    ],
+    ids=lambda config: f"{config.model_type}-{config.num_attention_heads}-heads",
+)
+def test_a_long_text_in_growing_arenas_reads_as_in_transformers(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded(config, tmp_path / "model")
+    with torch.no_grad():
+        right = AutoModelForCausalLM.from_pretrained(tmp_path / "model")(torch.tensor([BOOK])).logits[0]
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr(model, "_program", None)
+        lease, other, found = model.cache.lease(1), model.cache.lease(1), []
+        for count in (200, 1, 55, 1, 1, 400, 242):
+            begin = lease.length
+            pieces = [Piece(lease, BOOK[begin : begin + count]), Piece(other, BOOK[:3])]
+            found.append(ran(model, pieces[: 1 + begin % 2])[0])
+        assert lease.arena.capacity == 1024 and len(torch.cat(found)) == 900
+        assert torch.linalg.vector_norm(torch.cat(found) - right) < 1e-5 * torch.linalg.vector_norm(right)
+        model.cache.release(other)
+        model.cache.release(lease)
+
+
+def test_adapters_of_any_rank_add_what_torch_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(Qwen3Config(**SIZES), tmp_path / "model")
+    worn = [adapter(model, rank) for rank in (1, 2, 15, 16, 64, 256)]
+    worn += [adapter(model, 5, only="o_proj"), adapter(model, 6, only="k_proj"), adapter(model, 7, only="layers.1")]
+    counts = [30, 1, 17, 2, 9, 40, 1, 5, 70]
+
+    def all_of(count: int) -> list[torch.Tensor]:
+        leases = [model.cache.lease(80) for _ in range(count)]
+        pieces = [Piece(lease, BOOK[:n], one) for lease, n, one in zip(leases, counts, worn, strict=False)]
+        found = ran(model, pieces)
+        for lease in leases:
+            model.cache.release(lease)
+        return found
+
+    together = all_of(len(worn))
+    bare = alone(model, BOOK[:70])
+    for found, one, count in zip(together, worn, counts, strict=True):
+        assert torch.equal(found, alone(model, BOOK[:count], one))
+        assert not torch.allclose(found, bare[:count], atol=1e-2)
+    monkeypatch.setattr(model, "_program", None)
+    for found, right in zip(together, all_of(len(worn)), strict=True):
+        assert torch.allclose(found, right, atol=1e-4, rtol=1e-4)
+
+
+def test_a_step_with_a_dora_is_left_to_torch_and_its_other_rows_go_on(tmp_path: Path) -> None:
+    model = loaded(Qwen3Config(**SIZES), tmp_path / "model")
+    lora, dora = adapter(model, 4), adapter(model, 5, share=0.9)
+    rows = [Piece(model.cache.lease(90), BOOK[:60], one) for one in (None, lora, dora)]
+    assert model._program is not None
+    assert not model._program.takes(Step([], [], [], [], [Segment(0, 1, lora), Segment(1, 2, dora)], []))
+    ran(model, rows)
+    right = [alone(model, BOOK[:80], row.worn) for row in rows]
+    for row, expected in zip(rows, right, strict=True):  # each by itself again
+        row.tokens = BOOK[60:80]
+        (found,) = ran(model, [row])
+        assert torch.allclose(found, expected[60:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_version_of_an_adapter_is_forgotten_when_its_last_step_has_run(tmp_path: Path) -> None:
+    model = loaded(Qwen3Config(**SIZES), tmp_path / "model")
+    assert model._program is not None
+    right = {rank: alone(model, BOOK[:9], adapter(model, rank)) for rank in (3, 4)}
+    gc.collect()
+    assert len(model._program._worn) == 0
+    lease = model.cache.lease(9)
+    for turn in range(60):  # their memory is soon used again for the next
+        rank = 3 + turn % 2
+        step = Step(BOOK[:9], range(9), [Chunk(lease, 0, 9, 0)], [], [Segment(0, 9, adapter(model, rank))], range(9))
+        with torch.inference_mode():
+            assert torch.equal(model.forward(step), right[rank])
+            assert torch.equal(model.forward(step), right[rank])
+    del step
+    gc.collect()
+    assert len(model._program._worn) == 0
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e38])
+def test_a_row_whose_numbers_are_none_spoils_no_other_and_nobody_after_it(number: float, tmp_path: Path) -> None:
+    model = loaded(Qwen3Config(**SIZES, **WINDOWS), tmp_path / "model")
+    good, bad = adapter(model, 3), adapter(model, 17)
+    next(iter(bad.sites.values())).parts[2].B.fill_(number)  # its values
+    leases = [model.cache.lease(150) for _ in range(4)]
+    right = alone(model, BOOK[:120]), alone(model, BOOK[:50], good)
+    for begin, end in ((0, 40), (40, 41), (41, 50)):
+        both = [
+            Piece(leases[0], BOOK[begin:end]),
+            Piece(leases[1], BOOK[begin:end], bad),
+            Piece(leases[2], BOOK[begin:end], good),
+            Piece(leases[3], BOOK[begin:end], bad),
+        ]
+        bare, spoilt, worn, _ = ran(model, both)
+        assert torch.equal(bare, right[0][begin:end])
+        assert torch.equal(worn, right[1][begin:end])
+        assert not bool(spoilt.isfinite().all())
+    slot = leases[1].slot
+    leases[1].length = 0  # as if another row had come to its place, and nobody had cleared it
+    for begin, end in ((0, 1), (1, 30), (30, 31), (31, 120)):
+        (found,) = ran(model, [Piece(leases[1], BOOK[begin:end])])
+        assert torch.equal(found, right[0][begin:end])
+    assert leases[1].slot == slot
+
+
+def test_a_step_that_wants_no_logits_writes_what_the_next_one_reads(tmp_path: Path) -> None:
+    model = loaded(Qwen3Config(**SIZES), tmp_path / "model")
+    right = alone(model, BOOK[:90])
+    lease = model.cache.lease(90)
+    assert ran(model, [Piece(lease, BOOK[:70], keep=[])])[0].shape == (0, VOCABULARY)
+    assert ran(model, [Piece(lease, BOOK[70:71], keep=[])])[0].shape == (0, VOCABULARY)
+    assert torch.equal(ran(model, [Piece(lease, BOOK[71:90], keep=[3, 18])])[0], right[[74, 89]])
+
+
+def test_a_step_without_memory_is_cut_smaller_and_every_row_still_says_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = SIZES | {"hidden_size": 16, "intermediate_size": 1 << 15, "initializer_range": 0.05}
+    model = loaded(LlamaConfig(**sizes), tmp_path / "model")
+    assert isinstance(model._run, Decoder)
+    failed: list[int] = []
+
+    class Narrow(Library):
+        def step(self, model: Any, step: Any, logits: torch.Tensor) -> torch.Tensor:
+            try:
+                with room_for(40 << 20):
+                    return super().step(model, step, logits)
+            except MemoryError:
+                failed.append(step.tokens)
+                raise
+
+    def said() -> list[list[int]]:
+        events: list[tuple[Row, RowEvent]] = []
+        scheduler = Scheduler(model, lambda ids: "x" * len(ids), frozenset(), max_rows=4, deliver=events.extend)
+        greedy = Sampling(max_new_tokens=4, temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
+        rows = [Row(BOOK[first : first + 450], greedy) for first in (0, 7)]
+        with torch.inference_mode():
+            for row in rows:
+                scheduler.add(row)
+            while not scheduler.idle:
+                scheduler.step()
+        return [row.tokens for row in rows]
+
+    right = said()
+    assert [len(tokens) for tokens in right] == [4, 4]
+    model._program = Program(model._run, Narrow(native._loaded(), 1))
+    assert said() == right
+    assert failed and max(failed) >= 400
+
+
+def fits(change: Callable[[Any], None], config: Any, folder: Path) -> bool:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        hf = AutoModelForCausalLM.from_config(config)
+    change(hf)
+    hf.save_pretrained(folder)
+    model = LanguageModel(folder, cache_bytes=1 << 24)
+    assert model.fused
+    return model._program is not None
+
+
+def test_what_the_library_does_not_compute_is_left_to_torch(tmp_path: Path) -> None:
+    def nothing(hf: Any) -> None: ...
+
+    assert fits(nothing, LlamaConfig(**SIZES), tmp_path / "all")
+    assert not fits(nothing, LlamaConfig(**SIZES | {"head_dim": 8}), tmp_path / "narrow heads")
+    assert not fits(nothing, LlamaConfig(**SIZES | {"intermediate_size": 50}), tmp_path / "broken panels")
+    assert not fits(nothing, LlamaConfig(**SIZES, hidden_act="relu"), tmp_path / "activation")
