@@ -92,16 +92,23 @@ class Decoder:
         hf: of one of ``FAMILIES``, on its device.
         lora: gets every place an adapter can be worn.
         windows: the sliding window of each layer, as transformers' code passes it on.
+        context: no row is longer. Some rotary embeddings change once they were asked for more.
 
     Attributes:
         layers, norm, head: what a step passes, in this order.
     """
 
     def __init__(
-        self, hf: Any, precision: Precision, lora: Lora, attend: PackedAttention, windows: Mapping[int, int | None]
+        self,
+        hf: Any,
+        precision: Precision,
+        lora: Lora,
+        attend: PackedAttention,
+        windows: Mapping[int, int | None],
+        context: int,
     ) -> None:
         config = hf.config.get_text_config()
-        self._precision, self._lora, self._attend = precision, lora, attend
+        self._precision, self._lora, self._attend, self._context = precision, lora, attend, context
         self._plus_one = config.model_type in _PLUS_ONE
         self._shape = (config.num_attention_heads, config.num_key_value_heads)
         self._rotary = hf.model.rotary_emb
@@ -175,7 +182,8 @@ class Decoder:
             return self._turns(positions_T, kind)
         cos, sin = self._tables.get(kind, (positions_T, positions_T))
         if kind not in self._tables or longest > len(cos):
-            known = torch.arange(1 << max(8, (longest - 1).bit_length()), device=positions_T.device)
+            size = min(1 << max(8, (longest - 1).bit_length()), self._context)
+            known = torch.arange(size, device=positions_T.device)
             cos, sin = self._tables[kind] = self._turns(known, kind)
         return cos[positions_T], sin[positions_T]
 

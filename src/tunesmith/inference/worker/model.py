@@ -110,7 +110,9 @@ class LanguageModel:
         if getattr(self.config, "use_bidirectional_attention", None):
             return "its attention looks ahead"
         self._run: Runs = (
-            Decoder(hf, self.precision, self.lora, self._attention, windows) if self.fused else Whole(hf, self.lora)
+            Decoder(hf, self.precision, self.lora, self._attention, windows, self.context)
+            if self.fused
+            else Whole(hf, self.lora)
         )
         self._program = program(self._run) if isinstance(self._run, Decoder) else None
         del hf

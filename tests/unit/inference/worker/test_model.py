@@ -157,15 +157,39 @@ def test_code_in_a_model_folder_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_rotary_embeddings_that_change_with_length_are_used_only_where_they_do_not(tmp_path: Path) -> None:
-    rope = {
-        "rope_type": "longrope",
-        "rope_theta": 10000.0,
-        "short_factor": [1.0] * 8,
-        "long_factor": [2.0] * 8,
-        "original_max_position_embeddings": 64,
-    }
-    folder = write_model(
-        tmp_path / "model", Phi3Config(**SIZES, rope_parameters=rope, original_max_position_embeddings=64)
-    )
-    assert LanguageModel(folder, cache_bytes=1 << 26).context == 64
+LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        (
+            Phi3Config(
+                **SIZES,
+                rope_parameters=LONG | {"original_max_position_embeddings": 100},
+                original_max_position_embeddings=100,
+            ),
+            100,
+        ),
+        (
+            LlamaConfig(
+                **SIZES | {"max_position_embeddings": 300},
+                rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+            ),
+            300,
+        ),
+    ],
+    ids=["longrope", "dynamic"],
+)
+def test_rotary_embeddings_that_change_with_length_are_used_only_where_they_do_not(
+    config: Any, context: int, computed_by: str, tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path / "model", config)
+    model = LanguageModel(folder, cache_bytes=1 << 26)
+    assert model.fused and model.context == context
+    tokens = [5 + 7 * n * n % 90 for n in range(context)]
+    lease = model.cache.lease(context)
+    with torch.inference_mode():
+        found = model.forward(Step(tokens, range(context), [Chunk(lease, 0, context, 0)], [], [], range(context)))
+        right = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([tokens])).logits[0]
+    assert (found - right).norm() < 1e-5 * right.norm()
