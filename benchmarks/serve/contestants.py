@@ -138,6 +138,7 @@ def tunesmith(place: Place, precision: str, more: Mapping[str, str] = MappingPro
         # counted as ever, but never reached: all clients here have one address
         limits = {"TUNESMITH_RATE_INFERENCE": "100000000", "TUNESMITH_RATE_OTHER": "100000000"}
         told = {"TUNESMITH_ENV": "dev"}  # errors say why
+        told["TUNESMITH_WARM_TRAINER"] = "0"  # this is about serving: no trainer waits beside it
         told |= {} if precision == "auto" else {"TUNESMITH_ENGINE_PRECISION": precision}
         serve = [sys.executable, "-m", "tunesmith.cli", "serve", "--home", place.home, "--port", str(port)]
         return serve, clean(**limits, **told, **more)

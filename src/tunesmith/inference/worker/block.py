@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tunesmith.inference.worker.attention import PackedAttention
 from tunesmith.inference.worker.lora import Lora, Part, Site
-from tunesmith.inference.worker.pages import let_go
+from tunesmith.inference.worker.pages import let_go, trim
 from tunesmith.inference.worker.precision import Precision
 from tunesmith.inference.worker.weights import Kernel, pack, sliced
 
@@ -124,6 +124,7 @@ class Decoder:
                 made = self._layer(layer, index, windows.get(index))
                 hf.model.layers[index] = nn.Identity()  # its weights are freed before the next layer's are packed
                 let_go(layer.parameters())
+                trim()
                 return made
 
         # packing is a copy on one core; several layers at once, but not many, since each is widened meanwhile

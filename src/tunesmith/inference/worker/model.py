@@ -21,7 +21,7 @@ from tunesmith.inference.worker.loading import (
 )
 from tunesmith.inference.worker.lora import Lora, Part, Site, WearingLinear
 from tunesmith.inference.worker.native.program import program
-from tunesmith.inference.worker.pages import let_go
+from tunesmith.inference.worker.pages import let_go, trim
 from tunesmith.inference.worker.precision import AUTO, choose, plain
 from tunesmith.inference.worker.step import Step
 
@@ -68,6 +68,7 @@ class LanguageModel:
                 refused = self._build(folder, stored, cache_bytes)
             if refused:
                 raise unsupported(self.config.model_type, refused)
+        trim()
         log.info("model", architecture=self.config.model_type, fused=self.fused, precision=self.precision.name)
 
     def forward(self, step: Step) -> Tensor:

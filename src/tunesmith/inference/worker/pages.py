@@ -1,4 +1,4 @@
-"""Memory of files that are mapped: given back as soon as what it holds has been copied elsewhere."""
+"""Memory that is given back as soon as it is not used: of files that are mapped, and what the C library keeps."""
 
 import ctypes
 import sys
@@ -29,6 +29,12 @@ def let_go(tensors: Iterable[Tensor]) -> None:
         # Only of files: the same call would wipe other memory.
         if begin < end and any(low <= begin and end <= high for low, high in mapped):
             _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONT_NEED)
+
+
+def trim() -> None:
+    """Give the system what the C library keeps of memory that was freed; loading frees as much as it keeps."""
+    if sys.platform.startswith("linux") and hasattr(_libc(), "malloc_trim"):  # musl has none
+        _libc().malloc_trim(0)
 
 
 def _mappings() -> Iterable[tuple[int, int]]:
