@@ -150,6 +150,7 @@ static void one_item(void *context, int item, int thread) {
 }
 
 static void multiply(struct pool *pool, struct job *j) {
+  if (j->rows < 1) return;
   const int panels = j->gate ? j->gate : panels_of(j->product);
   j->span = panels / (pool_threads(pool) * 12);
   j->span = j->span < 1 ? 1 : j->span > 8 ? 8 : j->span;
