@@ -37,6 +37,7 @@ INLINE void tile(load_fn load, const float *x, long ldx, const char *w, long str
     c[m][0] = _mm256_loadu_ps(sums + m * lds);
     c[m][1] = _mm256_loadu_ps(sums + m * lds + 8);
   }
+#pragma GCC unroll 4
   for (long k = 0; k < inputs; k++, w += stride) {
     __m256 a, b;
     load(w, &a, &b);
@@ -123,30 +124,57 @@ void panel_sums(const struct product *it, int panel, const float *x, long ldx, i
   }
 }
 
-INLINE void two(load_fn load, const float *x, const char *v, const char *w, long stride, int inputs, float *sums) {
-  __m256 c[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
-  for (int k = 0; k < inputs; k++, v += stride, w += stride) {
+/* two panels at once: with so few rows, one panel's sums would wait for their own additions */
+INLINE void two(load_fn load, const float *x, const char *v, const char *w, long stride, int inputs, int rows, float *sums,
+                float *more) {
+  __m256 c[PAIRED][4];
+#pragma GCC unroll 2
+  for (int m = 0; m < rows; m++)
+    for (int i = 0; i < 4; i++) c[m][i] = _mm256_setzero_ps();
+#pragma GCC unroll 4
+  for (long k = 0; k < inputs; k++, v += stride, w += stride) {
     __m256 a, b, d, e;
     load(v, &a, &b);
     load(w, &d, &e);
-    const __m256 one = _mm256_broadcast_ss(x + k);
-    c[0] = _mm256_fmadd_ps(one, a, c[0]);
-    c[1] = _mm256_fmadd_ps(one, b, c[1]);
-    c[2] = _mm256_fmadd_ps(one, d, c[2]);
-    c[3] = _mm256_fmadd_ps(one, e, c[3]);
+#pragma GCC unroll 2
+    for (int m = 0; m < rows; m++) {
+      const __m256 one = _mm256_broadcast_ss(x + m * inputs + k);
+      c[m][0] = _mm256_fmadd_ps(one, a, c[m][0]);
+      c[m][1] = _mm256_fmadd_ps(one, b, c[m][1]);
+      c[m][2] = _mm256_fmadd_ps(one, d, c[m][2]);
+      c[m][3] = _mm256_fmadd_ps(one, e, c[m][3]);
+    }
   }
-  for (int i = 0; i < 4; i++) _mm256_storeu_ps(sums + 8 * i, c[i]);
+#pragma GCC unroll 2
+  for (int m = 0; m < rows; m++) {
+    _mm256_storeu_ps(sums + m * PANEL, c[m][0]);
+    _mm256_storeu_ps(sums + m * PANEL + 8, c[m][1]);
+    _mm256_storeu_ps(more + m * PANEL, c[m][2]);
+    _mm256_storeu_ps(more + m * PANEL + 8, c[m][3]);
+  }
 }
 
-void panel_sums_of_two(const struct product *it, int first, int second, const float *x, float *sums) {
-  const long stride = stride_of(it), size = stride * it->inputs;
-  const char *v = (const char *)it->weight + size * first, *w = (const char *)it->weight + size * second;
-  switch (it->kind) {
-    case FLOAT32: two(load_f32, x, v, w, stride, it->inputs, sums); return;
-    case FLOAT16: two(load_f16, x, v, w, stride, it->inputs, sums); return;
-    case BFLOAT16: two(load_bf16, x, v, w, stride, it->inputs, sums); return;
-    default: two(load_i8, x, v, w, stride, it->inputs, sums);
+#define TWO(NAME, LOAD)                                                                                              \
+  static void NAME(const float *x, const char *v, const char *w, long stride, int inputs, int rows, float *sums,     \
+                   float *more) {                                                                                    \
+    switch (rows) {                                                                                                  \
+      case 1: two(LOAD, x, v, w, stride, inputs, 1, sums, more); return;                                             \
+      default: two(LOAD, x, v, w, stride, inputs, 2, sums, more);                                                    \
+    }                                                                                                                \
   }
+
+TWO(two_f32, load_f32)
+TWO(two_f16, load_f16)
+TWO(two_bf16, load_bf16)
+TWO(two_i8, load_i8)
+
+typedef void (*two_fn)(const float *, const char *, const char *, long, int, int, float *, float *);
+static const two_fn TWO_OF[] = {two_f32, two_f16, two_bf16, two_i8};
+
+void panel_sums_of_two(const struct product *it, int first, int second, const float *x, int rows, float *sums, float *more) {
+  const long stride = stride_of(it), size = stride * it->inputs;
+  const char *all = it->weight;
+  TWO_OF[it->kind](x, all + size * first, all + size * second, stride, it->inputs, rows, sums, more);
 }
 
 void add_sums(const float *x, long ldx, const float *w, long ldw, int inputs, int rows, float *sums, long lds) {

@@ -7,6 +7,7 @@
 
 #define PANEL 16 /* outputs whose weights lie together: (inputs, 16) */
 #define TILE 6   /* rows whose sums are in registers at once */
+#define PAIRED 2 /* rows up to which panels are computed in pairs: there are registers for so many sums */
 #define FEW 16   /* rows up to which each tile widens the weights for itself, while they come from memory */
 #define BLOCK 256 /* inputs that are widened at once where there are more rows than that */
 
@@ -36,8 +37,8 @@ static inline long stride_of(const struct product *it) {
  * block: room for BLOCK * PANEL floats, used with more than FEW rows. */
 void panel_sums(const struct product *it, int panel, const float *x, long ldx, int rows, float *sums, float *block);
 
-/* sums of two panels of one row at once: four chains of additions instead of two. */
-void panel_sums_of_two(const struct product *it, int first, int second, const float *x, float *sums);
+/* The same for two panels at once and up to PAIRED rows, which lie one after the other. */
+void panel_sums_of_two(const struct product *it, int first, int second, const float *x, int rows, float *sums, float *more);
 
 /* The same for numbers in memory: sums (rows, 16) += x (rows, inputs) w (inputs, 16), w with `ldw` floats an input. */
 void add_sums(const float *x, long ldx, const float *w, long ldw, int inputs, int rows, float *sums, long lds);

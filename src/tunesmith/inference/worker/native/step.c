@@ -119,8 +119,8 @@ static void one_item(void *context, int item, int thread) {
   for (int panel = item * j->span; panel < end; panel++) {
     const int at = panel * PANEL;
     if (j->gate) {
-      if (j->rows == 1) {
-        panel_sums_of_two(p, panel, panel + j->gate, j->x, sums); /* more follows sums */
+      if (j->rows <= PAIRED) {
+        panel_sums_of_two(p, panel, panel + j->gate, j->x, j->rows, sums, more);
       } else {
         panel_sums(p, panel, j->x, p->inputs, j->rows, sums, block);
         panel_sums(p, panel + j->gate, j->x, p->inputs, j->rows, more, block);
@@ -131,14 +131,14 @@ static void one_item(void *context, int item, int thread) {
         gated(j->activation, sums + r * PANEL, more + r * PANEL, j->y + (long)r * j->gate * PANEL + at);
       continue;
     }
-    const int pair = j->rows == 1 && panel + 1 < end;
+    const int pair = j->rows <= PAIRED && panel + 1 < end;
     if (pair)
-      panel_sums_of_two(p, panel, panel + 1, j->x, sums);
+      panel_sums_of_two(p, panel, panel + 1, j->x, j->rows, sums, more);
     else
       panel_sums(p, panel, j->x, p->inputs, j->rows, sums, block);
     for (int n = 0; n <= pair; n++) {
       const int from = at + n * PANEL, some = p->outputs - from < PANEL ? p->outputs - from : PANEL;
-      float *found = sums + n * PANEL;
+      float *found = n ? more : sums;
       finished(j, panel + n, found);
       for (int r = 0; r < j->rows; r++) {
         float *to = j->y + (long)r * p->outputs + from;
@@ -154,7 +154,7 @@ static void multiply(struct pool *pool, struct job *j) {
   const int panels = j->gate ? j->gate : panels_of(j->product);
   j->span = panels / (pool_threads(pool) * 12);
   j->span = j->span < 1 ? 1 : j->span > 8 ? 8 : j->span;
-  if (j->rows == 1 && !j->gate && j->span % 2) j->span++; /* panels go in pairs */
+  if (j->rows <= PAIRED && !j->gate && j->span % 2) j->span++; /* panels go in pairs */
   pool_run(pool, one_item, j, (panels + j->span - 1) / j->span);
 }
 
