@@ -59,11 +59,19 @@ BOOK = [5 + (7 * i * i + 3 * i) % 90 for i in range(900)]
 pytestmark = pytest.mark.skipif(native.library() is None, reason="nothing is compiled here")
 
 
-def loaded(config: Any, folder: Path, precision: str = "float32") -> LanguageModel:
+def written(config: Any, folder: Path, change: Callable[[Any], None] = lambda hf: None) -> Path:
+    """A model of random weights, changed."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    model = LanguageModel(folder, cache_bytes=1 << 26, precision=precision)
+        hf = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        change(hf)
+    hf.save_pretrained(folder)
+    return folder
+
+
+def loaded(config: Any, folder: Path, precision: str = "float32") -> LanguageModel:
+    model = LanguageModel(written(config, folder), cache_bytes=1 << 26, precision=precision)
     assert model._program is not None
     return model
 
@@ -392,21 +400,26 @@ def test_a_step_without_memory_is_cut_smaller_and_every_row_still_says_all(
     assert failed and max(failed) >= 400
 
 
-def fits(change: Callable[[Any], None], config: Any, folder: Path) -> bool:
-    with torch.random.fork_rng():
-        torch.manual_seed(4)
-        hf = AutoModelForCausalLM.from_config(config)
-    change(hf)
-    hf.save_pretrained(folder)
+def test_scores_that_lie_far_apart_are_shared_out_as_in_transformers(tmp_path: Path) -> None:
+    def sharpen(hf: Any) -> None:
+        for layer in hf.model.layers:
+            layer.self_attn.q_norm.weight.mul_(50)  # scores of some hundreds: e to their power is no number
+
+    folder = written(Qwen3Config(**SIZES), tmp_path / "model", sharpen)
     model = LanguageModel(folder, cache_bytes=1 << 24)
-    assert model.fused
-    return model._program is not None
+    assert model._program is not None
+    with torch.no_grad():
+        right = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([BOOK[:300]])).logits[0]
+    assert torch.linalg.vector_norm(alone(model, BOOK[:300]) - right) < 1e-3 * torch.linalg.vector_norm(right)
 
 
 def test_what_the_library_does_not_compute_is_left_to_torch(tmp_path: Path) -> None:
-    def nothing(hf: Any) -> None: ...
+    def fits(name: str, **other: Any) -> bool:
+        model = LanguageModel(written(LlamaConfig(**SIZES | other), tmp_path / name), cache_bytes=1 << 24)
+        assert model.fused
+        return model._program is not None
 
-    assert fits(nothing, LlamaConfig(**SIZES), tmp_path / "all")
-    assert not fits(nothing, LlamaConfig(**SIZES | {"head_dim": 8}), tmp_path / "narrow heads")
-    assert not fits(nothing, LlamaConfig(**SIZES | {"intermediate_size": 50}), tmp_path / "broken panels")
-    assert not fits(nothing, LlamaConfig(**SIZES, hidden_act="relu"), tmp_path / "activation")
+    assert fits("all")
+    assert not fits("narrow heads", head_dim=8)
+    assert not fits("broken panels", intermediate_size=50)
+    assert not fits("activation", hidden_act="relu")
