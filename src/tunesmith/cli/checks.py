@@ -30,7 +30,8 @@ _EXTRAS = {
 _TRY_TORCH = (
     "import torch; x = torch.randn(256, 256); y = (x @ x).sum().item(); "
     "print(torch.__version__, 'cuda' if torch.cuda.is_available() else "
-    "'mps' if torch.backends.mps.is_available() else 'cpu', torch.get_num_threads())"
+    "'mps' if torch.backends.mps.is_available() else 'cpu', torch.get_num_threads()); "
+    "from tunesmith.inference.worker.native.library import reason; print(reason())"
 )
 
 
@@ -145,19 +146,34 @@ def opened(settings: "Settings") -> "Database | None":
     return Database(settings.database_url or f"sqlite:///{file}")
 
 
-def torch_works() -> Check:
-    """Imports torch in another process and multiplies a matrix."""
+def torch_works() -> Iterator[Check]:
+    """Imports torch in another process and multiplies a matrix, then looks for the engine's compiled kernels."""
+    broken = say("torch 无法运行", "torch does not run")
     try:
         done = subprocess.run([sys.executable, "-c", _TRY_TORCH], capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check("torch runs", "error", type(error).__name__, say("torch 无法运行", "torch does not run"))
+        yield Check("torch runs", "error", type(error).__name__, broken)
+        return
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-        return Check(
+        yield Check(
             "torch runs", "error", last, say("torch 无法导入，请重新安装", "torch cannot be imported; reinstall it")
         )
-    version, device, threads = done.stdout.split()
-    return Check("torch runs", "ok", f"{version}, {device}", facts={"device": device, "threads": int(threads)})
+        return
+    first, _, missing = done.stdout.strip().partition("\n")
+    version, device, threads = first.split()
+    yield Check("torch runs", "ok", f"{version}, {device}", facts={"device": device, "threads": int(threads)})
+    yield Check(
+        "kernels",
+        "info" if missing else "ok",
+        missing or say("已编译", "compiled"),
+        say(
+            "引擎改用 torch 计算，较慢：在有 C 编译器的 x86 机器上重新安装即可编译",
+            "the engine computes through torch, slower: they are compiled by an install on x86 with a C compiler",
+        )
+        if missing
+        else "",
+    )
 
 
 def _gpu() -> Check:

@@ -34,7 +34,7 @@ def doctor(
 
     found = [*checks.machine(), *checks.software(), *checks.home_folder(home), *service_checks.services(home)]
     if deep:
-        found.append(checks.torch_works())
+        found += checks.torch_works()
     healthy = not any(check.level == "error" for check in found)
     if as_json:
         show_json({"ok": healthy, "checks": [check.as_dict() for check in found]})

@@ -162,6 +162,15 @@ def library() -> Library | None:
         return None
 
 
+def reason() -> str:
+    """Why there is no library; "" where there is one."""
+    try:
+        _loaded()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def _loaded() -> ctypes.CDLL:
     """Raises OSError where it cannot be used."""
     folder, processor = Path(__file__).parent, torch.backends.cpu.get_cpu_capability()
