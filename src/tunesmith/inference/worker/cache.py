@@ -59,8 +59,8 @@ class Arena:
         """Take ``lease`` out; the last lease moves into its slot, and an arena mostly empty shrinks.
 
         Args:
-            scrub: zero so many of its tokens first. Numbers that are not finite would leak through masked attention
-                (0 * inf) into the slot's next row.
+            scrub: zero so many of its tokens first. Numbers that are not finite would leak through torch's masked
+                attention (0 * inf) into the slot's next row.
         """
         if scrub:
             self._copy(None, lease.slot, scrub)
@@ -95,7 +95,7 @@ class Arena:
                 tensors.clear()
                 continue
             for layer, (shape, width) in enumerate(zip(self._shapes, widths, strict=True)):
-                # zeros: what is masked out still takes part in 0 * value, so it must be finite
+                # zeros: what torch masks out still takes part in 0 * value, so it must be finite
                 size = (slots, shape.heads, self.capacity, width)
                 new = torch.zeros(size, dtype=self._dtype, device=self._device)
                 if layer == len(tensors):

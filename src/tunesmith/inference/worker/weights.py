@@ -1,7 +1,7 @@
 """Matrix products with weights kept as the machine multiplies them fastest.
 
-One kernel a precision; all take inputs (T, in) and give outputs (T, out). Which is used, and why, is in ``precision``;
-what each costs is in docs/performance.md.
+The compiled kernels where there are any, else one of torch's a precision; all take inputs (T, in) and give outputs
+(T, out). What each costs is in docs/performance.md.
 """
 
 import warnings

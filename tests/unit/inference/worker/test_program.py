@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, pairwise
 from pathlib import Path
@@ -76,13 +76,22 @@ def loaded(config: Any, folder: Path, precision: str = "float32") -> LanguageMod
     return model
 
 
-def adapter(model: LanguageModel, rank: int, *, only: str = "", share: float | None = None) -> AdapterWeights:
-    """Random weights for every layer in whose name ``only`` is; those of a DoRA with ``share``."""
+def adapter(
+    model: LanguageModel, rank: int, *, only: str = "", share: float | None = None, cut: bool = False
+) -> AdapterWeights:
+    """Random weights for every layer in whose name ``only`` is; those of a DoRA with ``share``.
+
+    Args:
+        cut: each is two parts that meet within a panel.
+    """
     assert model._program is not None
     numbers = torch.Generator().manual_seed(rank)
     sites = {}
     for site in model._program._sites:
         parts = [part for part in site.parts if only in part.name]
+        if cut:
+            middles = [(part, (part.begin + part.end) // 2 + 3) for part in parts]
+            parts = [half for part, at in middles for half in (replace(part, end=at), replace(part, begin=at))]
         if parts:
             worn = [
                 WornPart(
@@ -277,7 +286,8 @@ def test_adapters_of_any_rank_add_what_torch_adds(tmp_path: Path, monkeypatch: p
     model = loaded(Qwen3Config(**SIZES), tmp_path / "model")
     worn = [adapter(model, rank) for rank in (1, 2, 15, 16, 64, 256)]
     worn += [adapter(model, 5, only="o_proj"), adapter(model, 6, only="k_proj"), adapter(model, 7, only="layers.1")]
-    counts = [30, 1, 17, 2, 9, 40, 1, 5, 70]
+    worn += [adapter(model, 8, cut=True), adapter(model, 20, cut=True, only="mlp")]
+    counts = [30, 1, 17, 2, 9, 40, 1, 5, 70, 20, 1]
 
     def all_of(count: int) -> list[torch.Tensor]:
         leases = [model.cache.lease(80) for _ in range(count)]

@@ -1,7 +1,8 @@
 /* Attention over the cache, a block of positions at a time with a running maximum (FlashAttention, arXiv:2205.14135).
  *
  * Blocks begin at multiples of SPAN whatever the step holds, so a token's numbers are the same to the last bit however
- * its prompt was cut and whoever else is in the step: what is masked adds exactly nothing. */
+ * its prompt was cut and whoever else is in the step: what is masked adds exactly nothing. Only what the row itself has
+ * written is read, so numbers that are not finite stay in their row. */
 #include <math.h>
 #include <string.h>
 
@@ -95,7 +96,7 @@ static void one_item(void *context, int item, int thread) {
   const struct layer *layer = &m->layers[w->layer];
   const int width = m->head_width, group = group_of(m) / w->split, tokens = together(m, w->split);
   const struct row *row = s->row;
-  for (;; row++) { /* which row's it is */
+  for (;; row++) { /* whose it is */
     const int items = (row->end - row->begin + tokens - 1) / tokens * m->kv_heads * w->split;
     if (item < items) break;
     item -= items;
@@ -107,7 +108,8 @@ static void one_item(void *context, int item, int thread) {
   float *const room = (float *)(w->room + w->each * thread);
   const long most_queries = queries_at_most(m);
   float *const keys_t = room, *const scores = keys_t + width * SPAN, *const q = scores + most_queries * SPAN;
-  float *const out = q + most_queries * width, *const most = out + most_queries * width, *const total = most + most_queries;
+  float *const out = q + most_queries * width, *const most = out + most_queries * width;
+  float *const total = most + most_queries;
   const long row_of_qkv = (long)(m->heads + 2 * m->kv_heads) * width;
   for (int t = first; t < last; t++)
     for (int h = 0; h < group; h++) {

@@ -22,7 +22,7 @@ class Program:
     """What the library is told of a decoder, once; then steps.
 
     Args:
-        decoder: one that ``fits``.
+        decoder: one all of whose products and activations the library computes, which ``program`` sees to.
     """
 
     def __init__(self, decoder: Decoder, native: c.Library) -> None:

@@ -45,13 +45,14 @@ struct job {
   const struct product *product;
   const float *x;
   float *y;
-  int rows, span, added; /* panels an item; results are added to what is there */
+  int rows, span; /* span: panels an item */
+  int added; /* the results are added to what is there */
   int gate; /* panels [0, gate) are gates of [gate, 2 gate): their products are the results */
   int activation;
   const struct segment *segments;
   int count, site, ranks; /* site: layer * SITES + site */
-  const float *low;
-  char *room;
+  float *low; /* (rows, ranks), what the adapters make of x */
+  char *room; /* `each` bytes a thread */
   long each;
 };
 
@@ -75,7 +76,8 @@ static void add_part(const struct part *part, const float *low, int at, float *y
   for (int o = 0; o < PANEL; o++) {
     if (at + o < part->begin || at + o >= part->end) continue;
     float sum = 0.0f;
-    for (int r = part->low; r < part->high; r++) sum = fmaf(low[r], part->b[(r - part->low) * size + at + o - part->begin], sum);
+    const float *from = part->b + at + o - part->begin;
+    for (int r = part->low; r < part->high; r++, from += size) sum = fmaf(low[r], *from, sum);
     y[o] += sum;
   }
 }
@@ -113,7 +115,8 @@ static void gated(int activation, const float *gate, const float *up, float *to)
 static void one_item(void *context, int item, int thread) {
   const struct job *j = context;
   const struct product *p = j->product;
-  float *block = (float *)(j->room + j->each * thread), *sums = block + BLOCK * PANEL, *more = sums + (long)j->rows * PANEL;
+  float *block = (float *)(j->room + j->each * thread);
+  float *sums = block + BLOCK * PANEL, *more = sums + (long)j->rows * PANEL;
   const int all = j->gate ? j->gate : panels_of(p);
   const int end = (item + 1) * j->span < all ? (item + 1) * j->span : all;
   for (int panel = item * j->span; panel < end; panel++) {
@@ -238,7 +241,8 @@ static void rotate_token(void *context, int token, int thread) {
   const struct model *m = f->m;
   const struct layer *layer = &m->layers[f->layer];
   const int width = m->head_width, rotated = f->s->rotated[layer->rotary], half = rotated / 2;
-  const float *cos = f->s->cos[layer->rotary] + (long)token * rotated, *sin = f->s->sin[layer->rotary] + (long)token * rotated;
+  const long at = (long)token * rotated;
+  const float *cos = f->s->cos[layer->rotary] + at, *sin = f->s->sin[layer->rotary] + at;
   float *head = f->qkv + (long)token * (m->heads + 2 * m->kv_heads) * width;
   for (int h = 0; h < m->heads + m->kv_heads; h++, head += width) {
     const float *weight = h < m->heads ? layer->q_norm : layer->k_norm;
@@ -260,7 +264,7 @@ static void low_token(void *context, int token, int thread) {
     if (!worn) continue;
     const int inputs = j->product->inputs, ranks = worn->ranks;
     const float *x = j->x + (long)token * inputs, *a = worn->a;
-    float *low = (float *)j->low + (long)token * j->ranks;
+    float *low = j->low + (long)token * j->ranks;
     memset(low, 0, sizeof(float) * ranks);
     for (int k = 0; k < inputs; k++, a += ranks) {
       const float one = x[k];
@@ -358,7 +362,8 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
     added_to(&f, DOWN, f.inner, layer->after_mlp);
   }
   norm(&f, s->x, m->norm, f.normed);
-  struct job head = {.product = &m->head, .x = f.normed, .y = s->logits, .rows = f.tokens, .room = f.room, .each = f.each};
+  struct job head = {
+      .product = &m->head, .x = f.normed, .y = s->logits, .rows = f.tokens, .room = f.room, .each = f.each};
   multiply(f.pool, &head);
   return 0;
 }

@@ -28,8 +28,8 @@ struct layer {
   const float *before_attention, *after_attention; /* norms; NULL where there is none */
   const float *before_mlp, *after_mlp;
   const float *q_norm, *k_norm;
-  float scaling;
-  int32_t window; /* how many tokens back are seen, 0 for all */
+  float scaling;  /* of the scores */
+  int32_t window; /* how many tokens are seen, its own the last of them; 0 for all */
   int32_t rotary; /* which of the step's rotations */
 };
 
@@ -38,7 +38,8 @@ struct model {
   struct product head;
   const float *norm;
   float eps;
-  int32_t count, width, heads, kv_heads, head_width, inner, activation;
+  int32_t count; /* of layers */
+  int32_t width, heads, kv_heads, head_width, inner, activation; /* inner: what the MLP's gates are multiplied with */
 };
 
 /* Tokens [begin, end) of the step are those of one row from position `start` on. Keys and values lie in a slot of its
@@ -69,7 +70,7 @@ struct step {
 /* What the library was compiled from: the SHA-256 of the sources, one after the other by name. */
 const char *engine_sources(void);
 
-struct engine; /* a pool and the memory of a step */
+struct engine; /* a pool, and the memory of a step, which is kept for the next */
 
 struct engine *engine_new(int threads);
 void engine_free(struct engine *engine);

@@ -20,14 +20,15 @@ static inline float max8(__m256 v) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-/* e^x within two units of the last place: x = n ln 2 + r, a polynomial in r (Cephes, expf), times 2^n. Below -87 zero;
- * not a number stays one. */
+/* e^x within two units of the last place: x = n ln 2 + r, a polynomial in r (Cephes, expf), times 2^n. Below -87 zero,
+ * above 88 e^88; what is not a number stays so. */
 static inline __m256 exp8(__m256 x) {
   const __m256 low = _mm256_set1_ps(-87.0f), high = _mm256_set1_ps(88.0f);
   const __m256 vanishes = _mm256_cmp_ps(x, low, _CMP_LT_OQ), odd = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
   const __m256 kept = x;
   x = _mm256_min_ps(_mm256_max_ps(x, low), high);
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), nearest);
   __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
   r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
   __m256 p = _mm256_set1_ps(1.9875691500e-4f);
