@@ -143,6 +143,33 @@ def test_any_number_of_threads_does_all_of_many_short_products(threads: Callable
     assert runs > 0
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_each_item_of_a_run_is_done_once_by_a_thread_of_its_own(count: int) -> None:
+    functions = native._loaded()
+    functions.pool_new.restype = ctypes.c_void_p
+    pool = ctypes.c_void_p(functions.pool_new(count))
+    done = [0] * 64
+    at_work: dict[int, int] = {}
+    met = []
+
+    def one(context: int, item: int, thread: int) -> None:
+        if at_work.setdefault(thread, item) != item or not 0 <= thread < count:
+            met.append(thread)
+        done[item] += 1
+        del at_work[thread]
+
+    called = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)(one)
+    for run in range(300):
+        items = (run * 37) % 65
+        done[:] = [0] * 64
+        functions.pool_run(pool, called, None, items)
+        assert done == [1] * items + [0] * (64 - items)
+        if run % 60 == 0:
+            time.sleep(0.001)  # long enough for all to sleep
+    functions.pool_free(pool)
+    assert met == []
+
+
 def test_callers_of_several_threads_take_turns(threads: Callable[[int], Library]) -> None:
     torch.manual_seed(5)
     weight, x = torch.randn(16 * 30, 64), torch.randn(24, 64)
