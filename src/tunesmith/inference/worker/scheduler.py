@@ -249,6 +249,9 @@ class Scheduler:
         for share in shares:
             assert share.row.lease is not None
             share.row.lease.length += share.count
+        for want, tokens in zip(draws, drawn, strict=True):  # all, before a row leaves and others move to its place
+            if want.share.row.lease is not None:
+                want.share.row.lease.length += len(tokens) - 1
         for row, logprobs in scores:
             row.logprobs.extend(logprobs)
             if any(map(math.isnan, logprobs)):
@@ -264,8 +267,6 @@ class Scheduler:
     def _advance(self, share: Share, tokens: Sequence[int | None]) -> None:
         """Take the tokens drawn for a row: show their text, or end it."""
         row, right = share.row, len(tokens) - 1
-        assert row.lease is not None
-        row.lease.length += right
         row.first_token = row.first_token or time.monotonic()
         before = len(row.tokens)
         finish: FinishReason | None = None

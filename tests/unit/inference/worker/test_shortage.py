@@ -199,6 +199,30 @@ def test_a_row_nobody_reads_can_be_canceled() -> None:
     assert bench.scheduler.waiting == 0 and bench.empty
 
 
+def test_what_was_guessed_right_moves_along_when_another_row_ends_in_that_step() -> None:
+    bench = Stepped()
+    short, long = bench.row(SYSTEM[:20], tokens=2), bench.row(SYSTEM[1:20], tokens=20)
+    bench.step()
+
+    class Knows:
+        def guess(self, most: int, *given: object, **more: object) -> list[int]:
+            return said(long)[len(long.tokens) :][: min(most, 3)]
+
+        def gain(self, count: int) -> float:
+            return count
+
+        def learn(self, guessed: int, right: int) -> None:
+            assert right == guessed
+
+        def add(self, tokens: object) -> None: ...
+
+    assert len(said(long)) > 6
+    short.drafter, long.drafter = None, Knows()  # type: ignore[assignment]
+    bench.finish()
+    assert bench.model.steps < len(said(long))
+    assert bench.spoke_truly(short, long)
+
+
 def test_200_rows_canceled_at_once_are_gone_within_a_step() -> None:
     bench = Stepped(max_rows=64)
     some = [(prompts(90) * 3)[n][:20] for n in range(201)]
