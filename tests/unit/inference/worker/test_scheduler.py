@@ -310,3 +310,40 @@ def test_a_step_that_fails_ends_its_rows_with_a_reason_and_the_next_ones_work(
     bench.add(again)
     bench.finish()
     assert again.tokens
+
+
+class Knowing:
+    """A drafter that knows what the row will say."""
+
+    def __init__(self, row: Row, tokens: list[int]) -> None:
+        self._row, self._tokens = row, tokens
+
+    def guess(self, most: int, times: object, **counts: object) -> list[int]:
+        said = len(self._row.tokens)
+        return self._tokens[said : said + min(most, 3)]
+
+    def gain(self, count: int) -> float:
+        return float(count)
+
+    def learn(self, guessed: int, right: int) -> None:
+        assert guessed == right
+
+    def add(self, tokens: list[int]) -> None:
+        pass
+
+
+def test_a_row_that_moves_takes_along_what_it_guessed_right_in_the_same_step(
+    model: LanguageModel, tokens: Tokens
+) -> None:
+    alone = Bench(model, tokens, ends=False)
+    known = alone.row("the river is called")
+    alone.add(known)
+    alone.finish()
+    bench = Bench(model, tokens, ends=False)
+    # whoever leaves first gives the slot to the last, who has guessed in this step
+    leaving, moving = bench.row("one", max_new_tokens=3), bench.row("the river is called")
+    bench.add(leaving, moving)
+    bench.step()
+    moving.drafter = Knowing(moving, known.tokens)  # type: ignore[assignment]
+    bench.finish()
+    assert moving.tokens == known.tokens
