@@ -128,7 +128,7 @@ def test_header_values_are_printable_ascii_whatever_a_model_is_called(name: str)
 
 def of_status(status: int) -> Problem:
     body = json.dumps({"error": {"code": status, "message": "words of theirs"}}).encode()
-    return refused(LABEL, status, body, {"Retry-After": "6.2"} if status == 429 else {})
+    return refused(LABEL, status, body, {"retry-after": "6.2"} if status == 429 else {})
 
 
 BY_STATUS = {

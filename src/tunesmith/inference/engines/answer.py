@@ -3,17 +3,15 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from tunesmith.inference.engines.http1 import Broken, Reply
 from tunesmith.inference.engines.lines import LONGEST_LINE, Lines
 from tunesmith.inference.engines.watch import NEVER, Patience, Watch
 from tunesmith.kernel.problems import Problem, TimedOut, Unavailable
 
-if TYPE_CHECKING:
-    import aiohttp
-
 LONGEST_ANSWER = 64 << 20  # bytes on the wire; no answer for people is that long
 _END_S = 0.1  # seconds for an answer that is over to end as HTTP has it
+_ENDLESS = Patience()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +27,43 @@ class Label:
 class Answer:
     """A streamed answer, as its lines come.
 
+    Args:
+        patience: how long it is waited for, from now on. What may take any time may have any length.
+
     Attributes:
         started: when it was asked for, by the running loop's clock.
         plain_json: the server answers with one JSON value though a stream was asked for.
         ended: it was read to its end, so that its connection may serve another request.
     """
 
-    def __init__(self, response: "aiohttp.ClientResponse", label: Label) -> None:
-        self._response, self._content, self._label = response, response.content, label
+    def __init__(self, label: Label, patience: Patience) -> None:
+        self._label = label
         self._lines = Lines()
-        self._size, self._most = 0, float(LONGEST_ANSWER)
-        self._watch: Watch | None = None
-        self.started = 0.0
-        self.plain_json = response.content_type == "application/json"
-        self.ended = False
+        self._size, self._most = 0, NEVER if patience.total_s == NEVER else LONGEST_ANSWER
+        self._reply: Reply | None = None
+        self._failure: Problem | None = None
+        self.started = asyncio.get_running_loop().time()
+        self._watch = Watch(patience, self._late, self.started) if patience != _ENDLESS else None
+        self.plain_json = self.ended = False
 
-    def watch(self, patience: Patience, started: float) -> None:
-        """From now on it is waited for no longer than that. What may take any time may have any length."""
-        self.started = started
-        self._most = NEVER if patience.total_s == NEVER else LONGEST_ANSWER
-        if patience != Patience():
-            self._watch = Watch(patience, lambda which: self.fail(late(self._label, which)), started)
+    @property
+    def left_s(self) -> float:
+        """Seconds that it is still waited for, as things stand."""
+        return NEVER if self._watch is None else self._watch.left_s
+
+    def late(self) -> TimedOut:
+        """What has been waited for when nothing is left."""
+        return late(self._label, "total" if self._watch is None else self._watch.which)
+
+    def begins(self, reply: Reply) -> None:
+        """It will come over that."""
+        self._reply = reply
+        if self._failure is not None:
+            reply.fail(self._failure)
+
+    def accepted(self, reply: Reply) -> None:
+        """Its head has come."""
+        self.plain_json = reply.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
     async def lines(self) -> list[bytes] | None:
         """The lines that one or more reads completed; None once the server has ended the answer.
@@ -57,9 +71,15 @@ class Answer:
         Raises:
             Unavailable: the answer cannot be read, or never ends.
             TimedOut: it was waited for as long as it may be.
+            Broken: it breaks off.
         """
+        reply, watch = self._begun, self._watch
         while True:
-            piece = await self._piece()
+            if watch is not None:
+                watch.waiting()
+            piece = await reply.read()
+            if watch is not None:
+                watch.came()
             if not piece:
                 rest = self._lines.end()
                 self.ended = True
@@ -73,7 +93,7 @@ class Answer:
 
     async def whole(self) -> bytes:
         """The body that is no stream."""
-        return await read_whole(self._response, self._label, LONGEST_LINE)
+        return await read_whole(self._begun, self._label, LONGEST_LINE)
 
     def heard(self) -> None:
         """A token came, or the model is known to be thinking: from here on only silence is too long."""
@@ -82,44 +102,49 @@ class Answer:
 
     def fail(self, problem: Problem) -> None:
         """Raise that where it is read, now or when it is read next."""
-        self._content.set_exception(problem)
+        self._failure = problem
+        if self._reply is not None:
+            self._reply.fail(problem)
 
     async def close(self) -> None:
         """Let go of its connection: kept where the answer has ended, else closed, so that the server sees it."""
         if self._watch is not None:
             self._watch.stop()
+        reply = self._reply
+        if reply is None:
+            return
         try:
-            if self.ended and not self._content.at_eof():
-                await self._rest()
+            if self.ended and not reply.ended:
+                await _rest(reply)
         finally:
-            self._response.close()  # at the end of its body it had given the connection back by itself
+            reply.close()  # at its end it had given the connection back by itself
 
-    async def _rest(self) -> None:
-        """What follows the end of the answer: as a rule, the end of its body."""
-        import aiohttp
+    @property
+    def _begun(self) -> Reply:
+        assert self._reply is not None, "nobody reads what has not been asked for"
+        return self._reply
 
-        with suppress(TimeoutError, aiohttp.ClientError, Problem):
-            async with asyncio.timeout(_END_S):
-                while await self._content.readany():
-                    pass
-
-    async def _piece(self) -> bytes:
-        if self._watch is None:
-            return await self._content.readany()
-        self._watch.waiting()
-        piece = await self._content.readany()
-        self._watch.came()
-        return piece
+    def _late(self, which: str) -> None:
+        self.fail(late(self._label, which))
 
 
-async def read_whole(response: "aiohttp.ClientResponse", label: Label, most: int = LONGEST_ANSWER) -> bytes:
+async def _rest(reply: Reply) -> None:
+    """What follows the end of the answer: as a rule, the end of its body."""
+    with suppress(TimeoutError, Broken, Problem):
+        async with asyncio.timeout(_END_S):
+            while await reply.read():
+                pass
+
+
+async def read_whole(reply: Reply, label: Label, most: int = LONGEST_ANSWER) -> bytes:
     """A body that is no stream.
 
     Raises:
         Unavailable: it has more than ``most`` bytes.
+        Broken: it breaks off.
     """
     pieces, size = [], 0
-    while piece := await response.content.readany():
+    while piece := await reply.read():
         pieces.append(piece)
         size += len(piece)
         if size > most:

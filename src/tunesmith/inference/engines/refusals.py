@@ -48,14 +48,14 @@ _OPERATORS = frozenset({401, 402, 407})  # our key or our credit: not the caller
 
 
 def refused(label: Label, status: int, body: bytes, headers: Mapping[str, str]) -> Problem:
-    """What an answer other than 200 means."""
+    """What an answer other than 200 means; names of its headers in lower case."""
     try:
         parsed = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         parsed = None  # a proxy's page: nothing to quote
     # vLLM of last year has its fields at the top
     error = parsed.get("error") or parsed.get("detail") or parsed if isinstance(parsed, dict) else None
-    return _problem(label, status, _words(error), _retry_after(headers.get("Retry-After", "")) or _wait_of(error))
+    return _problem(label, status, _words(error), _retry_after(headers.get("retry-after", "")) or _wait_of(error))
 
 
 def stated(label: Label, error: Any) -> Problem:

@@ -1,4 +1,4 @@
-"""One server behind us, over HTTP: a shared session, how long it is waited for, and whether it is worth asking.
+"""One server behind us, over HTTP: its connections, how long it is waited for, and whether it is worth asking.
 
 Both wires stand on it: the OpenAI one (`openai.py`) and Ollama's own (`ollama.py`).
 
@@ -12,20 +12,19 @@ import asyncio
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from tunesmith.inference.engines.answer import LONGEST_ANSWER, Answer, Label, broke_off, late, read_whole, unreadable
 from tunesmith.inference.engines.breaker import Breaker
+from tunesmith.inference.engines.connections import Connections
+from tunesmith.inference.engines.http1 import Broken, ConnectionTimeout, Lost, NotConnected, Reply, Unsendable
 from tunesmith.inference.engines.watch import NEVER, Patience
 from tunesmith.kernel.problems import Problem, Unavailable
-
-if TYPE_CHECKING:
-    import aiohttp
 
 _LONGEST_ERROR = 1 << 16
 _AGAIN_S = 0.2
@@ -64,7 +63,7 @@ class Upstream:
     Args:
         url: what every path follows, without a slash at its end; any host will do when ``socket`` is given.
         label: for messages.
-        refused: what an answer means whose status is not 200.
+        refused: what an answer means whose status is not 200; names of its headers in lower case.
         headers: sent with every request; asked each time, for a key may change. No problem ever tells the key.
         socket: unix socket to reach it by.
     """
@@ -83,7 +82,7 @@ class Upstream:
         self._url, self._socket = url.rstrip("/"), socket
         self._refused, self._terms, self._headers = refused, terms, headers
         self._breaker = Breaker()
-        self._opened: aiohttp.ClientSession | None = None
+        self._opened: Connections | None = None
         self._closed = False
         self._answers = set[Answer]()
         self.in_flight = 0
@@ -96,10 +95,10 @@ class Upstream:
     async def close(self) -> None:
         """Close every connection; streams still open break."""
         self._closed = True
-        for answer in self._answers:  # a session that closes does not tell who reads
+        for answer in self._answers:
             answer.fail(self._has_closed())
         if self._opened is not None:
-            await self._opened.close()
+            self._opened.close()
 
     def admit(self) -> None:
         """Refuse a call that has no chance now, before anything is sent.
@@ -131,27 +130,23 @@ class Upstream:
         Raises:
             Problem: what the server says, or that it does not answer.
         """
-        import aiohttp
-
         headers = self._headers()
-        answer: Answer | None = None
+        answer, accepted = Answer(self.label, self._terms.patience), False
         self.in_flight += 1
+        self._answers.add(answer)
         try:
-            started = asyncio.get_running_loop().time()
-            answer = Answer(await self._begun("POST", path, body, headers, self._terms.patience), self.label)
-            self._answers.add(answer)
-            answer.watch(self._terms.patience, started)
+            answer.accepted(await self._begun("POST", path, body, headers, answer))
+            accepted = True
             yield answer
         except Problem as problem:
             _hide(headers, problem)
             raise
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._lost(error, accepted=answer is not None) from _without_quotes(error)
+        except Broken as error:
+            raise self._lost(error, accepted=accepted) from error
         finally:
             self.in_flight -= 1
-            if answer is not None:
-                self._answers.discard(answer)
-                await answer.close()
+            self._answers.discard(answer)
+            await answer.close()
 
     async def ask(
         self, method: str, path: str, body: bytes | None, shape: type[Shape], *, within_s: float | None = None
@@ -174,137 +169,158 @@ class Upstream:
         self, method: str, path: str, body: bytes | None, *, within_s: float | None = None, most: int = LONGEST_ANSWER
     ) -> bytes:
         """As ``ask``, for an answer in no shape of ours: its bytes, at most ``most``."""
-        import aiohttp
-
         headers = self._headers()
         try:
-            async with (
-                asyncio.timeout(within_s),
-                await self._begun(method, path, body, headers, Patience()) as response,
-            ):
-                return await read_whole(response, self.label, most)
+            async with asyncio.timeout(within_s):
+                reply = await self._begun(method, path, body, headers, None)
+                try:
+                    return await read_whole(reply, self.label, most)
+                finally:
+                    reply.close()
         except Problem as problem:
             _hide(headers, problem)
             raise
         except TimeoutError as error:
             raise late(self.label, "total") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._lost(error) from _without_quotes(error)
+        except Broken as error:
+            raise self._lost(error) from error
 
     @property
-    def _session(self) -> "aiohttp.ClientSession":
+    def _connections(self) -> Connections:
         if self._closed:
             raise self._has_closed()
-        if self._opened is None:  # made on first use: a session belongs to the running loop
-            import aiohttp
-
-            connector = (
-                aiohttp.UnixConnector(str(self._socket), limit=0)
-                if self._socket
-                else aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
-            )
-            timeout = aiohttp.ClientTimeout(total=None, connect=self._terms.connect_s)
-            self._opened = aiohttp.ClientSession(
-                connector=connector,
-                timeout=timeout,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                read_bufsize=1 << 16,
-                headers={"Accept-Encoding": "identity"},
-            )
+        if self._opened is None:  # made on first use: they belong to the running loop
+            self._opened = Connections(self._url, connect_s=self._terms.connect_s, socket=self._socket)
         return self._opened
 
     async def _begun(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], patience: Patience
-    ) -> "aiohttp.ClientResponse":
-        """An answer with status 200 whose body is still to come; asked for twice at most, while no byte has come."""
-        import aiohttp
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], answer: Answer | None
+    ) -> Reply:
+        """An answer with status 200 whose body is still to come; asked for twice at most, while no byte has come.
 
-        within_s, which = min((patience.total_s, "total"), (patience.first_s, "first token"))
-        try:
-            async with asyncio.timeout(None if within_s == NEVER else within_s):
-                for last in (False, True):
-                    try:
-                        response = await self._sent(method, path, body, headers)
-                    except aiohttp.ClientConnectionError as error:
-                        self._breaker.failed()
-                        if last or not self._worth_another(error):
-                            raise
-                    else:
-                        self._breaker.connected()
-                        if response.status == 200:
-                            return self._plain(response)
-                        if last or not (self._terms.foreign and response.status in _BUSY):
-                            raise self._refused(response.status, await _error_body(response), response.headers)
-                        response.close()
-                    await asyncio.sleep(_AGAIN_S * (0.5 + random.random()))
-        except TimeoutError as error:
-            raise late(self.label, "connect" if isinstance(error, aiohttp.ConnectionTimeoutError) else which) from error
+        Args:
+            answer: what it will be, which is waited for only so long; None for one whose caller sees to that.
+        """
+        if body is not None:
+            headers = {**headers, "Content-Type": "application/json"}
+        broken = stale = False
+        for last in (False, True):
+            try:
+                reply = await self._sent(method, path, headers, body, answer, fresh=broken)
+            except Broken as error:
+                broken = True
+                if self._closed:
+                    raise self._has_closed() from None
+                if answer is not None and answer.left_s <= 0:
+                    raise answer.late() from error
+                stale = isinstance(error, Lost) and error.stale
+                if not stale and (isinstance(error, NotConnected) or (isinstance(error, Lost) and error.unanswered)):
+                    self._breaker.failed()
+                if last or not self._worth_another(error):
+                    if isinstance(error, ConnectionTimeout):
+                        raise late(self.label, "connect") from error
+                    raise
+            else:
+                self._breaker.connected()
+                if reply.status == 200:
+                    return self._plain(reply)
+                if last or not (self._terms.foreign and reply.status in _BUSY):
+                    raise self._refused(reply.status, await _error_body(reply), reply.headers)
+                reply.close()
+            if not stale:
+                pause_s = _AGAIN_S * (0.5 + random.random())
+                await asyncio.sleep(pause_s if answer is None else min(pause_s, answer.left_s))
         raise AssertionError("the second try returns or raises")
 
     async def _sent(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> "aiohttp.ClientResponse":
-        if body is not None:
-            headers = {**headers, "Content-Type": "application/json"}
-        return await self._session.request(method, self._url + path, data=body, headers=headers, allow_redirects=False)
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        answer: Answer | None,
+        *,
+        fresh: bool,
+    ) -> Reply:
+        """An answer whose head has come.
 
-    def _plain(self, response: "aiohttp.ClientResponse") -> "aiohttp.ClientResponse":
+        Args:
+            fresh: over a connection that has carried nothing yet.
+
+        Raises:
+            Broken: it did not come about.
+        """
+        connections = self._connections
+        try:
+            request = connections.request(method, path, headers, body)
+        except Unsendable as error:
+            raise self._unsendable() from error
+        connection = None if fresh else connections.waiting()
+        if connection is None:
+            connection = await connections.new(NEVER if answer is None else answer.left_s)
+        reply = connection.send(request)
+        if answer is not None:
+            answer.begins(reply)
+        try:
+            await reply.head()
+        except BaseException:
+            reply.close()
+            raise
+        return reply
+
+    def _plain(self, reply: Reply) -> Reply:
         """It, unless it is packed although we asked for it as it is: what it unpacks to is anybody's guess."""
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            response.close()
+        if reply.headers.get("content-encoding", "identity").lower() != "identity":
+            reply.close()
             raise unreadable(self.label)
-        return response
+        return reply
 
-    def _worth_another(self, error: "aiohttp.ClientConnectionError") -> bool:
-        import aiohttp
+    def _worth_another(self, error: Broken) -> bool:
+        if isinstance(error, Lost):
+            # Our own process: a socket whose queue is full turns callers away, which shows only when they write. Where
+            # nobody listens, nobody will.
+            return error.unanswered and (self._terms.foreign or error.stale or error.refused)
+        return self._terms.foreign and isinstance(error, NotConnected)
 
-        if self._terms.foreign:
-            return True
-        # Our own process: a socket whose queue is full turns callers away, which shows only when they write. Where
-        # nobody listens, nobody will.
-        return isinstance(error, aiohttp.ClientOSError) and not isinstance(error, aiohttp.ClientConnectorError)
-
-    def _lost(self, error: BaseException, *, accepted: bool = False) -> Unavailable:
-        reason = str(error) or type(error).__name__
+    def _lost(self, error: Broken, *, accepted: bool = False) -> Unavailable:
+        reason = str(error)
         if not self._terms.foreign:
             return Unavailable(
                 f"{self.label.zh}没有应答，{self.label.hint_zh}（{reason}）",
                 f"{self.label.en} is not answering, {self.label.hint_en} ({reason})",
             )
         # the message may be anybody's to read, and an address is not
-        details = {"reason": reason if _without_quotes(error) else type(error).__name__}
         if accepted:
-            return broke_off(self.label, **details)
+            return broke_off(self.label, reason=reason)
         return Unavailable(
             f"{self.label.zh}没有应答：{self.label.hint_zh}",
             f"{self.label.en} is not answering: {self.label.hint_en}",
-            **details,
+            reason=reason,
+        )
+
+    def _unsendable(self) -> Unavailable:
+        return Unavailable(
+            f"无法向{self.label.zh.strip()}发送请求：密钥或请求头中含有不能发送的字符，请检查服务配置",
+            f"{self.label.en} cannot be asked: the key or another header holds characters that cannot be sent; check the "
+            "configuration",
+            operator=True,
         )
 
     def _has_closed(self) -> Unavailable:
         return Unavailable(f"{self.label.zh}已关闭", f"{self.label.en} has been closed")
 
 
-async def _error_body(response: "aiohttp.ClientResponse") -> bytes:
-    """As much of it as comes soon; the connection is closed afterwards."""
-    import aiohttp
-
+async def _error_body(reply: Reply) -> bytes:
+    """As much of it as comes soon; the connection is closed afterwards, unless it was read to its end."""
     raw = b""
-    try:
-        async with asyncio.timeout(_ERROR_S):
-            while len(raw) < _LONGEST_ERROR and (piece := await response.content.readany()):
-                raw += piece
-    except (aiohttp.ClientError, TimeoutError):
-        pass  # the status stands
-    finally:
-        response.close()
+    with suppress(TimeoutError, Broken):  # the status stands
+        try:
+            async with asyncio.timeout(_ERROR_S):
+                while len(raw) < _LONGEST_ERROR and (piece := await reply.read()):
+                    raw += piece
+        finally:
+            reply.close()
     return raw
-
-
-def _without_quotes(error: BaseException) -> BaseException | None:
-    """It, if the system says it: what the HTTP parser says quotes the upstream's bytes, which may hold our key."""
-    return error if isinstance(error, OSError) else None
 
 
 def _hide(headers: Mapping[str, str], problem: Problem) -> None:

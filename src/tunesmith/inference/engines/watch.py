@@ -39,7 +39,20 @@ class Watch:
         self._heard = self._over = False
         self._waiting_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._arm()
+        due = self._due()[0]
+        if due != NEVER:
+            # the first token may make it due earlier: one look then, as a rule after the end, spares another timer
+            self._timer = self._loop.call_at(min(due, started + patience.idle_s), self._arm)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the patience ends, as things stand; less than nothing after that."""
+        return self._due()[0] - self._loop.time()
+
+    @property
+    def which(self) -> str:
+        """With what it ends, as things stand."""
+        return self._due()[1]
 
     def waiting(self) -> None:
         """The reader waits for the upstream from now on."""
@@ -53,7 +66,8 @@ class Watch:
         """A token came, or the model is known to be thinking."""
         if not self._heard:
             self._heard = True
-            self._arm()
+            if self._timer is None or self._due()[0] < self._timer.when():
+                self._arm()
 
     def stop(self) -> None:
         """The answer is over."""

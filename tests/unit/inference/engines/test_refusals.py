@@ -145,12 +145,12 @@ def test_an_error_inside_an_answer_keeps_its_code(error: Any, status: int, kind:
 def test_when_to_ask_again_is_told_in_seconds_from_every_form() -> None:
     soon = format_datetime(utc_now() + timedelta(seconds=100), usegmt=True)
     for text, seconds in (("7", 7.0), ("0.5", 0.5), (soon, 100.0)):
-        found = refused(LABEL, 429, b"", {"Retry-After": text}).details["retry_after"]
+        found = refused(LABEL, 429, b"", {"retry-after": text}).details["retry_after"]
         assert found == pytest.approx(seconds, abs=30 if text == soon else 0)
     suggested = {"message": "x", "http_status": 503, "availability": {"code": "y", "retry_after": 12}}
     assert stated(LABEL, suggested).details["retry_after"] == 12.0
     assert refused(LABEL, 503, json.dumps({"error": suggested}).encode(), {}).details["retry_after"] == 12.0
-    assert refused(LABEL, 503, json.dumps({"error": suggested}).encode(), {"Retry-After": "3"}).details == {
+    assert refused(LABEL, 503, json.dumps({"error": suggested}).encode(), {"retry-after": "3"}).details == {
         "upstream_status": 503,
         "retry_after": 3.0,
     }
@@ -164,12 +164,12 @@ def test_when_to_ask_again_is_told_in_seconds_from_every_form() -> None:
     ],
 )  # fmt: skip
 def test_a_time_that_makes_no_sense_is_left_out(text: str) -> None:
-    assert refused(LABEL, 429, b"", {"Retry-After": text}).details == {"upstream_status": 429}
+    assert refused(LABEL, 429, b"", {"retry-after": text}).details == {"upstream_status": 429}
 
 
 @given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+ [+-]?\d*", fullmatch=True))
 def test_no_header_breaks_it(text: str) -> None:
-    refused(LABEL, 429, b"", {"Retry-After": text})
+    refused(LABEL, 429, b"", {"retry-after": text})
 
 
 @given(JSON, st.integers(100, 999))

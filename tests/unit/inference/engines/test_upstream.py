@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from tests.unit.inference.engines.byte_server import Caller, talking
 from tests.unit.inference.engines.serving import Handler, answers, says, serving
 from tests.upstreams import running
 from tunesmith.inference.engines import refusals
@@ -221,6 +222,44 @@ async def test_a_connection_that_breaks_before_an_answer_is_tried_once_more() ->
         async with upstream(url) as client:
             assert await read(client) == b"data: a"
         assert len(asked) == 2
+
+
+async def test_a_kept_connection_that_was_closed_meanwhile_costs_neither_a_wait_nor_trust() -> None:
+    asked: list[int] = []
+    said = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\ndata: a\n"
+
+    async def talk(caller: Caller) -> None:
+        while True:
+            await caller.request()
+            asked.append(caller.number)
+            if len(asked) % 2 == 0:  # the second on a connection: closed without a word
+                return
+            await caller.say(said)
+
+    for foreign in (True, False):
+        asked.clear()
+        async with talking(talk) as server, upstream(server.url, foreign=foreign) as client:
+            for _ in range(8):
+                assert await read(client) == b"data: a"
+            assert asked == [0, 0, *(number for number in range(1, 7) for _ in range(2)), 7]
+            assert client._breaker._failed == 0
+
+
+async def test_a_key_that_cannot_be_sent_is_an_error_that_does_not_tell_it() -> None:
+    async with talking(Caller.hang) as server:
+        client = Upstream(
+            server.url,
+            LABEL,
+            partial(refusals.refused, LABEL),
+            headers=lambda: {"Authorization": f"Bearer {KEY}\r\nX-Evil: 1"},
+        )
+        for asking in (read(client), client.ask("POST", "/", b"{}", dict)):
+            with pytest.raises(Unavailable) as refused:
+                await asking
+            assert refused.value.zh == "无法向上游发送请求：密钥或请求头中含有不能发送的字符，请检查服务配置"
+            assert KEY not in "".join(traceback.format_exception(refused.value)) + told(refused.value)
+        assert (server.callers, client.in_flight) == (0, 0)
+        await client.close()
 
 
 async def test_it_is_asked_twice_and_not_more() -> None:
