@@ -58,6 +58,8 @@ class Connections:
         self._socket, self._connect_s = socket, connect_s
         self._tls = (tls or _system_tls()) if parts.scheme == "https" and socket is None else None
         self._prefix, self._sent = parts.path.rstrip("/"), {"Host": named, **_SENT}
+        self._asked: tuple[str, str, Mapping[str, str]] = ("", "", {})
+        self._head = b""
         self._buffer = memoryview(bytearray(BUFFER))
         self._open = set[Connection]()
         self._connecting = set[asyncio.Timeout]()
@@ -74,9 +76,13 @@ class Connections:
         Raises:
             Unsendable: it would not be one request.
         """
-        length = None if body is None else len(body)
-        head = head_of(method, self._prefix + path, {**self._sent, **headers}, length)
-        return head + body if body else head
+        asked = method, path, headers
+        if asked != self._asked:  # they are the same for one answer after another
+            self._head = head_of(method, self._prefix + path, {**self._sent, **headers})
+            self._asked = method, path, {**headers}
+        if body is None:
+            return self._head + b"\r\n"
+        return b"%bContent-Length: %d\r\n\r\n%b" % (self._head, len(body), body)
 
     def waiting(self) -> Connection | None:
         """The idle connection that was used last, if there is one."""

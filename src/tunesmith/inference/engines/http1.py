@@ -59,11 +59,8 @@ class Unsendable(ValueError):
     """A request that would not be one: a name or value of its head holds what may not stand there. Never says what."""
 
 
-def head_of(method: str, target: str, fields: Mapping[str, str], length: int | None) -> bytes:
-    """The head of a request.
-
-    Args:
-        length: of its body in bytes; None for none.
+def head_of(method: str, target: str, fields: Mapping[str, str]) -> bytes:
+    """The head of a request, without the empty line at its end.
 
     Raises:
         Unsendable: something in it could be read as more than one line, or as another request.
@@ -71,14 +68,12 @@ def head_of(method: str, target: str, fields: Mapping[str, str], length: int | N
     # an answer to HEAD or CONNECT ends where no other does
     if not _TOKEN(method) or method in ("HEAD", "CONNECT") or not _TARGET(target):
         raise Unsendable("a request that cannot be sent")
-    lines = [f"{method} {target} HTTP/1.1"]
+    lines = [f"{method} {target} HTTP/1.1\r\n"]
     for name, value in fields.items():
         if not _TOKEN(name) or not _VALUE(value):
             raise Unsendable("a header that cannot be sent")
-        lines.append(f"{name}: {value}")
-    if length is not None:
-        lines.append(f"Content-Length: {length}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        lines.append(f"{name}: {value}\r\n")
+    return "".join(lines).encode("latin-1")
 
 
 class Reply:
@@ -202,7 +197,6 @@ class Connection(asyncio.BufferedProtocol):
     _headers: dict[str, str]
     _fields: int
     _size: int  # bytes of its head
-    _body: int  # bytes of its body
     _bare: int  # bytes that came since the last ones of its body
     _silent: bool  # nothing of the answer has come
     _headed: bool  # its head has come
@@ -213,6 +207,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview, keeper: Keeper) -> None:
         self._loop, self._buffer, self._keeper = loop, buffer, keeper
+        self._pieces: list[bytes] = []  # of the body, out of one read
+        self.on_body = self._pieces.append  # called once a chunk: no function of ours
         self._parser = httptools.HttpResponseParser(self)
         self._reply: Reply | None = None
         self._served = 0
@@ -269,14 +265,15 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         self._silent = False
-        before = self._body
         failure: Exception | None = None
         try:
             self._parser.feed_data(self._buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._more_than_it = True
             failure = NotHTTP("the answer is not HTTP/1.1 as we take it")
-        self._bare = self._bare + nbytes if self._body == before else 0
+        if not self._over:  # else they have been taken, and what is there is another answer's
+            self._take(reply, nbytes)
+        self._pieces.clear()
         if self._over:
             self._end_well(reply)
         elif failure is not None or self._bare > MOST_HEAD:
@@ -337,22 +334,28 @@ class Connection(asyncio.BufferedProtocol):
         if reply is not None:
             reply.status, reply.headers = status, headers
 
-    def on_body(self, body: bytes) -> None:
-        self._body += len(body)
-        if self._reply is not None and not self._over:
-            self._reply.add(body)
-
     def on_message_complete(self) -> None:
         if not self._headed:  # "go on", "early hints": the answer is still to come
             self._headers, self._fields = {}, 0
         elif not self._over:
+            if self._reply is not None:
+                self._take(self._reply, 0)
             self._over = True
             self._keep = self._parser.should_keep_alive()
+
+    def _take(self, reply: Reply, came: int) -> None:
+        """Hand on what a read gave of the body, as one piece."""
+        pieces = self._pieces
+        if pieces:
+            self._bare = 0
+            reply.add(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        else:
+            self._bare += came
 
     def _forget(self) -> None:
         """Begin to read an answer."""
         self._headers = {}
-        self._fields = self._size = self._body = self._bare = 0
+        self._fields = self._size = self._bare = 0
         self._silent = True
         self._headed = self._over = self._keep = self._until_end = self._more_than_it = False
 
