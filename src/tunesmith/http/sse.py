@@ -1,8 +1,9 @@
 """Server-sent events that stop when the reader leaves and say so when the writer fails.
 
-One response runs three tasks: the pump (asks the engine, encodes, sends), the listener (hears the client leave) and
-the ticker (a comment in long silences, so that proxies keep the connection). Until the first event nothing is sent,
-so that an early Problem is still an HTTP error; after it, a failure is an error frame.
+The request's own task is the pump (asks the engine, encodes, sends). Beside it run the listener (hears the client
+leave) and, in long answers, the ticker (a comment in long silences, so that proxies keep the connection); either may
+cut the pump short. Until the first event nothing is sent, so that an early Problem is still an HTTP error; after it, a
+failure is an error frame.
 """
 
 import asyncio
@@ -82,34 +83,45 @@ class EventStream(Response, Generic[E]):
         self._respond, self._more_headers = respond, headers
         self._clock = asyncio.get_running_loop().time
         self._started = self._sending = False
+        self._cut = self._over = False
         self._sent_at = self._clock()
         self._ticking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pump = asyncio.create_task(self._pump(scope, receive, send))
-        left = asyncio.create_task(_left(receive))
+        pump = asyncio.current_task()
+        assert pump is not None
+        listener = asyncio.create_task(self._listen(receive, pump))
         # most answers are over before the first look at the clock, and a timer costs less than a task
         timer = asyncio.get_running_loop().call_later(_HEARTBEAT_S / 4, self._begin_to_tick, send, pump)
         try:
-            await asyncio.wait((pump, left), return_when=asyncio.FIRST_COMPLETED)
-            if not pump.done():
-                _log.info("client left a stream", path=scope["path"])
-        except asyncio.CancelledError:  # the server stops, and has waited for this answer as long as it does
-            if not pump.done():
-                pump.cancel()  # nothing of its follows the last word
-                timer.cancel()
-                if self._ticking is not None:
-                    self._ticking.cancel()
+            await self._pump(scope, receive, send)  # the engine's rows are free before this response counts as over
+        except asyncio.CancelledError:
+            if not self._cut:  # the server stops, and has waited for this answer as long as it does
+                self._leave(timer, listener)  # nothing of theirs follows the last word
                 await self._say_stopped(scope, receive, send)
         finally:
-            timer.cancel()
-            tasks = (pump, left) if self._ticking is None else (pump, left, self._ticking)
-            for task in tasks:
-                task.cancel()
-            # the engine's rows are free before this response counts as over, unless the loop itself is closed meanwhile
-            with suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await self._events.aclose()
+            self._leave(timer, listener)
+            if self._cut:
+                pump.uncancel()
+
+    def _leave(self, timer: asyncio.TimerHandle, listener: "asyncio.Task[None]") -> None:
+        """Nothing cuts the pump short any more, nor speaks beside it."""
+        self._over = True
+        timer.cancel()
+        listener.cancel()
+        if self._ticking is not None:
+            self._ticking.cancel()
+
+    def _cut_short(self, pump: "asyncio.Task[None]", why: str) -> None:
+        """End the pump, once: a second cancellation would break into its cleaning up."""
+        if not self._cut and not self._over:
+            self._cut = True
+            _log.info(why, path=self._request.scope["path"])
+            pump.cancel()
+
+    async def _listen(self, receive: Receive, pump: "asyncio.Task[None]") -> None:
+        await _left(receive)
+        self._cut_short(pump, "client left a stream")
 
     async def _say_stopped(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(TimeoutError):
@@ -155,8 +167,7 @@ class EventStream(Response, Generic[E]):
             if self._started and not self._sending and silent_s > _HEARTBEAT_S:
                 stuck = not await self._beat(send)
             if stuck:
-                _log.info("client stopped reading a stream", path=self._request.scope["path"])
-                pump.cancel()
+                self._cut_short(pump, "client stopped reading a stream")
                 return
             await asyncio.sleep(_HEARTBEAT_S / 4)
 
