@@ -110,6 +110,7 @@ class Answer:
         """Let go of its connection: kept where the answer has ended, else closed, so that the server sees it."""
         if self._watch is not None:
             self._watch.stop()
+            self._watch = None  # they hold each other, and nothing would let go of them but the collector of garbage
         reply = self._reply
         if reply is None:
             return
