@@ -4,6 +4,7 @@ A page on another site can point its own name at this machine (DNS rebinding) an
 the page's own; the ``Host`` header still carries that name. Plain addresses cannot be pointed elsewhere.
 """
 
+import functools
 import ipaddress
 import re
 import socket
@@ -74,6 +75,7 @@ def _is_name(text: str) -> bool:
     return parsed is not None and parsed["name"] == text and not text.startswith(".")
 
 
+@functools.lru_cache(maxsize=64)  # nearly every request names the same one
 def _is_address(text: str, version: int) -> bool:
     try:
         return ipaddress.ip_address(text).version == version
