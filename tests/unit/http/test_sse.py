@@ -219,6 +219,39 @@ async def test_a_client_that_stops_reading_just_when_the_writer_falls_silent_is_
     assert ended and closed.is_set()
 
 
+async def test_who_leaves_ends_the_stream_once_and_what_it_held_is_let_go_of_in_peace() -> None:
+    left, cleaned, sent = asyncio.Event(), asyncio.Event(), list[Message]()
+
+    async def receive() -> Message:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message.get("body"):
+            left.set()
+
+    async def once() -> AsyncGenerator[Event, None]:
+        try:
+            yield Delta(0, "begun")
+            await asyncio.Event().wait()
+        finally:
+            async with asyncio.timeout(20):  # as an upstream's end is waited for
+                await asyncio.sleep(0.02)
+            cleaned.set()
+
+    async def responding() -> int:
+        scope = {"type": "http", "method": "POST", "path": "/stream", "headers": []}
+        await EventStream(Request(scope), once(), PlainEncoder(), errors.in_json(paint))(scope, receive, send)
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    assert await asyncio.wait_for(asyncio.create_task(responding()), 20) == 0
+    assert cleaned.is_set()
+    assert b"".join(message.get("body", b"") for message in sent) == frame({"text": "begun"})
+
+
 async def test_a_response_that_is_cancelled_says_so_and_ends_whole() -> None:
     """As a server does that stops, when it has waited long enough; and once more when its loop is closed."""
     began, never, sent = asyncio.Event(), asyncio.Event(), list[Message]()

@@ -322,7 +322,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         status, headers = self._parser.get_status_code(), self._headers
         if status < 200:
-            if status == 101:  # nobody asked for another protocol
+            if status == 101 or status < 100:  # nobody asked for another protocol, and below is nothing
                 raise NotHTTP
             return
         coding = headers.get("transfer-encoding")

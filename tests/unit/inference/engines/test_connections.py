@@ -187,6 +187,7 @@ async def test_headers_are_found_by_their_lower_names_and_the_first_counts() -> 
 
 NO_ANSWERS = {
     "another protocol": b"SSH-2.0-" + KEY.encode() + b"\r\n\r\n",
+    "a status below all": b"HTTP/1.1 099 A\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n",
     "no status": b"HTTP/1.1 abc\r\n\r\n",
     "a bad header": OK + b"X-Echo " + KEY.encode() + b"\r\n\r\n",
     "a bare line feed in a name": OK + b"X\nY: " + KEY.encode() + b"\r\n\r\n",
