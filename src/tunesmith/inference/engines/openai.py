@@ -86,9 +86,11 @@ class OpenAIEngine:
         if self._builtin and len(requests) > self._at_once:
             await self._check(requests[self._at_once :])
         rows = [self._row(row, *pair) for row, pair in enumerate(zip(requests, bodies, strict=True))]
-        async with aclosing(together(rows, self._at_once)) as events:
+        # the usual call has one row, which needs nobody to bring it together
+        async with aclosing(rows[0] if len(rows) == 1 else together(rows, self._at_once)) as events:
             async for event in events:
-                yield event
+                if event is not ACCEPTED:
+                    yield event
 
     async def score(self, references: Sequence[Reference]) -> list[Score]:
         """See ``Engine.score``. The end token counts when the server tells which tokens end a completion."""

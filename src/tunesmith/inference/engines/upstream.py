@@ -11,8 +11,8 @@ followed, nothing is unpacked, no cookie is kept: an upstream has no say in wher
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -123,30 +123,13 @@ class Upstream:
                 retry_after=wait_s,
             )
 
-    @asynccontextmanager
-    async def stream(self, path: str, body: bytes) -> AsyncIterator["Answer"]:
+    def stream(self, path: str, body: bytes) -> AbstractAsyncContextManager[Answer]:
         """An answer that is being written; it has been accepted when this enters. Leaving closes the connection.
 
         Raises:
-            Problem: what the server says, or that it does not answer.
+            Problem: what the server says, or that it does not answer; on entering, and from within.
         """
-        headers = self._headers()
-        answer, accepted = Answer(self.label, self._terms.patience), False
-        self.in_flight += 1
-        self._answers.add(answer)
-        try:
-            answer.accepted(await self._begun("POST", path, body, headers, answer))
-            accepted = True
-            yield answer
-        except Problem as problem:
-            _hide(headers, problem)
-            raise
-        except Broken as error:
-            raise self._lost(error, accepted=accepted) from error
-        finally:
-            self.in_flight -= 1
-            self._answers.discard(answer)
-            await answer.close()
+        return _Stream(self, path, body)
 
     async def ask(
         self, method: str, path: str, body: bytes | None, shape: type[Shape], *, within_s: float | None = None
@@ -308,6 +291,41 @@ class Upstream:
 
     def _has_closed(self) -> Unavailable:
         return Unavailable(f"{self.label.zh}已关闭", f"{self.label.en} has been closed")
+
+
+class _Stream(AbstractAsyncContextManager[Answer]):
+    """See ``Upstream.stream``. A generator would be shorter, and cost every answer two more and their bookkeeping."""
+
+    def __init__(self, upstream: Upstream, path: str, body: bytes) -> None:
+        self._upstream, self._path, self._body = upstream, path, body
+        self._accepted = False
+
+    async def __aenter__(self) -> Answer:
+        upstream = self._upstream
+        self._headers = upstream._headers()
+        answer = self._answer = Answer(upstream.label, upstream._terms.patience)
+        upstream.in_flight += 1
+        upstream._answers.add(answer)
+        try:
+            answer.accepted(await upstream._begun("POST", self._path, self._body, self._headers, answer))
+        except BaseException as error:
+            await self._left(error)
+            raise
+        self._accepted = True
+        return answer
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        await self._left(error)
+
+    async def _left(self, error: BaseException | None) -> None:
+        upstream = self._upstream
+        upstream.in_flight -= 1
+        upstream._answers.discard(self._answer)
+        await self._answer.close()
+        if isinstance(error, Problem):
+            _hide(self._headers, error)
+        elif isinstance(error, Broken):
+            raise upstream._lost(error, accepted=self._accepted) from error
 
 
 async def _error_body(reply: Reply) -> bytes:
