@@ -5,7 +5,7 @@ typedef void (*work_fn)(void *context, int item, int thread);
 
 struct pool;
 
-/* A pool of `threads` threads, the caller's among them; of fewer where the system gives no more; NULL without memory. */
+/* A pool of `threads` threads, the caller's among them, or fewer where the system gives no more; NULL without memory. */
 struct pool *pool_new(int threads);
 void pool_free(struct pool *pool);
 int pool_threads(const struct pool *pool);

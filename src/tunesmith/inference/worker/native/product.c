@@ -28,7 +28,7 @@ INLINE void load_i8(const void *at, __m256 *a, __m256 *b) {
 
 typedef void (*load_fn)(const void *, __m256 *, __m256 *);
 
-/* sums (rows, 16) += x (rows, inputs) w; all of it inlined with `rows` and `load` known, so the sums stay in registers */
+/* sums (rows, 16) += x (rows, inputs) w; inlined with `rows` and `load` known, so that the sums stay in registers */
 INLINE void tile(load_fn load, const float *x, long ldx, const char *w, long stride, int inputs, int rows, float *sums,
                  long lds) {
   __m256 c[TILE][2];
@@ -125,8 +125,8 @@ void panel_sums(const struct product *it, int panel, const float *x, long ldx, i
 }
 
 /* two panels at once: with so few rows, one panel's sums would wait for their own additions */
-INLINE void two(load_fn load, const float *x, const char *v, const char *w, long stride, int inputs, int rows, float *sums,
-                float *more) {
+INLINE void two(load_fn load, const float *x, const char *v, const char *w, long stride, int inputs, int rows,
+                float *sums, float *more) {
   __m256 c[PAIRED][4];
 #pragma GCC unroll 2
   for (int m = 0; m < rows; m++)
@@ -171,7 +171,8 @@ TWO(two_i8, load_i8)
 typedef void (*two_fn)(const float *, const char *, const char *, long, int, int, float *, float *);
 static const two_fn TWO_OF[] = {two_f32, two_f16, two_bf16, two_i8};
 
-void panel_sums_of_two(const struct product *it, int first, int second, const float *x, int rows, float *sums, float *more) {
+void panel_sums_of_two(const struct product *it, int first, int second, const float *x, int rows, float *sums,
+                       float *more) {
   const long stride = stride_of(it), size = stride * it->inputs;
   const char *all = it->weight;
   TWO_OF[it->kind](x, all + size * first, all + size * second, stride, it->inputs, rows, sums, more);

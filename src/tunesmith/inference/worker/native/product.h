@@ -38,10 +38,11 @@ static inline long stride_of(const struct product *it) {
 void panel_sums(const struct product *it, int panel, const float *x, long ldx, int rows, float *sums, float *block);
 
 /* The same for two panels at once and up to PAIRED rows, which lie one after the other. */
-void panel_sums_of_two(const struct product *it, int first, int second, const float *x, int rows, float *sums, float *more);
+void panel_sums_of_two(const struct product *it, int first, int second, const float *x, int rows, float *sums,
+                       float *more);
 
 /* The same for numbers in memory: sums (rows, 16) += x (rows, inputs) w (inputs, 16), w with `ldw` floats an input. */
 void add_sums(const float *x, long ldx, const float *w, long ldw, int inputs, int rows, float *sums, long lds);
 
-/* The weights of one panel, (outputs, inputs) row by row, as they are multiplied; outputs that are missing are zeros. */
+/* The weights of one panel, (outputs, inputs) row by row, as they are multiplied; missing outputs are zeros. */
 void pack_panel(int kind, const void *from, int outputs, int inputs, void *to);

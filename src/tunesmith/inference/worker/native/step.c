@@ -99,7 +99,8 @@ static void finished(const struct job *j, int panel, float *sums) {
     for (int n = 0; n < worn->count; n++) {
       const struct part *part = &worn->parts[n];
       if (part->begin >= at + PANEL || part->end <= at) continue;
-      for (int r = segment->begin; r < segment->end; r++) add_part(part, j->low + (long)r * j->ranks, at, sums + r * PANEL);
+      for (int r = segment->begin; r < segment->end; r++)
+        add_part(part, j->low + (long)r * j->ranks, at, sums + r * PANEL);
     }
   }
 }
