@@ -7,6 +7,7 @@ cached: the folders are the truth, and a look costs a few milliseconds.
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,12 +221,14 @@ def _folders_with(root: Path, file: str) -> Iterator[Path]:
 
 def _read_config(path: Path, name: str) -> dict[str, Any]:
     try:
-        if not path.is_file():  # a pipe would hang us, a device would never end
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hang us, a device would never end
             raise Invalid(f"{name} 的 {path.name} 不是普通文件", f"{name}: {path.name} is not a regular file")
         if path.stat().st_size > 4_000_000:
             raise Invalid(f"{name} 的 {path.name} 过大", f"{name}: {path.name} is too large")
         config = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError, RecursionError) as error:
+        if not path.parent.exists():  # removed at this moment
+            raise NotFound(f"模型不存在：{name}", f"no model {name} under the home folder") from error
         raise Invalid(f"{name} 的 {path.name} 无法读取", f"{name}: {path.name} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise Invalid(f"{name} 的 {path.name} 不是 JSON 对象", f"{name}: {path.name} is not a JSON object")

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,18 @@ def test_a_name_is_known_where_a_base_or_an_adapter_answers_to_it_usable_or_not(
     base(home, "evil", trust_remote_code=True)
     registry = Registry(home)
     assert [registry.knows(name) for name in (SHIPPED, "mine", "town", "evil", "prod")] == [True] * 4 + [False]
+
+
+def test_an_adapter_that_is_removed_while_it_is_read_is_not_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = adapter(home, "adapters/v1", on=SHIPPED)
+    looked = Path.is_file
+
+    def looked_and_gone(path: Path) -> bool:
+        found = looked(path)
+        if path.parent == folder:
+            shutil.rmtree(folder)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", looked_and_gone)
+    with pytest.raises(NotFound):
+        Registry(home).adapter("adapters/v1")
