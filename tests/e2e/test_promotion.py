@@ -18,6 +18,7 @@ from tests.tiny_model import make_tiny_adapter, make_tiny_base
 
 OLD, NEW = "adapters/town-old", "adapters/town-new"
 TOKENS = 300
+STREAMS = 24
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +72,17 @@ def test_a_stream_across_a_promotion_keeps_its_adapter_and_the_next_has_the_new_
     alone = {name: stream(one, name)[0] for name in (OLD, NEW)}
     assert alone[OLD] != alone[NEW]
     assert point(one, OLD).json()["version"] == "town-old@1"
-    begun = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(stream, one, "prod", begun)
-        assert begun.wait(60)
+    begun = [threading.Event() for _ in range(STREAMS)]
+    with ThreadPoolExecutor(STREAMS) as pool:  # so many that they take longer than an alias takes to move
+        running = [pool.submit(stream, one, "prod", each) for each in begun]
+        assert all(each.wait(60) for each in begun)
         moved = point(two, NEW)
         at = time.monotonic()
         assert moved.status_code == 200 and moved.json()["version"] == "town-new@1", moved.text
-        text, last, came = running.result(60)
-    assert came > at, "the stream was over before the alias moved"
-    assert text == alone[OLD]
-    assert (last["model_name"], last["model_version"]) == ("prod", "town-old@1")
+        streams = [each.result(60) for each in running]
+    assert max(came for _, _, came in streams) > at, "the streams were over before the alias moved"
+    assert {text for text, _, _ in streams} == {alone[OLD]}
+    assert {(last["model_name"], last["model_version"]) for _, last, _ in streams} == {("prod", "town-old@1")}
 
     after, last, _ = stream(one, "prod")
     assert after == alone[NEW] and last["model_version"] == "town-new@1"
