@@ -199,7 +199,7 @@ def test_an_adapter_that_is_removed_while_it_is_read_is_not_there(home: Home, mo
     def looked_and_gone(path: Path) -> bool:
         found = looked(path)
         if path.parent == folder:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         return found
 
     monkeypatch.setattr(Path, "is_file", looked_and_gone)
