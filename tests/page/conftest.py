@@ -162,3 +162,9 @@ def _show(route: Route, built: Path) -> None:
     [nonce] = re.findall(r"'nonce-([\w-]+)'", headers["content-security-policy"])
     kept = {key: value for key, value in headers.items() if key not in ("content-length", "content-encoding")}
     route.fulfill(body=(built / "index.html").read_text().replace("__NONCE__", nonce), headers=kept)
+
+
+def on_a_slow_line(page: Page) -> None:
+    """From now on 4 kB a second arrive: 900 tokens are under way for twenty seconds, however fast the engine is."""
+    line = {"offline": False, "latency": 0, "downloadThroughput": 4_000, "uploadThroughput": -1}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", line)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.page.conftest import Opener
+from tests.page.conftest import Opener, on_a_slow_line
 from tests.page.furnished import LOUD, start_engine
 from tests.server import Server
 from tunesmith.datasets.preferences import read_preference_file
@@ -48,6 +48,7 @@ def test_a_reload_in_the_middle_of_an_answer_shows_what_had_come(open_page: Open
     page = open_page(f"/app/playground?model={LOUD}", language="zh-CN")
     page.get_by_role("button", name="参数").click()
     page.get_by_label("最多词元数").fill("900")
+    on_a_slow_line(page)
     _ask(page, "你好", label="您的问题")
     answer = _answer(page, LOUD)
     expect(answer.locator(".markdown")).not_to_be_empty()
