@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 PANEL = 16
+QUAD = 4  # inputs of 8-bit weights are filled up to a multiple of it
 KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 SITES = 4  # products of a layer: q with k and v, out, gate with up, down
 SILU, GELU = 0, 1
@@ -108,6 +109,11 @@ class Step(Structure):
     )
 
 
+def packed_shape(dtype: torch.dtype, outputs: int, inputs: int) -> tuple[int, int, int]:
+    """Of weights as they are multiplied: whole panels, and with 8 bits whole fours of inputs."""
+    return -(-outputs // PANEL), -(-inputs // QUAD) * QUAD if dtype == torch.int8 else inputs, PANEL
+
+
 class Library:
     """The functions, and threads of their own that they share. Calls from several threads take turns."""
 
@@ -126,7 +132,7 @@ class Library:
         finalize(self, functions.engine_free, self._engine).atexit = False
 
     def pack(self, weight_OI: Tensor, packed: Tensor) -> None:
-        """Write weights as they are multiplied: (panels, in, 16), of the same type; the last panel is filled up."""
+        """Write weights as they are multiplied: of ``packed_shape``, and the same type."""
         weight_OI = weight_OI.contiguous()
         kind, (outputs, inputs) = KINDS[weight_OI.dtype], weight_OI.shape
         with self._lock:

@@ -20,12 +20,6 @@ INLINE void load_bf16(const void *at, __m256 *a, __m256 *b) {
   *b = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000)));
 }
 
-INLINE void load_i8(const void *at, __m256 *a, __m256 *b) {
-  const __m128i all = _mm_loadu_si128(at);
-  *a = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all));
-  *b = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(all, 8)));
-}
-
 typedef void (*load_fn)(const void *, __m256 *, __m256 *);
 
 /* sums (rows, 16) += x (rows, inputs) w; inlined with `rows` and `load` known, so that the sums stay in registers */
@@ -71,10 +65,9 @@ INLINE void tile(load_fn load, const float *x, long ldx, const char *w, long str
 TILES(tile_f32, load_f32)
 TILES(tile_f16, load_f16)
 TILES(tile_bf16, load_bf16)
-TILES(tile_i8, load_i8)
 
 typedef void (*tile_fn)(const float *, long, const char *, long, int, int, float *, long);
-static const tile_fn TILE_OF[] = {tile_f32, tile_f16, tile_bf16, tile_i8};
+static const tile_fn TILE_OF[] = {tile_f32, tile_f16, tile_bf16};
 
 INLINE void widen(load_fn load, const char *w, long stride, int inputs, float *block) {
   for (int k = 0; k < inputs; k++, w += stride, block += PANEL) {
@@ -88,7 +81,6 @@ INLINE void widen(load_fn load, const char *w, long stride, int inputs, float *b
 static void widened(int kind, const char *w, int inputs, float *block) {
   if (kind == FLOAT16) widen(load_f16, w, 2 * PANEL, inputs, block);
   if (kind == BFLOAT16) widen(load_bf16, w, 2 * PANEL, inputs, block);
-  if (kind == INT8) widen(load_i8, w, PANEL, inputs, block);
 }
 
 /* as few tiles as can be, of as equal heights as can be: a tile of one or two rows waits for its own additions */
@@ -104,7 +96,7 @@ static void tiles(tile_fn one, const float *x, long ldx, const char *w, long str
 }
 
 void panel_sums(const struct product *it, int panel, const float *x, long ldx, int rows, float *sums, float *block) {
-  const long stride = stride_of(it);
+  const long stride = stride_of(it->kind);
   const char *w = (const char *)it->weight + stride * it->inputs * panel;
   memset(sums, 0, sizeof(float) * PANEL * rows);
   if (rows <= FEW) {
@@ -166,14 +158,13 @@ INLINE void two(load_fn load, const float *x, const char *v, const char *w, long
 TWO(two_f32, load_f32)
 TWO(two_f16, load_f16)
 TWO(two_bf16, load_bf16)
-TWO(two_i8, load_i8)
 
 typedef void (*two_fn)(const float *, const char *, const char *, long, int, int, float *, float *);
-static const two_fn TWO_OF[] = {two_f32, two_f16, two_bf16, two_i8};
+static const two_fn TWO_OF[] = {two_f32, two_f16, two_bf16};
 
 void panel_sums_of_two(const struct product *it, int first, int second, const float *x, int rows, float *sums,
                        float *more) {
-  const long stride = stride_of(it), size = stride * it->inputs;
+  const long stride = stride_of(it->kind), size = stride * it->inputs;
   const char *all = it->weight;
   TWO_OF[it->kind](x, all + size * first, all + size * second, stride, it->inputs, rows, sums, more);
 }
@@ -190,7 +181,6 @@ void add_sums(const float *x, long ldx, const float *w, long ldw, int inputs, in
 
 PACKED(packed_4, uint32_t)
 PACKED(packed_2, uint16_t)
-PACKED(packed_1, uint8_t)
 
 void pack_panel(int kind, const void *from, int outputs, int inputs, void *to) {
   static const int plain[PANEL] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -198,5 +188,5 @@ void pack_panel(int kind, const void *from, int outputs, int inputs, void *to) {
   if (kind == FLOAT32) packed_4(from, outputs, inputs, plain, to);
   if (kind == FLOAT16) packed_2(from, outputs, inputs, plain, to);
   if (kind == BFLOAT16) packed_2(from, outputs, inputs, halves, to);
-  if (kind == INT8) packed_1(from, outputs, inputs, plain, to);
+  if (kind == INT8) pack_narrow(from, outputs, inputs, to);
 }

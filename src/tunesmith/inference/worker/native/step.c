@@ -7,6 +7,7 @@
 #define SOURCES ""
 #endif
 #define MANY 16 /* tokens from which on norms and rotations are shared out */
+#define LONG (1 << 14) /* inputs from which on it is shared out to write them in fewer bits */
 
 struct engine {
   struct pool *pool;
@@ -54,6 +55,8 @@ struct job {
   float *low; /* (rows, ranks), what the adapters make of x */
   char *room; /* `each` bytes a thread */
   long each;
+  char *shared; /* narrow_room */
+  struct narrow narrow; /* x, where the weights are INT8 */
 };
 
 static long product_room(int rows) { return (long)sizeof(float) * (2L * rows * PANEL + BLOCK * PANEL) + 64; }
@@ -86,12 +89,10 @@ static void add_part(const struct part *part, const float *low, int at, float *y
 static void finished(const struct job *j, int panel, float *sums) {
   const struct product *p = j->product;
   const int at = panel * PANEL, some = p->outputs - at < PANEL ? p->outputs - at : PANEL;
-  for (int r = 0; r < j->rows; r++)
-    for (int o = 0; o < some; o++) {
-      float v = sums[r * PANEL + o];
-      if (p->scale) v *= p->scale[at + o];
-      sums[r * PANEL + o] = p->bias ? v + p->bias[at + o] : v;
-    }
+  for (int r = 0; p->scale && r < j->rows; r++)
+    for (int o = 0; o < some; o++) sums[r * PANEL + o] *= p->scale[at + o];
+  for (int r = 0; p->bias && r < j->rows; r++)
+    for (int o = 0; o < some; o++) sums[r * PANEL + o] += p->bias[at + o];
   for (int i = 0; i < j->count; i++) {
     const struct segment *segment = &j->segments[i];
     const struct worn *worn = segment->worn[j->site];
@@ -113,6 +114,22 @@ static void gated(int activation, const float *gate, const float *up, float *to)
   }
 }
 
+static void sums_of(const struct job *j, int panel, float *sums, float *block) {
+  if (j->product->kind == INT8)
+    narrow_sums(j->product, panel, &j->narrow, sums);
+  else
+    panel_sums(j->product, panel, j->x, j->product->inputs, j->rows, sums, block);
+}
+
+static void sums_of_two(const struct job *j, int first, int second, float *sums, float *more, float *block) {
+  if (j->product->kind != INT8 && j->rows <= PAIRED) {
+    panel_sums_of_two(j->product, first, second, j->x, j->rows, sums, more);
+  } else {
+    sums_of(j, first, sums, block);
+    sums_of(j, second, more, block);
+  }
+}
+
 static void one_item(void *context, int item, int thread) {
   const struct job *j = context;
   const struct product *p = j->product;
@@ -123,12 +140,7 @@ static void one_item(void *context, int item, int thread) {
   for (int panel = item * j->span; panel < end; panel++) {
     const int at = panel * PANEL;
     if (j->gate) {
-      if (j->rows <= PAIRED) {
-        panel_sums_of_two(p, panel, panel + j->gate, j->x, j->rows, sums, more);
-      } else {
-        panel_sums(p, panel, j->x, p->inputs, j->rows, sums, block);
-        panel_sums(p, panel + j->gate, j->x, p->inputs, j->rows, more, block);
-      }
+      sums_of_two(j, panel, panel + j->gate, sums, more, block);
       finished(j, panel, sums);
       finished(j, panel + j->gate, more);
       for (int r = 0; r < j->rows; r++)
@@ -137,9 +149,9 @@ static void one_item(void *context, int item, int thread) {
     }
     const int pair = j->rows <= PAIRED && panel + 1 < end;
     if (pair)
-      panel_sums_of_two(p, panel, panel + 1, j->x, j->rows, sums, more);
+      sums_of_two(j, panel, panel + 1, sums, more, block);
     else
-      panel_sums(p, panel, j->x, p->inputs, j->rows, sums, block);
+      sums_of(j, panel, sums, block);
     for (int n = 0; n <= pair; n++) {
       const int from = at + n * PANEL, some = p->outputs - from < PANEL ? p->outputs - from : PANEL;
       float *found = n ? more : sums;
@@ -153,8 +165,20 @@ static void one_item(void *context, int item, int thread) {
   }
 }
 
+static void narrow_token(void *context, int row, int thread) {
+  const struct job *j = context;
+  (void)thread;
+  narrow_row(j->product, j->x + (long)row * j->product->inputs, row, &j->narrow);
+}
+
 static void multiply(struct pool *pool, struct job *j) {
   if (j->rows < 1) return;
+  if (j->product->kind == INT8) {
+    j->narrow = narrow_in(j->product, j->rows, j->shared);
+    const int together = (long)j->rows * j->product->inputs < LONG;
+    for (int row = 0; together && row < j->rows; row++) narrow_token(j, row, 0);
+    if (!together) pool_run(pool, narrow_token, j, j->rows);
+  }
   const int panels = j->gate ? j->gate : panels_of(j->product);
   j->span = panels / (pool_threads(pool) * 12);
   j->span = j->span < 1 ? 1 : j->span > 8 ? 8 : j->span;
@@ -164,9 +188,10 @@ static void multiply(struct pool *pool, struct job *j) {
 
 int engine_product(struct engine *engine, const struct product *product, const float *x, int rows, float *y) {
   const long each = (product_room(rows) + 63) / 64 * 64;
-  char *room = room_of(engine, each * pool_threads(engine->pool));
+  char *room = room_of(engine, each * pool_threads(engine->pool) + narrow_room(product, rows));
   if (!room) return -1;
   struct job job = {.product = product, .x = x, .y = y, .rows = rows, .room = room, .each = each};
+  job.shared = room + each * pool_threads(engine->pool);
   multiply(engine->pool, &job);
   return 0;
 }
@@ -180,10 +205,10 @@ struct packing {
 static void pack_one(void *context, int panel, int thread) {
   const struct packing *p = context;
   (void)thread;
-  const struct product like = {.kind = p->kind};
-  const long size = stride_of(&like) * p->inputs; /* of sixteen rows as of one panel */
+  const long rows = stride_of(p->kind) * p->inputs; /* bytes of sixteen */
   const int left = p->outputs - panel * PANEL;
-  pack_panel(p->kind, p->from + panel * size, left < PANEL ? left : PANEL, p->inputs, p->to + panel * size);
+  char *to = p->to + panel * panel_bytes(p->kind, p->inputs);
+  pack_panel(p->kind, p->from + panel * rows, left < PANEL ? left : PANEL, p->inputs, to);
 }
 
 void engine_pack(struct engine *engine, int kind, const void *from, int outputs, int inputs, void *to) {
@@ -198,7 +223,7 @@ struct forward {
   const struct step *s;
   struct pool *pool;
   float *normed, *qkv, *seen, *inner, *y, *low;
-  char *room;
+  char *room, *shared;
   long each;
   int tokens, ranks, layer;
   const float *in, *weight;
@@ -280,6 +305,7 @@ static void product(struct forward *f, enum site site, const float *x, float *y,
       .product = &m->layers[f->layer].products[site], .x = x, .y = y, .rows = f->tokens, .added = added,
       .activation = m->activation, .segments = f->s->segment, .count = f->s->segments, .ranks = f->ranks,
       .site = f->layer * SITES + site, .low = f->low, .room = f->room, .each = f->each,
+      .shared = f->shared,
   };
   if (site == GATE_UP) job.gate = m->inner / PANEL;
   if (job.count && job.rows >= MANY)
@@ -328,6 +354,15 @@ static int most_ranks(const struct model *m, const struct step *s) {
   return most;
 }
 
+static long most_narrow(const struct model *m, int rows) {
+  long most = narrow_room(&m->head, rows);
+  for (int i = 0; i < m->count * SITES; i++) {
+    const long room = narrow_room(&m->layers[i / SITES].products[i % SITES], rows);
+    most = room > most ? room : most;
+  }
+  return most;
+}
+
 static float *part_of(char **memory, long numbers) {
   float *part = (float *)*memory;
   *memory += (numbers * (long)sizeof(float) + 63) / 64 * 64;
@@ -340,7 +375,8 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
   f.each = product_room(s->tokens) > attention_room(m) ? product_room(s->tokens) : attention_room(m);
   f.each = (f.each + 63) / 64 * 64;
   const long numbers = tokens * (2 * m->width + qkv + seen + m->inner + f.ranks);
-  char *memory = room_of(engine, numbers * (long)sizeof(float) + 6 * 64 + f.each * pool_threads(engine->pool));
+  const long shared = (most_narrow(m, s->tokens) + 63) / 64 * 64, each = f.each * pool_threads(engine->pool);
+  char *memory = room_of(engine, numbers * (long)sizeof(float) + 6 * 64 + shared + each);
   if (!memory) return -1;
   f.normed = part_of(&memory, tokens * m->width);
   f.y = part_of(&memory, tokens * m->width);
@@ -348,7 +384,8 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
   f.seen = part_of(&memory, tokens * seen);
   f.inner = part_of(&memory, tokens * m->inner);
   f.low = part_of(&memory, tokens * f.ranks);
-  f.room = memory;
+  f.shared = memory;
+  f.room = memory + shared;
   for (f.layer = 0; f.layer < m->count; f.layer++) {
     const struct layer *layer = &m->layers[f.layer];
     norm(&f, s->x, layer->before_attention, f.normed);
@@ -364,7 +401,8 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
   }
   norm(&f, s->x, m->norm, f.normed);
   struct job head = {
-      .product = &m->head, .x = f.normed, .y = s->logits, .rows = f.tokens, .room = f.room, .each = f.each};
+      .product = &m->head, .x = f.normed, .y = s->logits, .rows = f.tokens, .room = f.room, .each = f.each,
+      .shared = f.shared};
   multiply(f.pool, &head);
   return 0;
 }
