@@ -7,6 +7,7 @@
 #define SOURCES ""
 #endif
 #define MANY 16 /* tokens from which on norms and rotations are shared out */
+#define FORESEEN 8 /* adapters that are asked for before they are wanted */
 #define LONG (1 << 14) /* inputs from which on it is shared out to write them in fewer bits */
 
 struct engine {
@@ -61,30 +62,6 @@ struct job {
 
 static long product_room(int rows) { return (long)sizeof(float) * (2L * rows * PANEL + BLOCK * PANEL) + 64; }
 
-/* y (16) += low (ranks) b, for the outputs from `at` on that the part has */
-static void add_part(const struct part *part, const float *low, int at, float *y) {
-  const long size = part->end - part->begin;
-  if (at >= part->begin && at + PANEL <= part->end) {
-    __m256 a = _mm256_setzero_ps(), b = _mm256_setzero_ps();
-    const float *from = part->b + at - part->begin;
-    for (int r = part->low; r < part->high; r++, from += size) {
-      const __m256 one = _mm256_broadcast_ss(low + r);
-      a = _mm256_fmadd_ps(one, _mm256_loadu_ps(from), a);
-      b = _mm256_fmadd_ps(one, _mm256_loadu_ps(from + 8), b);
-    }
-    _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), a));
-    _mm256_storeu_ps(y + 8, _mm256_add_ps(_mm256_loadu_ps(y + 8), b));
-    return;
-  }
-  for (int o = 0; o < PANEL; o++) {
-    if (at + o < part->begin || at + o >= part->end) continue;
-    float sum = 0.0f;
-    const float *from = part->b + at + o - part->begin;
-    for (int r = part->low; r < part->high; r++, from += size) sum = fmaf(low[r], *from, sum);
-    y[o] += sum;
-  }
-}
-
 /* scale, bias and adapters of one panel's sums (rows, 16) */
 static void finished(const struct job *j, int panel, float *sums) {
   const struct product *p = j->product;
@@ -96,13 +73,16 @@ static void finished(const struct job *j, int panel, float *sums) {
   for (int i = 0; i < j->count; i++) {
     const struct segment *segment = &j->segments[i];
     const struct worn *worn = segment->worn[j->site];
-    if (!worn) continue;
-    for (int n = 0; n < worn->count; n++) {
-      const struct part *part = &worn->parts[n];
-      if (part->begin >= at + PANEL || part->end <= at) continue;
-      for (int r = segment->begin; r < segment->end; r++)
-        add_part(part, j->low + (long)r * j->ranks, at, sums + r * PANEL);
-    }
+    for (int r = segment->begin; worn && r < segment->end; r++)
+      adapter_sums(worn, j->low + (long)r * j->ranks, at, sums + r * PANEL);
+  }
+}
+
+/* What `finished` will read of the adapters comes from memory while the panel is multiplied. */
+static void foreseen(const struct job *j, int panel) {
+  for (int i = 0; i < j->count && i < FORESEEN; i++) {
+    const struct worn *worn = j->segments[i].worn[j->site];
+    if (worn) adapter_foreseen(worn, panel * PANEL);
   }
 }
 
@@ -139,7 +119,9 @@ static void one_item(void *context, int item, int thread) {
   const int end = (item + 1) * j->span < all ? (item + 1) * j->span : all;
   for (int panel = item * j->span; panel < end; panel++) {
     const int at = panel * PANEL;
+    foreseen(j, panel);
     if (j->gate) {
+      foreseen(j, panel + j->gate);
       sums_of_two(j, panel, panel + j->gate, sums, more, block);
       finished(j, panel, sums);
       finished(j, panel + j->gate, more);
@@ -148,10 +130,12 @@ static void one_item(void *context, int item, int thread) {
       continue;
     }
     const int pair = j->rows <= PAIRED && panel + 1 < end;
-    if (pair)
+    if (pair) {
+      foreseen(j, panel + 1);
       sums_of_two(j, panel, panel + 1, sums, more, block);
-    else
+    } else {
       sums_of(j, panel, sums, block);
+    }
     for (int n = 0; n <= pair; n++) {
       const int from = at + n * PANEL, some = p->outputs - from < PANEL ? p->outputs - from : PANEL;
       float *found = n ? more : sums;
@@ -287,15 +271,8 @@ static void low_token(void *context, int token, int thread) {
   for (int i = 0; i < j->count; i++) {
     const struct segment *segment = &j->segments[i];
     const struct worn *worn = token >= segment->begin && token < segment->end ? segment->worn[j->site] : NULL;
-    if (!worn) continue;
-    const int inputs = j->product->inputs, ranks = worn->ranks;
-    const float *x = j->x + (long)token * inputs, *a = worn->a;
-    float *low = j->low + (long)token * j->ranks;
-    memset(low, 0, sizeof(float) * ranks);
-    for (int k = 0; k < inputs; k++, a += ranks) {
-      const float one = x[k];
-      for (int r = 0; r < ranks; r++) low[r] = fmaf(one, a[r], low[r]);
-    }
+    const int inputs = j->product->inputs;
+    if (worn) adapter_low(worn, j->x + (long)token * inputs, inputs, j->low + (long)token * j->ranks);
   }
 }
 
