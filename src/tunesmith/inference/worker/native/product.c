@@ -35,7 +35,7 @@ INLINE void tile(load_fn load, const float *x, long ldx, const char *w, long str
   for (long k = 0; k < inputs; k++, w += stride) {
     __m256 a, b;
     load(w, &a, &b);
-    if (load != load_f32 && k % 2 == 0) _mm_prefetch(w + AHEAD, _MM_HINT_T0);
+    if (load != load_f32) _mm_prefetch(w + AHEAD, _MM_HINT_T0); /* what is widened already is at hand */
 #pragma GCC unroll 6
     for (int m = 0; m < rows; m++) {
       const __m256 one = _mm256_broadcast_ss(x + m * ldx + k);
@@ -129,10 +129,8 @@ INLINE void two(load_fn load, const float *x, const char *v, const char *w, long
     __m256 a, b, d, e;
     load(v, &a, &b);
     load(w, &d, &e);
-    if (load == load_f32 || k % 2 == 0) {
-      _mm_prefetch(v + AHEAD, _MM_HINT_T0);
-      _mm_prefetch(w + AHEAD, _MM_HINT_T0);
-    }
+    _mm_prefetch(v + AHEAD, _MM_HINT_T0);
+    _mm_prefetch(w + AHEAD, _MM_HINT_T0);
 #pragma GCC unroll 2
     for (int m = 0; m < rows; m++) {
       const __m256 one = _mm256_broadcast_ss(x + m * inputs + k);
