@@ -94,8 +94,8 @@ small-base: $(VENV)/.tested
 	$(BIN)/python -m tools.small_base.samples --out src/tunesmith/datasets/samples
 	$(BIN)/python -m tools.small_base.measure --model build/small-2 --lora --seeds 0 1 2
 
-# the engine's kernels are compiled while the package is installed
-KERNELS := hatch_build.py $(wildcard src/tunesmith/inference/worker/native/*.[ch])
+# the engine's and the trainer's kernels are compiled while the package is installed
+KERNELS := hatch_build.py $(wildcard src/tunesmith/inference/worker/native/*.[ch] src/tunesmith/training/loop/native/*.[ch])
 
 $(VENV)/.installed: pyproject.toml constraints.txt tools/install.sh $(KERNELS)
 	@echo "Installing into $(VENV) ..."

@@ -31,7 +31,8 @@ _TRY_TORCH = (
     "import torch; x = torch.randn(256, 256); y = (x @ x).sum().item(); "
     "print(torch.__version__, 'cuda' if torch.cuda.is_available() else "
     "'mps' if torch.backends.mps.is_available() else 'cpu', torch.get_num_threads()); "
-    "from tunesmith.inference.worker.native.library import reason; print(reason())"
+    "from tunesmith.inference.worker.native.library import reason; print(reason()); "
+    "from tunesmith.training.loop.native.library import reason; print(reason())"
 )
 
 
@@ -147,7 +148,7 @@ def opened(settings: "Settings") -> "Database | None":
 
 
 def torch_works() -> Iterator[Check]:
-    """Imports torch in another process and multiplies a matrix, then looks for the engine's compiled kernels."""
+    """Imports torch in another process and multiplies a matrix, then looks for the compiled kernels."""
     broken = say("torch 无法运行", "torch does not run")
     try:
         done = subprocess.run([sys.executable, "-c", _TRY_TORCH], capture_output=True, text=True, timeout=120)
@@ -160,7 +161,7 @@ def torch_works() -> Iterator[Check]:
             "torch runs", "error", last, say("torch 无法导入，请重新安装", "torch cannot be imported; reinstall it")
         )
         return
-    first, _, missing = done.stdout.strip().partition("\n")
+    first, missing, unused = done.stdout.splitlines()[:3]
     version, device, threads = first.split()
     yield Check("torch runs", "ok", f"{version}, {device}", facts={"device": device, "threads": int(threads)})
     yield Check(
@@ -172,6 +173,18 @@ def torch_works() -> Iterator[Check]:
             "the engine computes through torch, slower: they are compiled by an install on x86 with a C compiler",
         )
         if missing
+        else "",
+    )
+    yield Check(
+        "training kernels",
+        "info" if unused else "ok",
+        unused or say("已编译", "compiled"),
+        say(
+            "16 位基座按 float32 训练；在有 C 编译器、支持 AVX2 而无 AVX-512 的 x86 机器上重新安装即可编译",
+            "bases of 16 bits are trained in float32: they are compiled by an install on x86 with a C compiler, for "
+            "processors with AVX2 and without AVX-512",
+        )
+        if unused
         else "",
     )
 

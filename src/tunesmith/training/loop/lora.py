@@ -3,13 +3,10 @@
 LoRA: Hu et al., arXiv:2106.09685. rsLoRA: Kalajdzievski, arXiv:2312.03732. DoRA: Liu et al., arXiv:2402.09353.
 
 The frozen weight never gets a gradient, so the tape needs only the input and the product with A: half of what
-composing the same from torch's own operations keeps. The weight may lie in memory narrower than the numbers computed
-with (bfloat16 files on a machine that multiplies float32 faster): it is widened while it is used, and again for the
-gradient, which costs 3 % of the product and halves the memory.
+composing the same from torch's own operations keeps. How the products with the weight are made is ``frozen``'s.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,25 +14,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tunesmith.training.loop.frozen import Weight
 from tunesmith.training.run import Recipe
 
 QUANTIZED = ("Linear4bit", "Linear8bitLt")  # bitsandbytes
 _TINY = 1e-12
-Weight = Callable[[torch.dtype], Tensor]
 
 
 def weight_of(linear: Any) -> Weight:
-    """The weight of a frozen layer, (out, in), in the number format asked for."""
+    """The weight of a frozen layer."""
     name = type(linear).__name__
     if name == "Conv1D":  # GPT-2's: a linear layer with its weight transposed
-        return lambda dtype: linear.weight.to(dtype).t()
+        return Weight(lambda dtype: linear.weight.to(dtype).t(), lambda: linear.weight.t())
     if name == "Linear4bit":
         from bitsandbytes.functional import dequantize_4bit
 
-        return lambda dtype: dequantize_4bit(linear.weight.data, linear.weight.quant_state).to(dtype)
+        return Weight(lambda dtype: dequantize_4bit(linear.weight.data, linear.weight.quant_state).to(dtype))
     if name == "Linear8bitLt":
-        return lambda dtype: _dequantized_8bit(linear, dtype)
-    return lambda dtype: linear.weight.to(dtype)
+        return Weight(lambda dtype: _dequantized_8bit(linear, dtype))
+    return Weight(lambda dtype: linear.weight.to(dtype), lambda: linear.weight)
 
 
 def features(linear: Any) -> tuple[int, int]:
@@ -71,12 +68,12 @@ class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
         ctx.weight = weight
-        return functional.linear(x_ND, weight(x_ND.dtype), None if bias is None else bias.to(x_ND.dtype))
+        return weight.times(x_ND, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         (grad,) = grads
-        return grad @ ctx.weight(grad.dtype) if ctx.needs_input_grad[0] else None, None, None
+        return ctx.weight.back(grad) if ctx.needs_input_grad[0] else None, None, None
 
 
 class _Lora(torch.autograd.Function):
@@ -107,7 +104,7 @@ def branched(
     x_ND: Tensor, branch: Branch, kept_ND: Tensor | None, weight: Weight, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """What the layer gives for ``x_ND``, and the product with A that the gradient needs."""
-    y_NO = functional.linear(x_ND, weight(x_ND.dtype), None if bias is None else bias.to(x_ND.dtype))
+    y_NO = weight.times(x_ND, bias)
     low_NR = (x_ND if kept_ND is None else x_ND * kept_ND) @ branch.A.to(x_ND.dtype).t()
     return y_NO.addmm_(low_NR, branch.B.to(x_ND.dtype).t(), alpha=branch.scale), low_NR
 
@@ -126,7 +123,7 @@ def input_gradient(
     grad_NO: Tensor, grad_low_NR: Tensor, branch: Branch, kept_ND: Tensor | None, weight: Weight
 ) -> Tensor:
     """The gradient of the layer's input."""
-    grad_ND = grad_NO @ weight(grad_NO.dtype)
+    grad_ND = weight.back(grad_NO)
     if kept_ND is None:
         return grad_ND.addmm_(grad_low_NR, branch.A.to(grad_NO.dtype))
     return grad_ND.add_((grad_low_NR @ branch.A.to(grad_NO.dtype)).mul_(kept_ND))

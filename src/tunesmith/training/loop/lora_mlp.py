@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tunesmith.training.loop.lora import Branch, LoraLinear, Weight, branch_gradients, branched, input_gradient, kept
+from tunesmith.training.loop.frozen import Weight
+from tunesmith.training.loop.lora import Branch, LoraLinear, branch_gradients, branched, input_gradient, kept
 
 _NAMES = ("gate_proj", "up_proj", "down_proj")
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.training.loop.frozen import by_fixed_point
+
 # logits held at once: 2 ** 27 of them are half a gigabyte in float32
 _MOST_LOGITS = 1 << 27
 # weights of the head used, and where they lie narrower than the hidden states widened, at once
@@ -58,7 +60,9 @@ def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> list
     """float32, whatever the head computes in; by blocks of the vocabulary."""
     blocks = []
     for words in _blocks(weight_VD):
-        block_NV = (hidden_ND @ weight_VD[words].to(hidden_ND.dtype).t()).float()
+        weight = weight_VD[words]
+        found_NV = by_fixed_point(hidden_ND, weight.t())
+        block_NV = (hidden_ND @ weight.to(hidden_ND.dtype).t()).float() if found_NV is None else found_NV
         blocks.append(block_NV if bias_V is None else block_NV.add_(bias_V[words].float()))
     return blocks
 
@@ -77,7 +81,11 @@ def _mean(odds: list[Tensor], total_N: Tensor, weight_VD: Tensor, *, out_ND: Ten
     out_ND.zero_()
     for block_NV, words in zip(odds, _blocks(weight_VD), strict=True):
         narrow_NV = block_NV.div_(total_N[:, None]) if out_ND.dtype is not torch.float32 else block_NV
-        out_ND.addmm_(narrow_NV.to(out_ND.dtype), weight_VD[words].to(out_ND.dtype))
+        found_ND = by_fixed_point(block_NV, weight_VD[words]) if out_ND.dtype is torch.float32 else None
+        if found_ND is not None:
+            out_ND.add_(found_ND)
+        else:
+            out_ND.addmm_(narrow_NV.to(out_ND.dtype), weight_VD[words].to(out_ND.dtype))
     if out_ND.dtype is torch.float32:
         out_ND.div_(total_N[:, None])
 

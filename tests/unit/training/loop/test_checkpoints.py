@@ -17,6 +17,7 @@ from tunesmith.training.data.material import Material
 from tunesmith.training.loop.checkpoints import Keeper, Position, read_newest
 from tunesmith.training.loop.loading import load_base
 from tunesmith.training.loop.lora_modules import with_lora
+from tunesmith.training.loop.native.library import library
 from tunesmith.training.loop.updates import Loop, Outcome
 from tunesmith.training.recipe import execute
 from tunesmith.training.run import Progress, Recipe
@@ -69,12 +70,13 @@ Train = Callable[..., tuple[dict[str, torch.Tensor], Outcome | None]]
 @pytest.fixture
 def train(tiny_base: Path, material: Material) -> Train:
     def one(
-        folder: Path, *, stop_after: int | None = None, every_s: float = 1e9, data: Material = material, **changes: Any
-    ) -> tuple[dict[str, torch.Tensor], Outcome | None]:
+        folder: Path, *, stop_after: int | None = None, every_s: float = 1e9, data: Material = material,
+        base: Path = tiny_base, **changes: Any,
+    ) -> tuple[dict[str, torch.Tensor], Outcome | None]:  # fmt: skip
         """Train in ``folder``, from its newest checkpoint; the weights, and the outcome where it was not stopped."""
         folder.mkdir(exist_ok=True)
         recipe = replace(RECIPE, **changes)
-        model = with_lora(load_base(tiny_base, None), recipe)
+        model = with_lora(load_base(base, None), recipe)
         run_folder.back_to_checkpoint(folder)
         teller, keeper = Teller(folder, stop_after), Keeper(folder, every_s)
         try:
@@ -107,6 +109,41 @@ def test_stopped_after_any_step_and_gone_on_with_a_run_ends_with_the_same_bytes(
         assert same(whole, again), f"after step {after}"
         assert ended is not None and (ended.loss, ended.validation_loss) == (outcome.loss, outcome.validation_loss)
         assert told(folder) == told(tmp_path / "whole")  # every step once, with the same figures
+
+
+@pytest.fixture
+def narrow_base(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In bfloat16, on a processor that does not multiply it."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(tiny_base).to(torch.bfloat16).save_pretrained(tmp_path / "narrow")
+    monkeypatch.setattr("tunesmith.training.loop.loading._SMALL", 0)
+    monkeypatch.setattr("tunesmith.training.loop.loading._native_bfloat16", lambda: False)
+    return tmp_path / "narrow"
+
+
+def test_products_in_block_fixed_point_are_gone_on_with_to_the_same_bytes_and_learn_alike(
+    train: Train, narrow_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = library()
+    if found is None:
+        pytest.skip("no kernels here")
+    made: list[int] = []
+
+    class Counted:
+        def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            made.append(len(x))
+            return found.product(x, weight)
+
+    monkeypatch.setattr("tunesmith.training.loop.frozen.library", Counted)
+    whole, outcome = train(tmp_path / "whole", base=narrow_base)
+    assert made and outcome is not None
+    for after in (1, 4):
+        train(tmp_path / str(after), base=narrow_base, stop_after=after)
+        assert same(whole, train(tmp_path / str(after), base=narrow_base)[0])
+    monkeypatch.setattr("tunesmith.training.loop.frozen.library", lambda: None)
+    _, plain = train(tmp_path / "plain", base=narrow_base)
+    assert plain is not None and plain.loss == pytest.approx(outcome.loss, rel=1e-3)
 
 
 def test_a_run_interrupted_again_and_again_is_no_other(train: Train, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""Frozen weights and the products with them (torch).
+
+A weight may lie in memory narrower than the numbers computed with: bfloat16 files on a processor that multiplies
+float32 faster. Then a product with many rows is made in block fixed point where the compiled library is (twelve times
+as exact as bfloat16 arithmetic); else the weight is widened while it is used, which costs a tenth of the product.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tunesmith.training.loop.loading import computed_in
+from tunesmith.training.loop.native.library import KINDS, Library, library
+
+# with fewer rows the work is reading the weights, with fewer columns turning the rows into integers
+_FEW_ROWS, _FEW_COLUMNS = 32, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """The weight of a frozen layer, (out, in).
+
+    Attributes:
+        wide: in the number format asked for. kept: as it lies in memory; None where that is no matrix of numbers.
+    """
+
+    wide: Callable[[torch.dtype], Tensor]
+    kept: Callable[[], Tensor] | None = None
+
+    def __call__(self, dtype: torch.dtype) -> Tensor:
+        return self.wide(dtype)
+
+    def times(self, x_ND: Tensor, bias_O: Tensor | None) -> Tensor:
+        """``x W' + bias``, (N, out)."""
+        found_NO = None if self.kept is None else by_fixed_point(x_ND, self.kept().t())
+        if found_NO is not None:
+            return found_NO if bias_O is None else found_NO.add_(bias_O)
+        return functional.linear(x_ND, self.wide(x_ND.dtype), None if bias_O is None else bias_O.to(x_ND.dtype))
+
+    def back(self, grad_NO: Tensor) -> Tensor:
+        """``grad W``, (N, in)."""
+        found_ND = None if self.kept is None else by_fixed_point(grad_NO, self.kept())
+        return grad_NO @ self.wide(grad_NO.dtype) if found_ND is None else found_ND
+
+
+def by_fixed_point(x_NK: Tensor, weight_KO: Tensor) -> Tensor | None:
+    """``x @ weight`` in block fixed point; None where it is to be made otherwise."""
+    if len(x_NK) < _FEW_ROWS or weight_KO.shape[1] < _FEW_COLUMNS or x_NK.dtype is not torch.float32:
+        return None
+    found = _library(weight_KO)
+    if found is None or not (weight_KO.is_contiguous() or weight_KO.t().is_contiguous()):
+        return None
+    return found.product(x_NK, weight_KO)
+
+
+def arithmetic(model: Any) -> str:
+    """What products with the frozen weights of a model are made in: "float32", "bfloat16" or "block fixed point"."""
+    frozen = [weight for weight in model.parameters() if not weight.requires_grad and weight.ndim == 2]
+    computed = computed_in(model)
+    if computed is torch.float32 and any(_library(weight) is not None for weight in frozen):
+        return "block fixed point"
+    return str(computed).removeprefix("torch.")
+
+
+def _library(weight: Tensor) -> Library | None:
+    return library() if weight.dtype in KINDS and weight.device.type == "cpu" else None
