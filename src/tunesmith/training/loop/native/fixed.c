@@ -1,16 +1,16 @@
 /* Matrix products in block fixed point (AVX2).
  *
- * A processor without bfloat16 arithmetic multiplies 16-bit integers and adds them in pairs (vpmaddwd) at twice the
- * rate of float32. So both factors are cut along the summed dimension into blocks; each block of a row (of a column,
+ * A processor without bfloat16 arithmetic multiplies 16-bit integers and adds them in pairs (vpmaddwd) half as fast
+ * again as float32. So both factors are cut along the summed dimension into blocks; each block of a row (of a column,
  * on the weight's side) gets a scale and integers q. A block's sum is exact in int32: with |q| <= 32767 and
- * ||q|| < 46340 (its 2-norm), every partial sum is below 46340^2 < 2^31 by Cauchy-Schwarz. Sums of blocks are scaled and
- * added in float32, from the first block to the last: the same bytes for any number of threads and of rows.
+ * ||q|| < 46340 (its 2-norm), every partial sum is below 46340^2 < 2^31 by Cauchy-Schwarz. The limits below leave room
+ * for rounding to integers. Sums of blocks are scaled and added in float32, from the first block to the last: the same
+ * bytes for any number of threads and of rows.
  *
  * What is not finite makes its scale NaN, and with it all that is made from it.
  */
 #include "fixed.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "pool.h"
@@ -21,7 +21,6 @@
 #define TALL 6    /* rows of a tile, and columns: 12 sums fill the registers */
 #define WIDE 16
 #define GROUP 2 /* panels packed together: both fit into the first cache beside a tile of rows */
-
 #define MOST_NORM 46000.0f
 #define MOST 32700.0f
 #define TINY 1e-30f /* a block without a larger number counts as zeros */
@@ -89,7 +88,7 @@ INLINE float row_block(const float *v, int length, int16_t *q) {
   return scale;
 }
 
-/* Pairs `at` of eight rows, side by side, `stride` apart; those of the last rows are overwritten where it is below 8. */
+/* Pairs of eight rows, side by side, `stride` apart; those of the last rows are overwritten where that is below 8. */
 INLINE void transposed8(const int16_t *const rows[8], int at, int32_t *to, int stride) {
   __m256 r[8], t[8];
   for (int i = 0; i < 8; i++) r[i] = _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)(rows[i] + at)));
@@ -257,6 +256,8 @@ INLINE void sums(const int32_t *x, const int16_t *w, int64_t pairs, int32_t c[TA
         "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
+INLINE __m256 floats(const int32_t *c) { return _mm256_cvtepi32_ps(_mm256_load_si256((const __m256i *)c)); }
+
 /* TALL rows times WIDE columns over one block; added to y unless it is the first. */
 static void tile(const int32_t *x, const int16_t *panel, int pairs, const float *sx, const float *sw, float *y,
                  int64_t stride, int rows, int columns, int first) {
@@ -265,8 +266,8 @@ static void tile(const int32_t *x, const int16_t *panel, int pairs, const float 
   const __m256 s0 = _mm256_loadu_ps(sw), s1 = _mm256_loadu_ps(sw + 8);
   for (int row = 0; row < rows; row++) {
     const __m256 s = _mm256_broadcast_ss(sx + row);
-    const __m256 a = _mm256_mul_ps(_mm256_mul_ps(s, s0), _mm256_cvtepi32_ps(_mm256_load_si256((const __m256i *)(c[row] + 0))));
-    const __m256 b = _mm256_mul_ps(_mm256_mul_ps(s, s1), _mm256_cvtepi32_ps(_mm256_load_si256((const __m256i *)(c[row] + 8))));
+    const __m256 a = _mm256_mul_ps(_mm256_mul_ps(s, s0), floats(c[row]));
+    const __m256 b = _mm256_mul_ps(_mm256_mul_ps(s, s1), floats(c[row] + 8));
     float *to = y + row * stride, part[WIDE];
     if (columns < WIDE) {
       _mm256_storeu_ps(part, a);
