@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch decide")
     parser.add_argument("--max-rows", type=int, default=64, help="rows decoded at once")
     parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16, float16 or int8")
+    parser.add_argument("--records", type=Path, help="where it is kept what transformers says of models")
     parser.add_argument("--parent-watch", type=int, metavar="PID", help="end when this process does")
     arguments = parser.parse_args()
     if arguments.parent_watch:
@@ -47,6 +48,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         max_rows=arguments.max_rows,
         precision=arguments.precision,
+        records=arguments.records,
     )
     runner = web.AppRunner(worker.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

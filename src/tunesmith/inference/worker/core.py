@@ -32,7 +32,7 @@ class Core:
     Args:
         name: what callers call the base model.
         threads: torch's CPU threads; 0 leaves its default.
-        precision: see ``LanguageModel``.
+        precision, records: see ``LanguageModel``.
         loop: the loop that reads events.
 
     Raises:
@@ -47,6 +47,7 @@ class Core:
         threads: int,
         max_rows: int,
         precision: str = AUTO,
+        records: Path | None = None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.name = name
@@ -54,7 +55,7 @@ class Core:
         if threads:
             torch.set_num_threads(threads)
         self.tokens = Tokens(folder)
-        self.model = LanguageModel(folder, precision=precision)
+        self.model = LanguageModel(folder, precision=precision, records=records)
         self.tokens.context = self.model.context
         self.adapters: dict[str, AdapterWeights] = {}
         self.max_rows = max_rows

@@ -34,8 +34,17 @@ class Worker:
         name: what callers call the base model.
     """
 
-    def __init__(self, name: str, folder: Path, *, threads: int, max_rows: int, precision: str = "auto") -> None:
-        self._name, self._folder = name, folder
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        threads: int,
+        max_rows: int,
+        precision: str = "auto",
+        records: Path | None = None,
+    ) -> None:
+        self._name, self._folder, self._records = name, folder, records
         self._threads, self._max_rows, self._precision = threads, max_rows, precision
         self._core: Core | None = None
         self._problem: Problem | None = None
@@ -72,6 +81,7 @@ class Worker:
                 threads=self._threads,
                 max_rows=self._max_rows,
                 precision=self._precision,
+                records=self._records,
                 loop=loop,
             )
 
