@@ -15,7 +15,9 @@ import torch
 from tunesmith.inference.worker.events import Mailbox, RowEvent
 from tunesmith.inference.worker.lora import AdapterWeights
 from tunesmith.inference.worker.model import LanguageModel
+from tunesmith.inference.worker.pages import let_go_of_code
 from tunesmith.inference.worker.precision import AUTO
+from tunesmith.inference.worker.recording import prepare
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.scheduler import Scheduler
 from tunesmith.inference.worker.tokens import Tokens
@@ -54,8 +56,12 @@ class Core:
         self._threads = threads
         if threads:
             torch.set_num_threads(threads)
-        self.tokens = Tokens(folder)
+        let_go_of_code()
+        if records is not None:
+            prepare(folder, records, precision)
+        self.tokens = Tokens(folder, records)
         self.model = LanguageModel(folder, precision=precision, records=records)
+        let_go_of_code()
         self.tokens.context = self.model.context
         self.adapters: dict[str, AdapterWeights] = {}
         self.max_rows = max_rows

@@ -13,17 +13,21 @@ from typing import Any
 
 import structlog
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tunesmith.inference.worker.attention import PackedAttention
+from tunesmith.inference.worker.block import FAMILIES
 from tunesmith.inference.worker.cache import LayerShape
+from tunesmith.inference.worker.loading import architecture, caps_logits, stored_dtype
 from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.parent import end_with
+from tunesmith.inference.worker.precision import AUTO, choose
 from tunesmith.inference.worker.records import Attribute, Record, Records, Rotation
 from tunesmith.inference.worker.surveys import Survey, survey
+from tunesmith.inference.worker.tokens import Tokens
 from tunesmith.kernel.logs import log_to_stderr
-from tunesmith.kernel.problems import Invalid, Unsupported
+from tunesmith.kernel.problems import Problem
 
 _READ = ("variance_epsilon", "eps", "head_dim", "scaling", "layer_type", "scalar_embed_scale")
 _ACTIVATIONS = {
@@ -34,6 +38,10 @@ _LARGE = 256 << 20  # bytes of weights, beside which transformers is little
 _CPU = torch.device("cpu")
 
 log = structlog.get_logger(__name__)
+
+
+def _name(held: torch.dtype, computed: torch.dtype) -> str:
+    return "-".join(str(each).removeprefix("torch.") for each in (held, computed))
 
 
 class Unrecordable(Exception):
@@ -79,59 +87,73 @@ def surveyed(record: Record, folder: Path, held: torch.dtype) -> Survey:
 
 
 class Known:
-    """What transformers says of the model in ``folder``, from its record where there is one.
-
-    Without one, a large model is looked at by another process, so that this one never holds transformers; a small one,
-    whose memory is not what counts, by this one, which is quicker. Either way there is a record afterwards.
-    """
+    """What transformers says of the model in ``folder``, from its record where there is one; afterwards there is one."""
 
     def __init__(self, folder: Path, records: Path) -> None:
         self._folder, self._records = folder, Records(records, folder)
-        self._large = sum(path.stat().st_size for path in folder.glob("*.safetensors")) >= _LARGE
-        self._numbers: tuple[str, str] | None = None
+        self._used: str | None = None
 
     def survey(self, held: torch.dtype, computed: torch.dtype, attention: PackedAttention) -> Survey:
         """As ``surveys.survey``, on the CPU."""
-        numbers = (str(held).removeprefix("torch."), str(computed).removeprefix("torch."))
-        hopeless = self._records.given_up(numbers)
-        record = None if hopeless else self._records.read(numbers)
-        if record is None and self._large and not hopeless:
-            self._record_elsewhere(numbers)
-            record = self._records.read(numbers)
+        name = _name(held, computed)
+        hopeless = self._records.given_up(name)
+        record = None if hopeless else self._records.read(name, Record)
         if record is not None:
             try:
                 found = surveyed(record, self._folder, held)
             except Exception as error:  # whatever a record that fits no more sets off; transformers says what is wrong
                 log.warning("the record cannot be used", error=str(error)[:200])
             else:
-                self._numbers = numbers
+                self._used = name
                 return found
         found = survey(self._folder, held, computed, _CPU, attention)
-        if not (hopeless or self._large):
-            self.keep(found, held, computed)
+        if not hopeless:
+            self._keep(name, found, held)
         return found
-
-    def keep(self, found: Survey, held: torch.dtype, computed: torch.dtype) -> None:
-        """Make a record of what transformers has just said."""
-        numbers = (str(held).removeprefix("torch."), str(computed).removeprefix("torch."))
-        try:
-            self._records.write(numbers, recorded(found, self._folder, held))
-        except Unrecordable as error:
-            log.info("no record", reason=str(error))
-            self._records.give_up(numbers)
 
     def distrust(self) -> bool:
         """Whether the last survey was from a record; it will not be asked again."""
-        if self._numbers is None:
+        if self._used is None:
             return False
-        self._records.give_up(self._numbers)
-        self._numbers = None
+        self._records.give_up(self._used)
+        self._used = None
         return True
 
-    def _record_elsewhere(self, numbers: tuple[str, str]) -> None:
-        command = [sys.executable, "-P", "-m", __name__, "--model", str(self._folder), "--numbers", *numbers]
-        command += ["--records", str(self._records.folder), "--parent-watch", str(os.getpid())]
-        subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
+    def _keep(self, name: str, found: Survey, held: torch.dtype) -> None:
+        try:
+            self._records.write(name, recorded(found, self._folder, held))
+        except Unrecordable as error:
+            log.info("no record", reason=str(error))
+            self._records.give_up(name)
+
+
+def prepare(folder: Path, records: Path, precision: str) -> None:
+    """Have the records of a large model made by another process, so that this one never holds transformers.
+
+    What is wrong with the model is told when it is loaded. A small one makes its records while it is loaded for the
+    first time: that is quicker, and its memory is not what counts.
+    """
+    try:
+        if sum(path.stat().st_size for path in folder.glob("*.safetensors")) < _LARGE or not recordable(folder, _CPU):
+            return
+        held = stored_dtype(folder)
+        name, known = _name(held, choose(precision, held, _CPU).computed), Records(records, folder)
+        if known.given_up(name) or known.read(name, Record) is not None:
+            return
+    except (Problem, OSError, SafetensorError):
+        return
+    command = [sys.executable, "-P", "-m", __name__, "--model", str(folder), "--precision", precision]
+    command += ["--records", str(records), "--parent-watch", str(os.getpid())]
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
+
+
+def recordable(folder: Path, device: torch.device) -> bool:
+    """The block is for models of this kind, and for this device a record is enough to build it.
+
+    Raises:
+        Invalid: config.json is missing or cannot be read.
+    """
+    return device.type == "cpu" and architecture(folder) in FAMILIES and not caps_logits(folder)
 
 
 class _Module:
@@ -288,22 +310,23 @@ def _rotations(rotary: Any, context: int) -> Iterator[tuple[str, Rotation]]:
 
 
 def main() -> None:
-    """Make the record that the command line asks for. What is wrong with the model, the engine is told when it tries."""
+    """Make the records that the command line asks for."""
     parser = argparse.ArgumentParser(prog="tunesmith.inference.worker.recording", description=__doc__)
     parser.add_argument("--model", required=True, type=Path, help="the model's folder")
-    parser.add_argument("--records", required=True, type=Path, help="where the record goes")
-    parser.add_argument("--numbers", required=True, nargs=2, help="what its weights are loaded and computed as")
+    parser.add_argument("--records", required=True, type=Path, help="where the records go")
+    parser.add_argument("--precision", default=AUTO, help="what the engine is asked for")
     parser.add_argument("--parent-watch", type=int, metavar="PID", help="end when this process does")
     given = parser.parse_args()
     if given.parent_watch:
         end_with(given.parent_watch)
     log_to_stderr("info")
-    held, computed = (getattr(torch, name) for name in given.numbers)
-    known = Known(given.model, given.records)
+    held = stored_dtype(given.model)
+    computed = choose(given.precision, held, _CPU).computed
     try:
+        Tokens(given.model, given.records)
         with torch.inference_mode():
-            known.keep(survey(given.model, held, computed, _CPU, PackedAttention()), held, computed)
-    except (Invalid, Unsupported) as problem:
+            Known(given.model, given.records).survey(held, computed, PackedAttention())
+    except Problem as problem:  # the engine is told the same
         sys.exit(problem.en)
 
 

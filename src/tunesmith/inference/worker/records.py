@@ -9,10 +9,10 @@ it; a damaged one is none.
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import structlog
@@ -20,11 +20,15 @@ import structlog
 from tunesmith.kernel.files import written_whole
 
 _EDITION = 1
-_CODE = ("attention.py", "block.py", "loading.py", "recording.py", "records.py", "surveys.py")
+_CODE = (
+    *("attention.py", "block.py", "loading.py", "recording.py", "records.py", "rehearsal.py", "surveys.py"),
+    *("templates.py", "tokens.py", "words.py"),
+)
 _MOST_BYTES = 64 << 20
 _MOST_FILE_BYTES = 64 << 20  # files this small are read whole to be told apart
-_KEPT = 32
-_LIBRARIES = ("torch", "transformers", "safetensors", "tunesmith")
+_KEPT = 64
+_READ = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken")  # of these suffixes are a model's files
+_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "jinja2", "tunesmith")
 
 Attribute: TypeAlias = int | float | str
 log = structlog.get_logger(__name__)
@@ -64,6 +68,25 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rotations: dict[str, Rotation]
 
 
+class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What transformers makes of the files of a tokenizer.
+
+    Attributes:
+        tokenizer: of the tokenizers library, as JSON.
+        template: for chats; None where there is none.
+        special: names of special tokens and what they are.
+        ends: tokens that end a completion.
+    """
+
+    tokenizer: str
+    template: str | None
+    special: dict[str, str]
+    ends: list[int]
+
+
+Kind = TypeVar("Kind", Record, Words)
+
+
 class Records:
     """A model's records.
 
@@ -78,45 +101,45 @@ class Records:
         self.folder, self._model = folder, model
         self._identity = _identity(model)
 
-    def read(self, numbers: Sequence[str]) -> Record | None:
-        """The record of these files, loaded and computed as these ``numbers`` (names of types); None without one."""
-        path = self._path(numbers)
+    def read(self, name: str, kind: type[Kind]) -> Kind | None:
+        """What was written under ``name`` for these very files; None where there is none."""
+        path = self._path(name)
         try:
             if path.stat().st_size > _MOST_BYTES:
                 return None
             found = path.read_bytes()
             if hashlib.sha256(found[32:]).digest() != found[:32]:
                 return None
-            return msgspec.msgpack.decode(found[32:], type=Record)
+            return msgspec.msgpack.decode(memoryview(found)[32:], type=kind)
         except (OSError, msgspec.MsgspecError):
             return None
 
-    def write(self, numbers: Sequence[str], record: Record) -> None:
-        """Keep ``record``; not if the model has changed since this object was made. A full disk is no failure."""
+    def write(self, name: str, record: Record | Words) -> None:
+        """Keep ``record`` under ``name``; not if the model has changed since this object was made. A full disk is no failure."""
         body = msgspec.msgpack.encode(record)
         try:
             if _identity(self._model) != self._identity:
                 return
             self.folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(self._path(numbers)) as temporary:
+            with written_whole(self._path(name)) as temporary:
                 temporary.write_bytes(hashlib.sha256(body).digest() + body)
             self._forget_old()
         except OSError as error:
             log.warning("a model's record cannot be kept", error=str(error))
 
-    def give_up(self, numbers: Sequence[str]) -> None:
-        """Remember that these files have no record, or a wrong one: nobody need try again."""
+    def give_up(self, name: str) -> None:
+        """Remember that these files have no such record, or a wrong one: nobody need try again."""
         with contextlib.suppress(OSError):
-            self._path(numbers).unlink(missing_ok=True)
+            self._path(name).unlink(missing_ok=True)
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._path(numbers).with_suffix(".none").touch()
+            self._path(name).with_suffix(".none").touch()
 
-    def given_up(self, numbers: Sequence[str]) -> bool:
+    def given_up(self, name: str) -> bool:
         """See ``give_up``."""
-        return self._path(numbers).with_suffix(".none").exists()
+        return self._path(name).with_suffix(".none").exists()
 
-    def _path(self, numbers: Sequence[str]) -> Path:
-        return self.folder / f"{self._identity}-{'-'.join(numbers)}.record"
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{self._identity}-{name}.record"
 
     def _forget_old(self) -> None:
         found = sorted(self.folder.glob("*-*.*"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
@@ -146,6 +169,7 @@ def _identity(model: Path) -> str:
 
 def _files(model: Path) -> Iterator[Path]:
     """What loading may read, in one order."""
-    with os.scandir(model) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
-    yield from (model / name for name in names if name.endswith((".json", ".safetensors")))
+    for folder in (model, model / "additional_chat_templates"):
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+            yield from (folder / name for name in names if name.endswith(_READ))

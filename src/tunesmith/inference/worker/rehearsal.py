@@ -41,6 +41,11 @@ def rehearse(template: str, special: Mapping[str, str]) -> None:
         )
 
 
+def conversations() -> list[list[dict[str, str]]]:
+    """Small ones, of the orders of turns that templates know."""
+    return [[{"role": role, "content": "hello"} for role in roles] for roles in _TURNS]
+
+
 def main() -> None:
     """Render what standard input holds, within the limits."""
     asked = json.loads(sys.stdin.buffer.read())
@@ -58,40 +63,14 @@ def main() -> None:
 
 def _fits(template: str, special: dict[str, str]) -> bool:
     from jinja2.exceptions import TemplateError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.nodes import CallBlock, Node
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Generation(Extension):
-        """Transformers' mark around what the assistant says; here it only lets its inside through."""
+    from tunesmith.inference.worker.templates import Template
 
-        tags = {"generation"}  # noqa: RUF012  (as jinja declares it)
-
-        def parse(self, parser: Parser) -> Node:
-            line = next(parser.stream).lineno
-            inside = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return CallBlock(self.call_method("_through"), [], [], inside).set_lineno(line)
-
-        def _through(self, caller: "object") -> str:
-            return str(caller())  # type: ignore[operator]
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    # The environment transformers renders in, as far as memory and time go.
-    jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    jinja.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
-    jinja.globals |= {"raise_exception": refuse, "strftime_now": lambda form: form}
-    compiled = jinja.from_string(template)
-    for roles in _TURNS:
-        messages = [{"role": role, "content": "hello"} for role in roles]
+    compiled = Template(template, special)
+    for messages in conversations():
         try:
-            pieces = compiled.generate(
-                messages=messages, tools=None, documents=None, add_generation_prompt=True, **special
-            )
             length = 0
-            for piece in pieces:
+            for piece in compiled.pieces(messages, add_generation_prompt=True):
                 length += len(piece)
                 if length > _LONGEST:
                     return False

@@ -11,9 +11,9 @@ import msgspec
 
 from tunesmith.inference.worker.grammar import Grammars
 from tunesmith.inference.worker.loading import reason
-from tunesmith.inference.worker.rehearsal import rehearse
-from tunesmith.kernel.imports import importing
-from tunesmith.kernel.problems import Conflict, Invalid, Unsupported
+from tunesmith.inference.worker.records import Records
+from tunesmith.inference.worker.words import spoken
+from tunesmith.kernel.problems import Conflict, Invalid, Problem
 
 # Composing characters (NFC and the like) makes one of at most four.
 _COMPOSED = 4
@@ -27,6 +27,9 @@ _MAX_FACTS_BYTES = 4 << 20
 class Tokens:
     """A model folder's tokenizer. Safe to use from several threads: nothing in it changes after loading.
 
+    Args:
+        records: where it is kept what transformers makes of the files; None asks it each time.
+
     Attributes:
         context: most tokens a prompt may have; longer texts are refused before they are tokenized. None lets all pass.
         ends: token ids that end a completion.
@@ -39,21 +42,16 @@ class Tokens:
 
     context: int | None = None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, records: Path | None = None) -> None:
         try:
-            self._tokenizer, self.ends = _read(folder)
-        except MemoryError:
+            found = spoken(folder, None if records is None else Records(records, folder))
+        except (MemoryError, Problem):
             raise
         except Exception as error:  # what broken files set off in the library may be of any class
             said = reason(error) or type(error).__name__
             raise Invalid(f"分词器无法加载：{said}", f"the tokenizer cannot be loaded: {said}") from error
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise Unsupported("内置引擎需要 tokenizer.json", "the built-in engine needs a tokenizer.json")
-        # Transformers' own encode sets truncation on every call, which is not safe beside another thread.
-        backend.no_truncation()
-        backend.no_padding()
-        self._backend: Any = backend
+        self._backend, self._render, self.ends = found.backend, found.render, found.ends
+        backend = found.backend
         self.grammars = Grammars(backend.to_str, self.ends)
         self._spelled: dict[int, bytes] = {}
         self._letters = _byte_letters(backend.decoder)
@@ -62,12 +60,8 @@ class Tokens:
         if type(backend.model).__name__ != "BPE":
             longest = max(longest, _WORD)
         self._widest = longest * (_COMPOSED if backend.normalizer is not None else 1)
-        self._template_sha256 = _digest(self._tokenizer)
-        if isinstance(self._tokenizer.chat_template, str):
-            special = self._tokenizer.special_tokens_map
-            rehearse(
-                self._tokenizer.chat_template, {name: text for name, text in special.items() if isinstance(text, str)}
-            )
+        template = found.template
+        self._template_sha256 = None if template is None else hashlib.sha256(template.encode()).hexdigest()
 
     def require_template_of(self, name: str, folder: Path) -> None:
         """Refuse an adapter that was trained with another chat template than this one.
@@ -98,16 +92,14 @@ class Tokens:
         Raises:
             Invalid: the template refuses the conversation or fails, the model has none, or the context is too short.
         """
-        if not self._tokenizer.chat_template:
+        if self._render is None:
             raise Invalid(
                 "该基础模型没有对话模板，请使用原始文本补全",
                 "this base model has no chat template; complete raw text instead",
             )
         self._require_room(max(self._fewest(sum(len(message["content"]) for message in messages)), len(messages)))
         try:
-            text = self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            text = self._render(messages, add_generation_prompt)
         except Exception as error:  # a template is a program, and may fail in any way
             said = reason(error) or type(error).__name__
             raise Invalid(
@@ -170,15 +162,6 @@ def _byte_letters(decoder: Any) -> dict[str, bytes]:
     return letters | {chr(0x100 + i): bytes([byte]) for i, byte in enumerate(others)}
 
 
-def _digest(tokenizer: Any) -> str | None:
-    """SHA-256 of the chat template in use, as trained adapters record it; None where there is none."""
-    try:
-        template = tokenizer.get_chat_template() if tokenizer.chat_template else None
-    except ValueError:  # several, and none of them is the usual one
-        return None
-    return hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
-
-
 def _recorded(facts: Path) -> str | None:
     """The template an adapter says it was trained with; None where it says nothing that can be read."""
     try:
@@ -189,19 +172,3 @@ def _recorded(facts: Path) -> str | None:
         return None
     digest = found.get("chat_template_sha256") if isinstance(found, dict) else None
     return digest if isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest) else None
-
-
-def _read(folder: Path) -> tuple[Any, frozenset[int]]:
-    """The tokenizer in ``folder``, and the tokens that end a completion."""
-    with importing():
-        from transformers import AutoTokenizer, GenerationConfig
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    ends = _ids(tokenizer.eos_token_id)
-    if (folder / "generation_config.json").is_file():
-        ends |= _ids(GenerationConfig.from_pretrained(folder).eos_token_id)
-    return tokenizer, ends
-
-
-def _ids(value: int | list[int] | None) -> frozenset[int]:
-    return frozenset(() if value is None else (value,) if isinstance(value, int) else map(int, value))

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,8 @@ def test_another_version_of_a_library_asks_anew(
     folder = write_model(tmp_path / "model", LlamaConfig(**SIZES))
     load(folder)
     unasked()
-    now = records.version
+    from importlib.metadata import version as now
+
     monkeypatch.setattr(records, "version", lambda name: "0" if name == version else now(name))
     with pytest.raises(Asked):
         load(folder)
@@ -193,14 +195,21 @@ def test_a_record_that_gives_other_logits_is_not_asked_again(
 
 
 def test_a_large_model_is_looked_at_by_another_process(
-    tmp_path: Path, load: Callable[..., LanguageModel], unasked: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    tmp_path: Path,
+    load: Callable[..., LanguageModel],
+    unasked: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = write_model(tmp_path / "model", Qwen2Config(**SIZES, dtype="bfloat16"))
-    asked = said(LanguageModel(folder, cache_bytes=1 << 26))
+    asked = said(LanguageModel(base, cache_bytes=1 << 26))
     monkeypatch.setattr(recording, "_LARGE", 0)
+    recording.prepare(base, tmp_path / "records", "auto")
     unasked()
-    assert torch.equal(said(load(folder)), asked)
-    assert len(files(tmp_path)) == 1
+    assert torch.equal(said(load(base)), asked)
+    kinds = [path.stem.partition("-")[2] for path in files(tmp_path)]
+    assert kinds == ["float32-float32", "words"]
+    monkeypatch.setattr(subprocess, "run", unasked)  # there is nothing to do
+    recording.prepare(base, tmp_path / "records", "auto")
 
 
 def test_what_a_record_cannot_say_is_asked_each_time_but_not_recorded_each_time(
@@ -209,7 +218,12 @@ def test_what_a_record_cannot_say_is_asked_each_time_but_not_recorded_each_time(
     folder = write_model(tmp_path / "model", LlamaConfig(**SIZES, hidden_act="relu"))
     tried: list[bool] = []
     true = recording.recorded
-    monkeypatch.setattr(recording, "recorded", lambda *given: (tried.append(True), true(*given))[1])
+
+    def counted(*given: Any) -> Any:
+        tried.append(True)
+        return true(*given)
+
+    monkeypatch.setattr(recording, "recorded", counted)
     assert torch.equal(said(load(folder)), said(load(folder)))
     assert len(tried) == 1 and [path.suffix for path in files(tmp_path)] == [".none"]
 
