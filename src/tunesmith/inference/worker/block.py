@@ -18,7 +18,7 @@ from tunesmith.inference.worker.attention import PackedAttention
 from tunesmith.inference.worker.lora import Lora, Part, Site
 from tunesmith.inference.worker.pages import let_go, trim
 from tunesmith.inference.worker.precision import Precision
-from tunesmith.inference.worker.weights import Kernel, pack, sliced
+from tunesmith.inference.worker.weights import Kernel, Panels, pack, sliced
 
 FAMILIES = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
 _PACKED_AT_ONCE = 4
@@ -113,10 +113,14 @@ class Decoder:
         self._shape = (config.num_attention_heads, config.num_key_value_heads)
         self._rotary = hf.model.rotary_emb
         self._tables: dict[str | None, tuple[Tensor, Tensor]] = {}
-        self._embeddings = hf.model.embed_tokens.weight.detach()
+        embeddings = hf.model.embed_tokens.weight.detach()
         self._embedding_scale = float(getattr(hf.model.embed_tokens, "scalar_embed_scale", 1.0))
         head = hf.get_output_embeddings()  # first: nothing else takes as much to pack
         self.head = sliced(head.weight.detach(), head.bias, precision)
+        # looked up in the head where that is the same: then nothing of the checkpoint stays in memory
+        tied = head.weight.data_ptr() == embeddings.data_ptr()
+        within = tied and isinstance(self.head, Panels) and self.head.keeps(embeddings)
+        self._embeddings = None if within else embeddings
 
         def taken(index: int) -> Layer:
             with torch.inference_mode():  # each thread has its own setting
@@ -160,7 +164,12 @@ class Decoder:
 
     def embedded(self, tokens_T: Tensor) -> Tensor:
         """What the layers begin with, (tokens, width)."""
-        x = F.embedding(tokens_T, self._embeddings).to(self._precision.computed)
+        if self._embeddings is not None:
+            x = F.embedding(tokens_T, self._embeddings)
+        else:
+            assert isinstance(self.head, Panels)
+            x = self.head.rows(tokens_T)
+        x = x.to(self._precision.computed)
         return x if self._embedding_scale == 1.0 else x.mul_(self._embedding_scale)
 
     def _attention(self, it: Attention, x_TI: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import Precision
 
 _OUTPUTS = 1 << 15  # widened at once, where many are
+_TRIED = 64  # rows that are looked up to see that they are what they were
 
 
 class Kernel(Protocol):
@@ -90,6 +91,7 @@ class Panels:
             native.pack(self._rounded(some, begin), self._weight[begin // PANEL :])
             let_go([some])
         self.nbytes = self._weight.nbytes
+        self._order = None if self._scale is not None else _order(self._weight.dtype, native)
         self.product = Product(
             self._weight.data_ptr(),
             None if self._scale is None else self._scale.data_ptr(),
@@ -102,12 +104,31 @@ class Panels:
     def __call__(self, x_TI: Tensor) -> Tensor:
         return self._native.product(self.product, x_TI)
 
+    def keeps(self, weight_OI: Tensor) -> bool:
+        """Whether ``rows`` gives back what ``weight_OI``, which it was made of, holds: nothing of it was rounded."""
+        if self._order is None or self._weight.dtype not in (weight_OI.dtype, torch.float32):
+            return False
+        some = torch.linspace(0, len(weight_OI) - 1, _TRIED).long()
+        return bool(torch.equal(self.rows(some), weight_OI[some].to(self._weight.dtype)))
+
+    def rows(self, outputs_T: Tensor) -> Tensor:
+        """The weights of these outputs, (tokens, in), where they ``keep`` them."""
+        assert self._order is not None
+        return self._weight[outputs_T // PANEL, :, self._order[outputs_T % PANEL]]
+
     def _rounded(self, weight_OI: Tensor, begin: int) -> Tensor:
         if self._scale is None:
             return weight_OI.to(self._weight.dtype)
         scales = weight_OI.float().abs().amax(1).clamp_min(1e-12) / 127
         self._scale[begin : begin + len(weight_OI)] = scales
         return (weight_OI / scales[:, None]).round_().to(torch.int8)
+
+
+def _order(dtype: torch.dtype, native: Library) -> Tensor:
+    """Where in a panel each of its outputs lies: the library's own matter."""
+    panel = torch.empty(1, 1, PANEL, dtype=dtype)
+    native.pack(torch.arange(PANEL).to(dtype)[:, None], panel)
+    return panel.flatten().float().argsort()
 
 
 def _kept(stored: torch.dtype, precision: Precision) -> torch.dtype:

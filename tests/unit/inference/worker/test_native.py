@@ -21,8 +21,10 @@ from tunesmith.inference.worker import weights
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.model import LanguageModel
 from tunesmith.inference.worker.native import library as native
-from tunesmith.inference.worker.native.library import KINDS, Library, Product, packed_shape
+from tunesmith.inference.worker.native.library import KINDS, PANEL, Library, Product, packed_shape
+from tunesmith.inference.worker.precision import Precision
 from tunesmith.inference.worker.step import Step
+from tunesmith.inference.worker.weights import Panels, pack
 
 COMPILERS = ("cc", "gcc", "clang")
 BLOCK = 256  # inputs with one scale, to weights of 8 bits; see product.h
@@ -323,3 +325,15 @@ def logits_of(model: LanguageModel) -> torch.Tensor:
         found = model.forward(Step(tokens, range(6), [Chunk(lease, 0, 6, 0)], [], [], [2, 5]))
     model.cache.release(lease)
     return found
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_the_rows_of_a_packed_weight_are_those_it_was_made_of(stored: torch.dtype, precision: Any) -> None:
+    weight = torch.randn(77, 40, generator=torch.Generator().manual_seed(3)).to(stored)
+    packed = pack(weight, None, Precision(precision, torch.float32))
+    rounded = precision == "int8" or (precision == "float16" and stored == torch.float32)
+    assert isinstance(packed, Panels) and packed.keeps(weight) is not rounded
+    if not rounded:
+        some = torch.tensor([0, 76, 15, 16, 8, 8, 33])
+        assert torch.equal(packed.rows(some).to(stored), weight[some])
