@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from tunesmith.inference.worker import lean  # noqa: F401  (first)
 from tunesmith.inference.worker.parent import end_with
 from tunesmith.inference.worker.server import Worker
 from tunesmith.kernel.logs import log_to_stderr
@@ -71,6 +72,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
 
 async def _load(worker: Worker, stop: asyncio.Event) -> None:
     await worker.load()
+    gc.collect()  # what importing has left, while the collector rested
     gc.freeze()  # libraries and model stay to the end: no step waits while all of them are looked through
     if worker.failed:
         await asyncio.sleep(_FAILED_LINGER_S)

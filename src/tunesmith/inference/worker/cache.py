@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tunesmith.inference.worker.pages import trim
+
 _SMALLEST = 256
 
 
@@ -104,6 +106,7 @@ class Arena:
                 new[:used, :, :longest] = tensors[layer][:used, :, :longest]
                 tensors[layer] = new
         self.slots = slots
+        trim()  # what the old ones leave are holes that the new ones do not fit
 
 
 class Cache:
