@@ -133,6 +133,8 @@ def prepare(folder: Path, records: Path, precision: str) -> None:
     What is wrong with the model is told when it is loaded. A small one makes its records while it is loaded for the
     first time: that is quicker, and its memory is not what counts.
     """
+    if torch.cuda.is_available():
+        return
     try:
         if sum(path.stat().st_size for path in folder.glob("*.safetensors")) < _LARGE or not recordable(folder, _CPU):
             return
