@@ -21,7 +21,7 @@ from tunesmith.inference.worker import weights
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.model import LanguageModel
 from tunesmith.inference.worker.native import library as native
-from tunesmith.inference.worker.native.library import KINDS, PANEL, Library, Product, packed_shape
+from tunesmith.inference.worker.native.library import KINDS, Library, Product, packed_shape
 from tunesmith.inference.worker.precision import Precision
 from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.weights import Panels, pack
