@@ -112,15 +112,12 @@ class Drafter:
     def __init__(self, prompt: Sequence[int]) -> None:
         self._tokens = np.array(prompt, dtype=np.int64)
         self._count = len(prompt)
+        self._new: list[int] = []  # not in the array yet: where many rows run, nobody guesses
         self._right = self._tried = 0.0  # what became of guessed tokens lately
 
     def add(self, tokens: Sequence[int]) -> None:
         """The row goes on with ``tokens``."""
-        count = self._count + len(tokens)
-        if count > len(self._tokens):
-            self._tokens = np.concatenate([self._tokens[: self._count], np.zeros(count, dtype=np.int64)])
-        self._tokens[self._count : count] = tokens
-        self._count = count
+        self._new += tokens
 
     def guess(self, most: int, times: StepTimes, *, tokens: int = 1, said: float = 1.0) -> list[int]:
         """At most ``most`` tokens that may come next: as many as make the step say most in its time; often none.
@@ -129,7 +126,7 @@ class Drafter:
             tokens: how many the step holds without them.
             said: how many it will say without them, as far as can be expected.
         """
-        found = propose(self._tokens[: self._count], min(most, _LONGEST_GUESS)) if most > 0 else []
+        found = propose(self._known(), min(most, _LONGEST_GUESS)) if most > 0 else []
         best, fastest = 0, _WORTH_IT * said / times.of(tokens)
         for count in range(1, len(found) + 1):
             speed = (said + self.gain(count)) / times.of(tokens + count)
@@ -138,6 +135,15 @@ class Drafter:
         if found and not best:  # some time later it may be worth another try
             self._right, self._tried = self._right * _KEPT_QUIET, self._tried * _KEPT_QUIET
         return found[:best]
+
+    def _known(self) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+        """Prompt and completion."""
+        count = self._count + len(self._new)
+        if count > len(self._tokens):
+            self._tokens = np.concatenate([self._tokens[: self._count], np.zeros(count, dtype=np.int64)])
+        self._tokens[self._count : count] = self._new
+        self._count, self._new = count, []
+        return self._tokens[:count]
 
     def gain(self, count: int) -> float:
         """How many of ``count`` guessed tokens can be expected to come true."""
