@@ -112,7 +112,7 @@ class Decoder:
         self._plus_one = config.model_type in _PLUS_ONE
         self._shape = (config.num_attention_heads, config.num_key_value_heads)
         self._rotary = hf.model.rotary_emb
-        self._tables: dict[str | None, tuple[Tensor, Tensor]] = {}
+        self._tables: dict[str | None, Tensor] = {}  # cosines and sines, (2, positions, 1, width)
         embeddings = hf.model.embed_tokens.weight.detach()
         self._embedding_scale = float(getattr(hf.model.embed_tokens, "scalar_embed_scale", 1.0))
         head = hf.get_output_embeddings()  # first: nothing else takes as much to pack
@@ -146,7 +146,8 @@ class Decoder:
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, keep: Sequence[int]) -> Tensor:
         """Logits of the tokens ``keep``, rising, (kept, vocabulary)."""
         x = self.embedded(tokens_T)
-        rotations = {kind: self.rotation(positions_T, kind) for kind in self._kinds}
+        longest = int(positions_T.max()) + 1
+        rotations = {kind: self.rotation(positions_T, kind, longest) for kind in self._kinds}
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             cos, sin = rotations[layer.attention.rotary]
@@ -185,17 +186,21 @@ class Decoder:
         )
         return seen.reshape(tokens, it.heads * it.width)
 
-    def rotation(self, positions_T: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for (tokens, 1, width); the first half of the sines is negative, see ``_rotate``."""
-        longest = int(positions_T.max()) + 1
+    def rotation(self, positions_T: Tensor, kind: str | None, longest: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for (tokens, 1, width); the first half of the sines is negative, see ``_rotate``.
+
+        Args:
+            longest: more than every position.
+        """
         if longest > _TABLE:
             return self._turns(positions_T, kind)
-        cos, sin = self._tables.get(kind, (positions_T, positions_T))
-        if kind not in self._tables or longest > len(cos):
+        table = self._tables.get(kind)
+        if table is None or longest > table.shape[1]:
             size = min(1 << max(8, (longest - 1).bit_length()), self._context)
             known = torch.arange(size, device=positions_T.device)
-            cos, sin = self._tables[kind] = self._turns(known, kind)
-        return cos[positions_T], sin[positions_T]
+            table = self._tables[kind] = torch.stack(self._turns(known, kind))
+        cos, sin = table.index_select(1, positions_T)
+        return cos, sin
 
     def _turns(self, positions_T: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
         like = torch.empty(0, dtype=self._precision.computed, device=positions_T.device)

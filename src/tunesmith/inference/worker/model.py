@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import structlog
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ class LanguageModel:
 
         The leases' ``length`` is left for the caller to advance.
         """
-        ids = torch.tensor([list(step.tokens), list(step.positions)], device=self.device)
+        ids = torch.from_numpy(np.array((step.tokens, step.positions), dtype=np.int64)).to(self.device)
         if self._program is not None and self._program.takes(step):
             return self._program(ids[0], ids[1], step)
         self._attention.plan = Plan(step.chunks, decode_groups(step.decoding, self.device))
