@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -15,6 +15,7 @@ import torch
 from tunesmith.inference.worker.events import Mailbox, RowEvent
 from tunesmith.inference.worker.lora import AdapterWeights
 from tunesmith.inference.worker.model import LanguageModel
+from tunesmith.inference.worker.outbox import Outbox
 from tunesmith.inference.worker.pages import let_go_of_code
 from tunesmith.inference.worker.precision import AUTO
 from tunesmith.inference.worker.recording import prepare
@@ -65,13 +66,13 @@ class Core:
         self.tokens.context = self.model.context
         self.adapters: dict[str, AdapterWeights] = {}
         self.max_rows = max_rows
-        self._loop = loop
         self._mail: dict[Row, Mailbox] = {}
+        self._outbox: Outbox[Row] = Outbox(loop, self._hand_out)
         self._inbox: SimpleQueue[Row | None] = SimpleQueue()
         self._closing = False
         self._loading = asyncio.Lock()
         self.scheduler = Scheduler(
-            self.model, self.tokens.decode, self.tokens.ends, max_rows=max_rows, deliver=self._deliver
+            self.model, self.tokens.decode, self.tokens.ends, max_rows=max_rows, deliver=self._outbox.put
         )
         self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
         self._thread.start()
@@ -184,13 +185,8 @@ class Core:
                 elif not row.canceled:
                     self.scheduler.add(row)
 
-    def _deliver(self, events: list[tuple[Row, RowEvent]]) -> None:
-        # One hand-over a step, however many rows it moved.
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to read
-            self._loop.call_soon_threadsafe(self._hand_out, events)
-
-    def _hand_out(self, events: list[tuple[Row, RowEvent]]) -> None:
-        for row, event in events:
+    def _hand_out(self, said: Mapping[Row, Sequence[RowEvent]]) -> None:
+        for row, events in said.items():
             mailbox = self._mail.get(row)
             if mailbox is not None:
-                mailbox.put(event)
+                mailbox.put(events)

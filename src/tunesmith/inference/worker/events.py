@@ -52,8 +52,9 @@ class Mailbox:
         self._filled = asyncio.Event()
         self._on_behind, self._behind = on_behind, False
 
-    def put(self, event: RowEvent) -> None:
-        self._events.append(event)
+    def put(self, events: Sequence[RowEvent]) -> None:
+        """At least one."""
+        self._events += events
         self._filled.set()
         if len(self._events) >= _BEHIND and not self._behind:
             self._behind = True

@@ -44,6 +44,7 @@ class Row:
     spell: Spell | None = None
     canceled: bool = False
     unread: bool = False
+    heard: bool = False  # the outbox's
     asked: float = field(default_factory=time.monotonic)
     # The rest is the scheduler's.
     order: int = 0

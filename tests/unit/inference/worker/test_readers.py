@@ -13,6 +13,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from tests.tiny_model import make_tiny_base
+from tunesmith.inference.worker import outbox
 from tunesmith.inference.worker.events import Ended, Failed, Mailbox, Text, collect_all
 from tunesmith.inference.worker.server import Worker
 from tunesmith.kernel.problems import Unavailable
@@ -74,6 +75,13 @@ class Served:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, "PACE_S", 0.0)  # a frame for every token, or there are too few to fill anything
+        async for one in _served(tmp_path_factory):
+            yield one
+
+
+async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     base = make_tiny_base(tmp_path_factory.mktemp("worker") / "tiny", endless=True)
     worker = Worker(NAME, base, threads=1, max_rows=8)
     runner = web.AppRunner(worker.app(), handler_cancellation=True, access_log=None)
@@ -124,10 +132,10 @@ async def test_a_mailbox_tells_when_its_reader_is_behind_and_when_not_any_more()
     told: list[bool] = []
     mailbox = Mailbox(told.append)
     for _ in range(255):
-        mailbox.put(Text("a"))
+        mailbox.put([Text("a")])
     assert told == []
     for _ in range(10):
-        mailbox.put(Text("a"))
+        mailbox.put([Text("a")])
     assert told == [True]
     assert len(await mailbox.take()) == 265
     assert told == [True, False]
@@ -141,15 +149,15 @@ async def test_rows_that_are_collected_are_all_read_at_once() -> None:
     for _ in range(600):
         await asyncio.sleep(0)
         for mailbox in mail[1:]:
-            mailbox.put(Text("b"))
+            mailbox.put([Text("b")])
     assert not behind
     for mailbox in mail:
-        mailbox.put(over)
+        mailbox.put([over])
     assert [text.text for text, _ in await collecting] == ["", "b" * 600, "b" * 600]
 
 
 async def test_the_first_failure_of_rows_that_are_collected_ends_the_waiting() -> None:
     mail = [Mailbox() for _ in range(3)]
-    mail[2].put(Failed(Unavailable("坏", "broken")))
+    mail[2].put([Failed(Unavailable("坏", "broken"))])
     with pytest.raises(Unavailable, match="broken"):
         await asyncio.wait_for(collect_all(mail), 10)
