@@ -37,10 +37,10 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
     rounds = [
         {"precision": each, **_alone(place, prompts, number, each), **_served(place, prompts, number, each)}
         for number in range(given.rounds)
-        for each in precisions()
+        for each in given.only or precisions()
     ]
     found = {}
-    for each in precisions():
+    for each in given.only or precisions():
         mine = [entry for entry in rounds if entry["precision"] == each]
         columns = [name for name in mine[0] if name != "precision"]
         found[each] = {name: statistics.median(entry[name] for entry in mine) for name in columns}
@@ -96,7 +96,11 @@ def _served(place: Place, prompts: Prompts, number: int, precision: str) -> dict
 
 
 def _timed(log: Path) -> dict[str, str]:
-    return {"PYTHONPATH": str(HERE / "timed"), "SERVE_TIMED": str(log)}
+    import tunesmith
+
+    # what this process would import is what is measured, installed or not
+    sources = Path(tunesmith.__file__).parents[1]
+    return {"PYTHONPATH": f"{HERE / 'timed'}{os.pathsep}{sources}", "SERVE_TIMED": str(log)}
 
 
 def _cpu_s(process: psutil.Process) -> float:
