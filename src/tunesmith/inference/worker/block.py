@@ -166,7 +166,7 @@ class Decoder:
     def embedded(self, tokens_T: Tensor) -> Tensor:
         """What the layers begin with, (tokens, width)."""
         if self._embeddings is not None:
-            x = F.embedding(tokens_T, self._embeddings)
+            x = torch.embedding(self._embeddings, tokens_T)
         else:
             assert isinstance(self.head, Panels)
             x = self.head.rows(tokens_T)

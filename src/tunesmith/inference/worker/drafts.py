@@ -53,6 +53,10 @@ def accept(
         guesses: for each row where its logits begin, and the tokens it guessed. The logits that follow are those after
             its last token, after the first guessed token, and so on.
     """
+    if not any(guess for _, guess in guesses):
+        at = [begin for begin, _ in guesses]
+        some_KV = logits_KV if at == list(range(len(logits_KV))) else logits_KV[at]
+        return [[token] for token in pick(some_KV, rows)]
     drawn: list[list[int | None]] = [[] for _ in rows]
     going = list(range(len(rows)))
     done = 0

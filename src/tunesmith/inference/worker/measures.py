@@ -137,12 +137,12 @@ class Measures:
         life.series.running += 1
         life.series.queue.observe(time.monotonic() - row.asked)
 
-    def moved(self, row: Counted, tokens: int = 1) -> None:
-        """One step gave the row so many new tokens."""
+    def moved(self, row: Counted, tokens: int = 1, now: float = 0.0) -> None:
+        """One step gave the row so many new tokens; ``now`` is a reading of ``time.monotonic`` where one is at hand."""
         life = self._lives.get(row)
         if life is None:
             return
-        now = time.monotonic()
+        now = now or time.monotonic()
         series = life.series
         series.generation_tokens += tokens
         if life.last:

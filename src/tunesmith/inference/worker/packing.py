@@ -1,7 +1,7 @@
 """What one step holds: how many tokens of each row, and the tensors' raw material."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.cache import Cache
@@ -14,28 +14,26 @@ _LEAST_PREFILL = 64
 _GUESSED = 16  # with more tokens no machine takes hardly longer than with one
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A step holds the next ``count`` tokens of ``row``, and then ``guess``: what it may say next."""
+class Share(NamedTuple):
+    """A step holds the next ``size`` tokens of ``row``, and then ``guess``: what it may say next."""
 
     row: Row
-    count: int
+    size: int
     guess: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Rows [begin, end) of a step's logits are one row's; ``first`` is the position of the token they begin with."""
+class Wanted(NamedTuple):
+    """Rows [begin, end) of a step's logits are one row's; ``first`` is the position of the token they begin with.
+
+    Attributes:
+        draws: they speak of the row's next token, from ``drawn`` on.
+    """
 
     share: Share
     begin: int
     end: int
     first: int
-
-    @property
-    def draws(self) -> bool:
-        """They speak of the row's next token, from ``drawn`` on."""
-        return self.share.count == self.share.row.left
+    draws: bool
 
     @property
     def drawn(self) -> int:
@@ -52,10 +50,16 @@ def share_out(running: Sequence[Row], *, prefill: int, scored: int, times: StepT
         scored: most tokens whose logits are kept to be scored.
         times: how long steps take; without, more tokens are taken to cost nothing.
     """
-    shares = [Share(row, 1) for row in running if row.left == 1]
-    reading = _reading(running, max(min(prefill, _LEAST_PREFILL), prefill - len(shares)), scored)
-    if not reading:
-        shares = _with_guesses(shares, times or StepTimes())
+    decoding, behind = [], []
+    for row in running:
+        left = row.left
+        if left == 1:
+            decoding.append(row)
+        elif left > 1:
+            behind.append(row)
+    reading = _reading(behind, max(min(prefill, _LEAST_PREFILL), prefill - len(decoding)), scored) if behind else []
+    guessing = not reading and len(decoding) < _GUESSED
+    shares = _with_guesses(decoding, times or StepTimes()) if guessing else [Share(row, 1) for row in decoding]
     # Rows that wear the same adapter lie side by side: one product for all of them.
     return sorted(shares + reading, key=lambda share: share.row.adapter_key)
 
@@ -68,21 +72,26 @@ def pack(cache: Cache, shares: Sequence[Share]) -> tuple[Step, list[Wanted]]:
     segments: list[Segment] = []
     chunks, decoding, wanted = [], [], []
     for share in shares:
-        row, lease = share.row, share.row.lease
+        row, count, guess = share
+        lease = row.lease
         assert lease is not None
         begin, start = len(tokens), lease.length
-        tokens.extend(row.upcoming(share.count))
-        tokens.extend(share.guess)
-        end = len(tokens)
-        positions.extend(range(start, start + end - begin))
-        cache.reserve(lease, start + end - begin)
-        if end - begin == 1:
+        draws = count == row.left
+        if count == 1 and not guess:
+            tokens.append(row.tokens[-1] if draws and row.tokens else row.upcoming(1)[0])
+            positions.append(start)
+            end = begin + 1
             decoding.append((lease, begin))
         else:
+            tokens.extend(row.upcoming(count))
+            tokens.extend(guess)
+            end = len(tokens)
+            positions.extend(range(start, start + end - begin))
             chunks.append(Chunk(lease, begin, end, start))
-        if row.score or share.count == row.left:
-            first = begin if row.score else begin + share.count - 1
-            wanted.append(Wanted(share, len(keep), len(keep) + end - first, start + first - begin))
+        cache.reserve(lease, start + end - begin)
+        if row.score or draws:
+            first = begin if row.score else begin + count - 1
+            wanted.append(Wanted(share, len(keep), len(keep) + end - first, start + first - begin, draws))
             keep.extend(range(first, end))
         if row.adapter is not None:
             if segments and segments[-1].adapter is row.adapter:
@@ -91,12 +100,12 @@ def pack(cache: Cache, shares: Sequence[Share]) -> tuple[Step, list[Wanted]]:
     return Step(tokens, positions, chunks, decoding, segments, keep), wanted
 
 
-def _reading(running: Sequence[Row], left: int, scored: int) -> list[Share]:
-    """Chunks of the prompts that are still being read, ``left`` tokens in all."""
+def _reading(behind: Sequence[Row], left: int, scored: int) -> list[Share]:
+    """Chunks of the prompts that are still being read, those of the rows ``behind``; ``left`` tokens in all."""
     # The first row of every caller goes before the second of any, so one question is not behind a whole evaluation.
     ahead: dict[str, int] = {}
     queue = []
-    for row in sorted((row for row in running if row.left > 1), key=lambda row: row.order):
+    for row in sorted(behind, key=lambda row: row.order):
         ahead[row.group] = ahead.get(row.group, 0) + 1
         queue.append((ahead[row.group], row.order, row))
     shares, read = [], set()
@@ -115,12 +124,11 @@ def _reading(running: Sequence[Row], left: int, scored: int) -> list[Share]:
     return shares
 
 
-def _with_guesses(shares: Sequence[Share], times: StepTimes) -> list[Share]:
-    """The same, with what rows may say next as far as that is worth its time."""
-    tokens, said = len(shares), float(len(shares))
+def _with_guesses(decoding: Sequence[Row], times: StepTimes) -> list[Share]:
+    """The next token of each row, and what it may say after that as far as that is worth its time."""
+    tokens, said = len(decoding), float(len(decoding))
     found = []
-    for share in shares:
-        row = share.row
+    for row in decoding:
         # the last token of its budget is never an input, so a guess has one place less
         most = min(_GUESSED - tokens, row.budget - len(row.tokens) - 1)
         guess: Sequence[int] = ()

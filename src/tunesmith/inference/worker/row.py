@@ -75,7 +75,8 @@ class Row:
     @property
     def left(self) -> int:
         """Tokens there are that the cache does not hold yet."""
-        return self.length - (self.lease.length if self.lease is not None else 0)
+        held = self.lease.length if self.lease is not None else 0
+        return len(self.prompt) + len(self.tokens) - held  # asked several times a step: ``length`` would be a call more
 
     @property
     def adapter_key(self) -> int:

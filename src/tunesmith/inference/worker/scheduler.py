@@ -12,6 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import structlog
@@ -36,6 +37,7 @@ from tunesmith.inference.worker.waiting import Waiting
 from tunesmith.kernel.problems import Problem
 
 PREFILL_BUDGET = 512
+_ALONE = 1 << 14  # tokens whose own text is remembered: those that most text is made of
 _SCORED_LOGITS = 1 << 24  # numbers of scoring logits a step may hold: 64 MB in float32
 
 log = structlog.get_logger(__name__)
@@ -74,6 +76,7 @@ class Scheduler:
         deliver: Callable[[list[tuple[Row, RowEvent]]], None],
     ) -> None:
         self._model, self._decode, self._ends = model, decode, ends
+        self._alone = lru_cache(_ALONE)(lambda token: decode([token]))
         self._deliver = deliver
         # A caller with hundreds of rows leaves some slots to those with one.
         self._max_rows_a_group = max(1, max_rows - max_rows // 8)
@@ -190,7 +193,9 @@ class Scheduler:
         if row.picker is None:
             row.picker = Picker(row.sampling, row.prompt, self._model.vocabulary, row.grammar)
             before = row.prompt[-4:] if row.raw else ()
-            row.text = Transcript(Detokenizer(self._decode, before), StopStrings(row.sampling.stop), row.spell)
+            row.text = Transcript(
+                Detokenizer(self._decode, before, self._alone), StopStrings(row.sampling.stop), row.spell
+            )
             # what is told of each token, and whether it completes the grammar, is known only as long as it is the last
             if row.budget > 1 and row.sampling.top_logprobs is None and row.grammar is None:
                 row.drafter = Drafter(row.prompt)
@@ -248,7 +253,7 @@ class Scheduler:
         self._drawing = False
         for share in shares:
             assert share.row.lease is not None
-            share.row.lease.length += share.count
+            share.row.lease.length += share.size
         for want, tokens in zip(draws, drawn, strict=True):  # all, before a row leaves and others move to its place
             if want.share.row.lease is not None:
                 want.share.row.lease.length += len(tokens) - 1
@@ -257,17 +262,18 @@ class Scheduler:
             if any(map(math.isnan, logprobs)):
                 self._leave(row, keep=False, scrub=True)
                 self._refuse(row, faults.nothing_to_draw(row))
+        now = time.monotonic()
         for want, tokens in zip(draws, drawn, strict=True):
             if want.share.row.lease is not None:
-                self._advance(want.share, tokens)
+                self._advance(want.share, tokens, now)
         for share in shares:
             if share.row.budget == 0 and share.row.prefilled:
                 self._end(share.row, "length")
 
-    def _advance(self, share: Share, tokens: Sequence[int | None]) -> None:
+    def _advance(self, share: Share, tokens: Sequence[int | None], now: float) -> None:
         """Take the tokens drawn for a row: show their text, or end it."""
         row, right = share.row, len(tokens) - 1
-        row.first_token = row.first_token or time.monotonic()
+        row.first_token = row.first_token or now
         before = len(row.tokens)
         finish: FinishReason | None = None
         for token in tokens:
@@ -278,11 +284,12 @@ class Scheduler:
             finish = self._say(row, token)
             if finish is not None:
                 break
-        self.measures.moved(row, len(row.tokens) - before)
+        self.measures.moved(row, len(row.tokens) - before, now)
         if finish is not None:
             self._end(row, finish)
         elif row.drafter is not None:
-            row.drafter.learn(len(share.guess), right)
+            if share.guess:
+                row.drafter.learn(len(share.guess), right)
             row.drafter.add(row.tokens[before:])
 
     def _say(self, row: Row, token: int) -> FinishReason | None:

@@ -31,13 +31,15 @@ class Detokenizer:
     Args:
         decode: token ids to text.
         before: tokens that precede the first one; decoders that treat a text's beginning specially look at them.
+        alone: the text of one token with nothing beside it; rows can share one that remembers.
 
     Attributes:
         inside: the last token ended inside a character.
     """
 
-    def __init__(self, decode: Decode, before: Sequence[int] = ()) -> None:
+    def __init__(self, decode: Decode, before: Sequence[int] = (), alone: Callable[[int], str] | None = None) -> None:
         self._decode = decode
+        self._alone = alone or (lambda token: decode([token]))
         self._tokens = list(before)  # context, then what is not settled
         self._context = decode(self._tokens) if self._tokens else ""
         self._settled = len(self._tokens)
@@ -52,9 +54,9 @@ class Detokenizer:
         safe = fresh[:-1] if self.inside else fresh
         added, self._shown = safe[self._shown :], max(self._shown, len(safe))
         if not self.inside:
-            self._tokens = self._tokens[self._settled :]
-            self._context = self._decode(self._tokens)
-            self._settled, self._shown = len(self._tokens), 0
+            tokens = self._tokens = self._tokens[self._settled :]
+            self._context = self._alone(token) if len(tokens) == 1 else self._decode(tokens)
+            self._settled, self._shown = len(tokens), 0
         return added
 
     def finish(self) -> str:
@@ -138,7 +140,10 @@ class Transcript:
     def feed(self, token: int, likely: Likely | None = None) -> Text | None:
         """What ``token`` lets be shown; None for nothing."""
         piece = self._text.feed(token)
-        if likely is not None and self._spell is not None:
+        if self._spell is None:
+            shown = self._stops.feed(piece)
+            return Text(shown) if shown else None
+        if likely is not None:
             self._unfinished.append(_told(token, likely, self._spell))
         return self._showing(piece, self._stops.feed(piece))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.inference.worker.block import Decoder, Norm, Product
+from tunesmith.inference.worker.cache import Arena
 from tunesmith.inference.worker.lora import AdapterWeights, Site
 from tunesmith.inference.worker.native import library as c
 from tunesmith.inference.worker.step import Step
@@ -60,7 +61,7 @@ class Program:
         longest = max(step.positions) + 1
         rotations = [self._decoder.rotation(positions_T, kind, longest) for kind in self._kinds]
         logits = torch.empty(len(step.keep), self._model.head.outputs)
-        rows, _arenas = _rows(step)
+        rows, _kept = _rows(step)
         segments = (c.Segment * len(step.segments))()
         for segment, one in zip(segments, step.segments, strict=True):
             segment.begin, segment.end = one.begin, one.end
@@ -149,20 +150,20 @@ def _fits(decoder: Decoder) -> bool:
 
 def _rows(step: Step) -> tuple[Any, Any]:
     """The step's rows, and what they point at."""
-    arenas: dict[int, tuple[Any, Any]] = {}
-    rows = []
+    kept: list[Any] = []
+    known: dict[Arena, tuple[int, int, int]] = {}
     spans = [(one.lease, one.begin, one.end, one.start) for one in step.chunks]
     spans += [(lease, token, token + 1, lease.length) for lease, token in step.decoding]
+    rows = []
     for lease, begin, end, start in spans:
         arena = lease.arena
-        found = arenas.get(id(arena))
-        if found is None:
-            found = arenas[id(arena)] = _addresses(arena.keys), _addresses(arena.values)
-        keys, values = found
-        rows.append(
-            _ROW(ctypes.addressof(keys), ctypes.addressof(values), lease.slot, arena.capacity, begin, end, start)
-        )
-    return (c.Row * len(rows)).from_buffer(bytearray(b"".join(rows))), arenas
+        if arena not in known:
+            keys, values = _addresses(arena.keys), _addresses(arena.values)
+            kept += (keys, values)
+            known[arena] = ctypes.addressof(keys), ctypes.addressof(values), arena.capacity
+        at_keys, at_values, capacity = known[arena]
+        rows.append(_ROW(at_keys, at_values, lease.slot, capacity, begin, end, start))
+    return (c.Row * len(rows)).from_buffer(bytearray(b"".join(rows))), kept
 
 
 def _products(layer: Any) -> tuple[Product, Product, Product, Product]:
