@@ -46,7 +46,9 @@ class Answer:
 
 
 @dataclass(slots=True)
-class _Heard:
+class Heard:
+    """What came of one answer, and when."""
+
     status: int = 0
     blocks: list[tuple[float, bytes]] = field(default_factory=list)
 
@@ -76,19 +78,19 @@ def asked(door: Door, questions: Sequence[tuple[str, str]], most: int, limit_s: 
         Wrong: one of them is no whole answer of ``most`` tokens, or they take longer than ``limit_s``.
     """
     began, heard = asyncio.run(_ask(door, questions, most, limit_s))
-    return [_understood(each, began, most) for each in heard]
+    return [understood(each, began, most) for each in heard]
 
 
 async def _ask(
     door: Door, questions: Sequence[tuple[str, str]], most: int, limit_s: float
-) -> tuple[float, list[_Heard]]:
+) -> tuple[float, list[Heard]]:
     unix = isinstance(door.address, Path)
     connector = aiohttp.UnixConnector(str(door.address)) if unix else aiohttp.TCPConnector(limit=0)
     base = "http://engine" if unix else str(door.address)
-    heard = [_Heard() for _ in questions]
+    heard = [Heard() for _ in questions]
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
 
-        async def one(into: _Heard, model: str, prompt: str) -> None:
+        async def one(into: Heard, model: str, prompt: str) -> None:
             path, body = door.body(model, prompt, most)
             async with session.post(base + path, json=body) as response:
                 into.status = response.status
@@ -107,7 +109,12 @@ async def _ask(
     return began, heard
 
 
-def _understood(heard: _Heard, began: float, most: int) -> Answer:
+def understood(heard: Heard, began: float, most: int) -> Answer:
+    """What was heard, as an answer of ``most`` tokens.
+
+    Raises:
+        Wrong: it is none.
+    """
     whole = b"".join(block for _, block in heard.blocks)
     if heard.status != 200:
         raise Wrong(f"HTTP {heard.status}: {whole.decode(errors='replace')[:300]}")

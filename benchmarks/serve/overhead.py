@@ -1,4 +1,8 @@
-"""What serving costs beside the engine's own forward: the shipped model, 32 streams over HTTP, step by step."""
+"""What serving costs beside the engine's own forward: the shipped model, 32 streams over HTTP, step by step.
+
+The client shares the processors, so it does next to nothing while it listens. On a machine where others work too, time
+by the clock says little; processor time says what is spent, though not what waits for what.
+"""
 
 import argparse
 import os
@@ -10,10 +14,10 @@ from typing import Any
 
 import psutil
 
-from serve.client import asked
 from serve.contestants import HERE, Place, precisions, tunesmith, worker_of
 from serve.engine import engine
 from serve.material import Prompts, write_shipped
+from serve.raw import asked
 
 STREAMS, TOKENS = 32, 128
 AIM = 0.15
@@ -22,11 +26,22 @@ _LIMIT_S = 240.0
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Decode steps of all rows together: median seconds of the forward, and from one step's begin to the next's."""
+    """Decode steps of all rows together: median seconds of the forward, and from one step's begin to the next's; the
+    same as the engine's processor time, of which the second is a mean.
+    """
 
     forward_s: float
     whole_s: float
+    forward_cpu_s: float
+    whole_cpu_s: float
     count: int
+
+    def told(self, which: str) -> dict[str, float]:
+        """In milliseconds, as columns."""
+        return {
+            f"{which}_forward_ms": self.forward_s * 1e3, f"{which}_whole_ms": self.whole_s * 1e3,
+            f"{which}_forward_cpu_ms": self.forward_cpu_s * 1e3, f"{which}_whole_cpu_ms": self.whole_cpu_s * 1e3,
+        }  # fmt: skip
 
 
 def measured(given: argparse.Namespace) -> dict[str, Any]:
@@ -56,6 +71,10 @@ def show(found: Mapping[str, Any]) -> None:
               f"forward; asked without streams {each['alone_whole_ms']:.2f}, {each['alone_forward_ms']:.2f} of it")  # fmt: skip
         print(f"  beside the forward: {each['served_whole_ms'] / each['served_forward_ms'] - 1:.0%} of it; over the "
               f"forward that nothing disturbs: {share:.0%}; aim {AIM:.0%}: {'met' if share <= AIM else 'MISSED'}")  # fmt: skip
+        spent = each["served_whole_cpu_ms"] + each["server_us"] * found["streams"] / 1e3
+        print(f"  in processor time: a step costs {spent:.2f} ms, server included, {each['served_forward_cpu_ms']:.2f} of it in "
+              f"the forward; without streams {each['alone_whole_cpu_ms']:.2f}, {each['alone_forward_cpu_ms']:.2f} of it; over "
+              f"that forward {spent / each['alone_forward_cpu_ms'] - 1:.0%}")  # fmt: skip
         print(f"  {each['tokens_per_second']:.0f} tokens/s; CPU a token: engine {each['engine_us']:.0f} us, server "
               f"{each['server_us']:.0f} us, client {each['client_us']:.0f} us; forward {each['forward_us']:.0f} us by the clock")  # fmt: skip
 
@@ -67,8 +86,7 @@ def _alone(place: Place, prompts: Prompts, number: int, precision: str) -> dict[
     with engine(place.model, place.folder, precision, _timed(log)) as it:
         it.whole(prompts.many(f"alone warm {number}", 2), 8)
         it.whole(prompts.many(f"alone {number}", STREAMS), TOKENS)
-    steps = _steps(log)
-    return {"alone_forward_ms": steps.forward_s * 1e3, "alone_whole_ms": steps.whole_s * 1e3}
+    return _steps(log).told("alone")
 
 
 def _served(place: Place, prompts: Prompts, number: int, precision: str) -> dict[str, float]:
@@ -90,8 +108,7 @@ def _served(place: Place, prompts: Prompts, number: int, precision: str) -> dict
         seconds = answers("served", STREAMS, TOKENS)
         spent = {name: _cpu_s(process) - before[name] for name, process in processes.items()}
     steps, tokens = _steps(log), STREAMS * TOKENS
-    found = {"served_forward_ms": steps.forward_s * 1e3, "served_whole_ms": steps.whole_s * 1e3}
-    return {**found, "tokens_per_second": tokens / seconds, "forward_us": steps.forward_s / STREAMS * 1e6,
+    return {**steps.told("served"), "tokens_per_second": tokens / seconds, "forward_us": steps.forward_s / STREAMS * 1e6,
             **{f"{name}_us": each / tokens * 1e6 for name, each in spent.items()}}  # fmt: skip
 
 
@@ -116,7 +133,11 @@ def _steps(log: Path) -> Steps:
     if not pairs:
         raise SystemExit("no step held all rows: nothing to measure")
     return Steps(
-        _median([this[1] for this, _ in pairs]), _median([after[0] - this[0] for this, after in pairs]), len(pairs)
+        _median([this[1] for this, _ in pairs]),
+        _median([after[0] - this[0] for this, after in pairs]),
+        _median([this[5] for this, _ in pairs]),
+        statistics.mean(after[4] - this[4] for this, after in pairs),  # not every step has something to hand over
+        len(pairs),
     )
 
 

@@ -1,6 +1,7 @@
 """On the path of an engine's process: writes down every forward of its model, with nothing in the engine changed.
 
-A line is: when it began (s), how long it took (s), tokens in it, rows whose logits are wanted.
+A line is: when it began (s), how long it took (s), tokens in it, rows whose logits are wanted; and the process's
+processor time when it began (s), and meanwhile (s).
 """
 
 import atexit
@@ -41,9 +42,10 @@ def _wrap(model: Any) -> None:
 
     def timed(self: Any, step: Any) -> Any:
         nonlocal written
-        began = time.monotonic()
+        spent, began = time.process_time(), time.monotonic()
         logits = forward(self, step)
-        file.write(f"{began:.6f} {time.monotonic() - began:.6f} {len(step.tokens)} {len(step.keep)}\n")
+        took, cost = time.monotonic() - began, time.process_time() - spent
+        file.write(f"{began:.6f} {took:.6f} {len(step.tokens)} {len(step.keep)} {spent:.6f} {cost:.6f}\n")
         written += 1
         if written % 32 == 0:  # the process may be killed
             file.flush()
