@@ -72,7 +72,12 @@ class Core:
         self._closing = False
         self._loading = asyncio.Lock()
         self.scheduler = Scheduler(
-            self.model, self.tokens.decode, self.tokens.ends, max_rows=max_rows, deliver=self._outbox.put
+            self.model,
+            self.tokens.decode,
+            self.tokens.ends,
+            max_rows=max_rows,
+            joins=self.tokens.joins,
+            deliver=self._outbox.put,
         )
         self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
         self._thread.start()

@@ -154,9 +154,10 @@ def _best(logits_RV: Tensor) -> list[int | None]:
     """The most likely token of each row; None where the logits are not finite."""
     if logits_RV.device.type == "cpu":  # numpy's is many times as fast, and wakes no thread
         numbers_RV = logits_RV.numpy()
-        likely: list[int] = numbers_RV.argmax(-1).tolist()
-        best: list[float] = numbers_RV[range(len(likely)), likely].tolist()
-        return [token if math.isfinite(one) else None for token, one in zip(likely, best, strict=True)]
+        at_R = numbers_RV.argmax(-1)
+        finite_R = np.isfinite(numbers_RV[np.arange(len(at_R)), at_R])
+        likely: list[int | None] = at_R.tolist()
+        return likely if finite_R.all() else [token if ok else None for token, ok in zip(likely, finite_R, strict=True)]
     if logits_RV.shape[-1] % _BLOCK:
         best_R, ids_R = logits_RV.max(-1)
     else:

@@ -59,6 +59,7 @@ class Scheduler:
 
     Args:
         decode: token ids to text, special tokens left out.
+        joins: see ``Detokenizer``.
         ends: token ids that end a completion.
         deliver: called once a step with all that rows have to report, in order.
 
@@ -73,10 +74,12 @@ class Scheduler:
         ends: frozenset[int],
         *,
         max_rows: int,
+        joins: bool = False,
         deliver: Callable[[list[tuple[Row, RowEvent]]], None],
     ) -> None:
         self._model, self._decode, self._ends = model, decode, ends
         self._alone = lru_cache(_ALONE)(lambda token: decode([token]))
+        self._joins = joins
         self._deliver = deliver
         # A caller with hundreds of rows leaves some slots to those with one.
         self._max_rows_a_group = max(1, max_rows - max_rows // 8)
@@ -194,7 +197,9 @@ class Scheduler:
             row.picker = Picker(row.sampling, row.prompt, self._model.vocabulary, row.grammar)
             before = row.prompt[-4:] if row.raw else ()
             row.text = Transcript(
-                Detokenizer(self._decode, before, self._alone), StopStrings(row.sampling.stop), row.spell
+                Detokenizer(self._decode, before, self._alone, joins=self._joins),
+                StopStrings(row.sampling.stop),
+                row.spell,
             )
             # what is told of each token, and whether it completes the grammar, is known only as long as it is the last
             if row.budget > 1 and row.sampling.top_logprobs is None and row.grammar is None:
@@ -244,10 +249,16 @@ class Scheduler:
         step, wanted = pack(self._model.cache, shares)
         logits_KV = self._model.forward(step)
         scores = [(want.share.row, _scores(logits_KV, want)) for want in wanted if want.share.row.score]
-        draws = [want for want in wanted if want.draws and want.share.row.budget > 0]
-        guesses = [(want.drawn, want.share.guess) for want in draws]
+        draws, guesses, pickers = [], [], []
+        for want in wanted:
+            row = want.share.row
+            if want.draws and row.budget > 0:
+                assert row.picker is not None
+                draws.append(want)
+                guesses.append((want.drawn, want.share.guess))
+                pickers.append(row.picker)
         self._drawing = True  # what is drawn cannot be drawn again
-        drawn = accept(logits_KV, guesses, [_picker(want.share.row) for want in draws]) if draws else []
+        drawn = accept(logits_KV, guesses, pickers) if draws else []
         if len(step.keep) == len(step.tokens):  # nobody reads a prompt
             self._times.saw(len(step.tokens), time.perf_counter() - began)
         self._drawing = False
@@ -342,11 +353,6 @@ class Scheduler:
         for row in list(self._running):
             self._leave(row, keep=False, scrub=True)
             self._refuse(row, faults.failed_inside())
-
-
-def _picker(row: Row) -> Picker:
-    assert row.picker is not None
-    return row.picker
 
 
 def _scores(logits_KV: Tensor, want: Wanted) -> list[float]:

@@ -32,13 +32,21 @@ class Detokenizer:
         decode: token ids to text.
         before: tokens that precede the first one; decoders that treat a text's beginning specially look at them.
         alone: the text of one token with nothing beside it; rows can share one that remembers.
+        joins: bytes of one token follow those of another, whatever they are, so whole characters need no context.
 
     Attributes:
         inside: the last token ended inside a character.
     """
 
-    def __init__(self, decode: Decode, before: Sequence[int] = (), alone: Callable[[int], str] | None = None) -> None:
-        self._decode = decode
+    def __init__(
+        self,
+        decode: Decode,
+        before: Sequence[int] = (),
+        alone: Callable[[int], str] | None = None,
+        *,
+        joins: bool = False,
+    ) -> None:
+        self._decode, self._joins = decode, joins
         self._alone = alone or (lambda token: decode([token]))
         self._tokens = list(before)  # context, then what is not settled
         self._context = decode(self._tokens) if self._tokens else ""
@@ -48,6 +56,11 @@ class Detokenizer:
 
     def feed(self, token: int) -> str:
         """The text ``token`` adds; "" while it ends inside a character."""
+        if self._joins and not self.inside:
+            said = self._alone(token)
+            if _BROKEN not in said:
+                self._tokens, self._context, self._settled = [token], said, 1
+                return said
         self._tokens.append(token)
         fresh = self._decode(self._tokens)[len(self._context) :]
         self.inside = fresh.endswith(_BROKEN) and len(self._tokens) - self._settled < _WINDOW

@@ -34,6 +34,7 @@ class Tokens:
         context: most tokens a prompt may have; longer texts are refused before they are tokenized. None lets all pass.
         ends: token ids that end a completion.
         grammars: what completions may be made to satisfy.
+        joins: see ``Detokenizer``.
 
     Raises:
         Invalid: the tokenizer files cannot be loaded, or the chat template takes too much memory or time.
@@ -55,6 +56,7 @@ class Tokens:
         self.grammars = Grammars(backend.to_str, self.ends)
         self._spelled: dict[int, bytes] = {}
         self._letters = _byte_letters(backend.decoder)
+        self.joins = type(backend.decoder).__name__ == "ByteLevel"
         self._added = frozenset(backend.get_added_tokens_decoder())
         longest = max(map(len, backend.get_vocab(with_added_tokens=True)), default=1)
         if type(backend.model).__name__ != "BPE":

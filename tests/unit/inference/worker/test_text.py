@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from tests.tiny_model import tiny_tokenizer
 from tunesmith.inference.engine import TokenLogprob
 from tunesmith.inference.worker.logprobs import Likely
 from tunesmith.inference.worker.text import Detokenizer, StopStrings, Transcript
+from tunesmith.inference.worker.tokens import Tokens
 
 _TOKENIZER = tiny_tokenizer()
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
@@ -48,6 +50,21 @@ def test_any_text_comes_through_in_whole_characters(text: str) -> None:
 @given(st.lists(st.integers(0, len(_TOKENIZER) - 1), max_size=60))
 def test_noise_comes_through_as_when_decoded_at_once(ids: list[int]) -> None:
     assert "".join(pieces_of(ids)) == decode(ids)
+
+
+@given(
+    st.lists(st.integers(0, len(_TOKENIZER) - 1), max_size=30),
+    st.lists(st.integers(0, len(_TOKENIZER) - 1), max_size=4),
+)
+def test_tokens_whose_bytes_join_are_told_without_their_neighbours_as_with_them(
+    ids: list[int], before: list[int]
+) -> None:
+    joining = Detokenizer(decode, before, joins=True)
+    assert [*(joining.feed(token) for token in ids), joining.finish()] == pieces_of(ids, before)
+
+
+def test_a_tokenizer_says_whether_its_bytes_join(base: Path) -> None:
+    assert Tokens(base).joins
 
 
 def test_a_long_run_of_broken_bytes_is_let_go_and_not_decoded_again_and_again() -> None:
