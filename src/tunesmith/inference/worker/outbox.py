@@ -49,7 +49,7 @@ class Outbox(Generic[R]):
 
     def put(self, events: Iterable[tuple[R, RowEvent]]) -> None:
         """What one step had rows report; from the thread that steps."""
-        urgent: dict[R, list[RowEvent]] = {}
+        urgent: set[R] = set()
         with self._lock:
             held = self._held
             for row, event in events:
@@ -60,16 +60,22 @@ class Outbox(Generic[R]):
                     said.append(event)
                 if not row.heard or type(event) is not Text:
                     row.heard = True
-                    urgent[row] = []
-            for row in urgent:
-                urgent[row] = held.pop(row)
-            begins = bool(held) and not self._ticking
+                    urgent.add(row)
+            begins = len(held) > len(urgent) and not self._ticking
             self._ticking = self._ticking or begins
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to read
             if urgent:
-                self._loop.call_soon_threadsafe(self._hand_out, urgent)
+                self._loop.call_soon_threadsafe(self._send, urgent)
             if begins:
                 self._loop.call_soon_threadsafe(self._tick)
+
+    def _send(self, rows: Iterable[R]) -> None:
+        # What is sent is taken here and not in the other thread: a tick that was due already would come before it with
+        # what the row said afterwards.
+        with self._lock:
+            said = {row: self._held.pop(row) for row in rows if row in self._held}
+        if said:
+            self._hand_out(said)
 
     def _tick(self) -> None:
         with self._lock:

@@ -1,7 +1,7 @@
 """The outbox: first words and ends leave at once, what lies between at a pace, nothing is lost or out of order."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -88,6 +88,25 @@ async def test_what_is_held_leaves_together_after_a_while_though_no_step_follows
     assert await heard.after(0.15) == []
     heard.box.put([(row, Text("e"))])  # silence has passed since: it does not wait
     assert await heard.after() == [{row: [Text("e")]}]
+
+
+async def test_words_stay_in_order_when_a_hand_over_was_due_before_the_first_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    row, other, heard = Speaker(), Speaker(), Heard()
+    due: list[Callable[[], None]] = []
+    monkeypatch.setattr(loop, "call_later", lambda seconds, tick: due.append(tick))
+    for word in "abc":
+        heard.box.put([(other, Text(word))])
+        await heard.after()
+    [tick] = due
+    loop.call_soon(tick)
+    heard.box.put([(row, Text("x"))])
+    heard.box.put([(row, Text("y"))])
+    monkeypatch.undo()
+    said = [event for out in await heard.after() for event in out.get(row, [])]
+    assert said == [Text("x"), Text("y")]
 
 
 async def test_a_loop_that_has_closed_is_no_error() -> None:
