@@ -50,7 +50,7 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         environ = {
             "OPENROUTER_API_KEY": KEY,
             "OPENROUTER_BASE_URL": f"{upstream.url}/api/v1",
-            "TUNESMITH_UPSTREAM_FIRST_TOKEN_SECONDS": "1",
+            "TUNESMITH_UPSTREAM_FIRST_TOKEN_SECONDS": "5",
         }
         with serving(tmp_path_factory.mktemp("home"), environ) as server:
             yield server
