@@ -13,8 +13,8 @@ rounds, first tokens are those of all rounds together, memory is the peak of eve
 
 ``tokens/s`` counts every token over the whole time, prompts included; ``step`` is the time between tokens at one
 stream; ``of limit`` is the time in which this machine reads the weights once, as each contestant holds them, over that
-step. How fast memory is read is measured before each turn; the fastest counts. Peers live in virtual environments of their
-own under ``--folder``, made on the first run, and have their own defaults. OpenVINO GenAI has no server in Python: it
+step. How fast memory is read is measured before and after each single stream: the fastest of the whole run counts, and
+``just then`` is against what it was around the same stream. Peers live in virtual environments of their own under ``--folder``, made on the first run, and have their own defaults. OpenVINO GenAI has no server in Python: it
 stands behind a minimal one (serve/openvino_server.py). Whom this processor makes hopelessly slow is left out unless
 named by ``--only``; whoever took longer than ``--budget-seconds`` in the first round is not asked again.
 """
@@ -46,10 +46,12 @@ class Bench:
 
     Attributes:
         loads: load averages of one minute, before each contestant's turn.
+        reads: bytes of memory a second, before and after each single stream, while the server waits.
     """
 
     def __init__(self, place: Place, given: argparse.Namespace) -> None:
-        self.place, self.loads = place, list[float]()
+        self.place, self.loads, self.reads = place, list[float](), list[float]()
+        self._size = 2 * numbers(place.model)
         self._given, self._prompts = given, Prompts(place.model)
 
     def turn(self, who: Server, number: int) -> dict[str, Any]:
@@ -77,12 +79,18 @@ class Bench:
             try:
                 answers("warm", 2, 8)
                 for streams in given.streams:
+                    self._read(streams)
                     told = answers(f"{streams} streams", streams, given.tokens)
-                    found["loads"][streams] = {**_load(told), "peak_bytes": peak_bytes(it)}
+                    self._read(streams)
+                    found["loads"][streams] = {**_load(told), "peak_bytes": peak_bytes(it), "read": self.reads[-2:]}
             except Wrong as error:
                 found["failed"] = str(error)
         found["seconds"] = time.perf_counter() - began
         return found
+
+    def _read(self, streams: int) -> None:
+        if streams == 1:
+            self.reads.append(bandwidth(self.place, self._size))
 
 
 def _load(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -99,13 +107,12 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     place = Place(given.folder, write_home(given.folder / shape, shape), given.threads)
     count = numbers(place.model)
     racing, notes = contestants(place, given)
-    bench, reads = Bench(place, given), list[float]()
+    bench = Bench(place, given)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in racing}
     for number in range(given.rounds):
         for name, who in racing.items():
             if name in notes:
                 continue
-            reads.append(bandwidth(place, 2 * count))
             try:
                 found = bench.turn(who, number)
             except LeftOut as why:
@@ -117,8 +124,9 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
                 _aside(notes, name, found["failed"])
             elif found["seconds"] > given.budget_seconds:
                 notes[name] = f"one round took {found['seconds']:.0f} s: not asked again"
-    table = {name: figures(each, count, max(reads)) for name, each in runs.items() if each}
-    return {"machine": machine(given), "shape": shape, "weights": count, "bytes_per_second": reads, "figures": table,
+    fastest = max(bench.reads, default=math.nan)
+    table = {name: figures(each, count, fastest) for name, each in runs.items() if each}
+    return {"machine": machine(given), "shape": shape, "weights": count, "bytes_per_second": bench.reads, "figures": table,
             "notes": notes, "load_averages": bench.loads}  # fmt: skip
 
 
@@ -145,7 +153,7 @@ def figures(runs: Sequence[Mapping[str, Any]], count: int, read: float) -> dict[
     """One contestant's figures over its rounds.
 
     Args:
-        count: weights of the model. read: bytes of memory a second.
+        count: weights of the model. read: bytes of memory a second, the most that was measured.
     """
     found: dict[str, Any] = {"load_s": statistics.median(run["load_s"] for run in runs), "rounds": len(runs)}
     stored = runs[0]["stored"]
@@ -155,11 +163,13 @@ def figures(runs: Sequence[Mapping[str, Any]], count: int, read: float) -> dict[
         first = sorted(moment for load in each for moment in load["first_s"])
         step = statistics.median(load["step_s"] for load in each)
         speeds = [load["tokens_per_second"] for load in each]
+        then = [count * stored / statistics.fmean(load["read"]) / load["step_s"] for load in each if streams == 1]
         found["loads"][streams] = {
             "tokens_per_second": statistics.median(speeds), "smallest": min(speeds), "largest": max(speeds),
             "decode_per_second": statistics.median(load["decode_per_second"] for load in each), "step_s": step,
             "first_p50_s": statistics.median(first), "first_p99_s": first[round(0.99 * (len(first) - 1))],
             "peak_bytes": max(load["peak_bytes"] for load in each), "of_limit": count * stored / read / step,
+            "of_limit_then": statistics.median(then) if then else math.nan,
             "peak_of_weights": max(load["peak_bytes"] for load in each) / (count * stored),
         }  # fmt: skip
     return found
@@ -182,7 +192,7 @@ def show(found: Mapping[str, Any]) -> None:
     for streams in dict.fromkeys(streams for each in found["figures"].values() for streams in each["loads"]):
         print(f"\n{streams} stream{'s' * (streams > 1)}")
         print(f"{'':<28}{'tokens/s':>10}{'(rounds)':>16}{'step ms':>9}{'first p50':>11}{'p99 s':>8}{'peak GB':>9}"
-              f"{'load s':>8}" + (f"{'of limit':>10}" if streams == 1 else ""))  # fmt: skip
+              f"{'load s':>8}" + (f"{'of limit':>10}{'just then':>11}" if streams == 1 else ""))  # fmt: skip
         rows = [(name, each) for name, each in found["figures"].items() if streams in each["loads"]]
         for name, each in sorted(rows, key=lambda row: -row[1]["loads"][streams]["tokens_per_second"]):
             load = each["loads"][streams]
@@ -190,7 +200,7 @@ def show(found: Mapping[str, Any]) -> None:
             rounds = f"{load['smallest']:.1f}..{load['largest']:.1f}"
             print(f"{name + holds:<28}{load['tokens_per_second']:>10.1f}{rounds:>16}{load['step_s'] * 1e3:>9.1f}"
                   f"{load['first_p50_s']:>11.2f}{load['first_p99_s']:>8.2f}{load['peak_bytes'] / 1e9:>9.2f}"
-                  f"{each['load_s']:>8.1f}" + (f"{load['of_limit']:>10.0%}" if streams == 1 else ""))  # fmt: skip
+                  f"{each['load_s']:>8.1f}" + (f"{load['of_limit']:>10.0%}{load['of_limit_then']:>11.0%}" if streams == 1 else ""))  # fmt: skip
     print()
     for line in verdicts(found["figures"]):
         print(line)

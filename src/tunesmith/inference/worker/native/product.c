@@ -129,8 +129,6 @@ INLINE void two(load_fn load, const float *x, const char *v, const char *w, long
     __m256 a, b, d, e;
     load(v, &a, &b);
     load(w, &d, &e);
-    _mm_prefetch(v + AHEAD, _MM_HINT_T0);
-    _mm_prefetch(w + AHEAD, _MM_HINT_T0);
 #pragma GCC unroll 2
     for (int m = 0; m < rows; m++) {
       const __m256 one = _mm256_broadcast_ss(x + m * inputs + k);
