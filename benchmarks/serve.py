@@ -14,9 +14,10 @@ rounds, first tokens are those of all rounds together, memory is the peak of eve
 ``tokens/s`` counts every token over the whole time, prompts included; ``step`` is the time between tokens at one
 stream; ``of limit`` is the time in which this machine reads the weights once, as each contestant holds them, over that
 step. How fast memory is read is measured before and after each single stream: the fastest of the whole run counts, and
-``just then`` is against what it was around the same stream. Peers live in virtual environments of their own under ``--folder``, made on the first run, and have their own defaults. OpenVINO GenAI has no server in Python: it
-stands behind a minimal one (serve/openvino_server.py). Whom this processor makes hopelessly slow is left out unless
-named by ``--only``; whoever took longer than ``--budget-seconds`` in the first round is not asked again.
+``just then`` is against what it was around the same stream. Peers live in virtual environments of their own under
+``--folder``, made on the first run, and have their own defaults. OpenVINO GenAI has no server in Python: it stands
+behind a minimal one (serve/openvino_server.py). Whom this processor makes hopelessly slow is left out unless named by
+``--only``; whoever took longer than ``--budget-seconds`` in the first round is not asked again.
 """
 
 import argparse

@@ -40,7 +40,8 @@ def main() -> None:
     from tunesmith.training.data.material import Material
     from tunesmith.training.data.tokenizing import load_tokenizer
     from tunesmith.training.loop.batches import Plan
-    from tunesmith.training.loop.loading import computed_in, load_base
+    from tunesmith.training.loop.frozen import arithmetic
+    from tunesmith.training.loop.loading import load_base
     from tunesmith.training.loop.lora_modules import with_lora
     from tunesmith.training.plan.room import peak_memory
     from tunesmith.training.recipe import execute
@@ -74,7 +75,7 @@ def main() -> None:
         "learned": [sum(each.supervised for each in update) for update in done],
         "losses": timed.losses,
         "peak_bytes": peak_memory(),
-        "computes_in": str(computed_in(model)),
+        "computes_in": arithmetic(model),
     }
     print("RESULT " + json.dumps(result))
 
