@@ -24,6 +24,7 @@ from tests.server import Server, serving
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
+SLOW, FAST = 8_000, -1  # bytes a second; 900 tokens are then under way for eleven seconds, however fast the engine is
 _SLOWEST_MS = 30_000  # longest wait for anything on the page, on a machine that is busy
 
 expect.set_options(timeout=_SLOWEST_MS)
@@ -164,7 +165,12 @@ def _show(route: Route, built: Path) -> None:
     route.fulfill(body=(built / "index.html").read_text().replace("__NONCE__", nonce), headers=kept)
 
 
-def on_a_slow_line(page: Page) -> None:
-    """From now on 4 kB a second arrive: 900 tokens are under way for twenty seconds, however fast the engine is."""
-    line = {"offline": False, "latency": 0, "downloadThroughput": 4_000, "uploadThroughput": -1}
-    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", line)
+def line_of(page: Page) -> Callable[[int], None]:
+    """How many bytes a second arrive from now on: ``SLOW``, or ``FAST`` as ever."""
+    wire = page.context.new_cdp_session(page)
+
+    def runs_at(speed: int) -> None:
+        line = {"offline": False, "latency": 0, "downloadThroughput": speed, "uploadThroughput": -1}
+        wire.send("Network.emulateNetworkConditions", line)
+
+    return runs_at

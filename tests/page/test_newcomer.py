@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.page.conftest import Opener, on_a_slow_line
+from tests.page.conftest import SLOW, Opener, line_of
 from tests.page.furnished import LOUD, back_again, make_talkative_adapter
 from tests.server import Server, serving
 
@@ -103,7 +103,7 @@ def _begin_a_long_answer(page: Page, model: str) -> Locator:
     page.get_by_role("button", name="Parameters").click()
     page.get_by_label("Most tokens").fill("900")
     page.get_by_label("Temperature").fill("0")  # drawn at random, it might end early
-    on_a_slow_line(page)
+    line_of(page)(SLOW)
     page.get_by_label("Your question").fill("Count to a thousand.")
     page.get_by_label("Your question").press("Enter")
     answer = page.get_by_role("article", name=model)

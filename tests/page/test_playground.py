@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.page.conftest import Opener, on_a_slow_line
+from tests.page.conftest import FAST, SLOW, Opener, line_of
 from tests.page.furnished import LOUD, start_engine
 from tests.server import Server
 from tunesmith.datasets.preferences import read_preference_file
@@ -48,14 +48,18 @@ def test_a_reload_in_the_middle_of_an_answer_shows_what_had_come(open_page: Open
     page = open_page(f"/app/playground?model={LOUD}", language="zh-CN")
     page.get_by_role("button", name="参数").click()
     page.get_by_label("最多词元数").fill("900")
-    on_a_slow_line(page)
+    line = line_of(page)
+    line(SLOW)
     _ask(page, "你好", label="您的问题")
     answer = _answer(page, LOUD)
     expect(answer.locator(".markdown")).not_to_be_empty()
     expect(answer).to_have_attribute("aria-busy", "true")
     page.reload()
     expect(answer).to_contain_text("已中断")
+    line(FAST)  # all that the page asks for as it opens has come before the next answer begins
     expect(answer.locator(".markdown")).not_to_be_empty()
+    page.wait_for_load_state("networkidle")
+    line(SLOW)
     answer.get_by_role("button", name="重试").click()
     expect(answer.locator(".markdown")).not_to_be_empty()
     page.get_by_role("button", name="停止").click()
