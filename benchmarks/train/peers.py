@@ -19,6 +19,8 @@ ROOT = HERE.parents[1]
 TORCH = "torch==2.13.0"
 TRL = ("trl==1.16.0", "peft", "transformers", "accelerate", "datasets")
 LLAMA_FACTORY = "llamafactory==0.9.5"
+# They come with it, and load only beside the one build of torch that they were made for. Text needs neither.
+UNWANTED = ("torchvision", "torchaudio")
 _PATIENCE = 3.0  # times the budget: a single step cannot be interrupted, but a process can be ended
 
 
@@ -48,21 +50,22 @@ def trl_python(folder: Path) -> Path:
     Raises:
         LeftOut: it cannot be made.
     """
-    python = _environment(folder / "trl", " ".join(TRL), [[TORCH], list(TRL)], constrained=True)
+    held = ["-c", str(ROOT / "constraints.txt")]
+    steps = [["install", TORCH, *held], ["install", *TRL, *held]]
+    python = _environment(folder / "trl", " ".join(TRL), steps)
     _import(python, "trl")
     return python
 
 
 def factory_python(folder: Path) -> Path:
-    """An environment with LLaMA-Factory.
+    """An environment with LLaMA-Factory, without what it installs for pictures and sound.
 
     Raises:
-        LeftOut: it cannot be made, or what it installs cannot be imported.
+        LeftOut: it cannot be made.
     """
     # torch first and held: unheld, the wheel with CUDA replaces it
-    python = _environment(folder / "llamafactory", LLAMA_FACTORY, [[TORCH], [TORCH, LLAMA_FACTORY]], constrained=False)
-    _import(python, "llamafactory.train.tuner")
-    return python
+    steps = [["install", TORCH], ["install", TORCH, LLAMA_FACTORY], ["uninstall", "--yes", *UNWANTED]]
+    return _environment(folder / "llamafactory", f"{LLAMA_FACTORY} without {' '.join(UNWANTED)}", steps)
 
 
 def trained(contestant: Contestant, job: Mapping[str, Any], log: Path) -> dict[str, Any]:
@@ -105,15 +108,14 @@ def ours(settings: Mapping[str, Any]) -> Contestant:
     return Contestant("tunesmith", Path(sys.executable), HERE / "ours.py", settings, ALLOCATOR)
 
 
-def _environment(place: Path, wanted: str, installs: list[list[str]], *, constrained: bool) -> Path:
+def _environment(place: Path, wanted: str, steps: list[list[str]]) -> Path:
     python, done, log = place / "bin" / "python", place / ".installed", place.with_suffix(".install.log")
     if done.exists() and done.read_text() == wanted:
         return python
     print(f"installing {wanted} ...", file=sys.stderr, flush=True)
     venv.create(place, with_pip=True, clear=True)
-    for packages in installs:
-        command = [str(python), "-m", "pip", "install", "-q", *packages]
-        command += ["-c", str(ROOT / "constraints.txt")] if constrained else []
+    for step in steps:
+        command = [str(python), "-m", "pip", "--quiet", *step]
         with log.open("ab") as output:
             # a folder of its own to unpack into: a shared one may be emptied by others
             environ = {**os.environ, "TMPDIR": str(place)}
