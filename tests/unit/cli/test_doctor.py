@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.cli.conftest import Invoke
 from tunesmith.accounts.vault import Vault
+from tunesmith.cli import checks as looked_at
 from tunesmith.cli import service_checks
 from tunesmith.kernel.db import Database
 
@@ -169,6 +170,43 @@ def test_without_json_a_person_can_read_it(tunesmith: Invoke) -> None:
     result = tunesmith("doctor")
     assert result.exit_code == 0
     assert "everything is in order" in result.stdout or "warnings" in result.stdout
+
+
+def test_deep_says_what_engine_and_trainer_compute_with(tunesmith: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.inference.worker.native import library as engine
+    from tunesmith.training.loop.native import library as trainer
+
+    found = checks(tunesmith("doctor", "--deep", "--json").stdout)
+    for name, library in (("kernels", engine), ("training kernels", trainer)):
+        missing = library.reason()
+        assert found[name]["value"] == (missing or "compiled"), name
+        assert (found[name]["level"], bool(found[name]["advice"])) == (("info", True) if missing else ("ok", False))
+    # torch takes this for the processor's word, and neither library is for one without vectors
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    found = checks(tunesmith("doctor", "--deep", "--json").stdout)
+    for name, why in (
+        ("kernels", "the processor has DEFAULT alone"),
+        ("training kernels", "the processor has DEFAULT"),
+    ):
+        assert (found[name]["level"], found[name]["value"]) == ("info", why), name
+
+
+@pytest.mark.parametrize("engine, trainer", [("", "no file"), ("no file", ""), ("", "")])
+def test_deep_tells_the_engines_kernels_from_the_trainers(
+    tunesmith: Invoke, monkeypatch: pytest.MonkeyPatch, engine: str, trainer: str
+) -> None:
+    monkeypatch.setattr(looked_at, "_TRY_TORCH", f"print('2.13.0 cpu 2'); print({engine!r}); print({trainer!r})")
+    result = tunesmith("doctor", "--deep", "--json")
+    found = checks(result.stdout)
+    assert result.exit_code == 0, "no kernel is no error"
+    assert found["torch runs"]["facts"] == {"device": "cpu", "threads": 2}
+    for name, missing, effect in (
+        ("kernels", engine, "the engine computes through torch"),
+        ("training kernels", trainer, "bases of 16 bits are trained in float32"),
+    ):
+        check = found[name]
+        assert (check["level"], check["value"]) == (("info", missing) if missing else ("ok", "compiled")), name
+        assert check["advice"].startswith(effect) if missing else check["advice"] == "", name
 
 
 def test_ollama_unset_is_no_fault_and_says_what_to_set(tunesmith: Invoke) -> None:

@@ -38,6 +38,7 @@ def test_an_adapter_is_made_again_to_the_same_bytes_and_not_from_other_data(
     assert {each["role"] for each in facts["ingredients"]["data"]} == {"dataset", "validation"}
     assert facts["metrics"]["validation_loss"] == facts["validation_loss"] > 0
     assert facts["computed"]["threads"] == 1 and facts["run_id"] == made["id"]
+    assert facts["computed"]["arithmetic"] == "float32"  # such a small base lies in memory as float32
     card = (folder / "README.md").read_text()
     assert card.startswith('---\nbase_model: "tiny"\nlibrary_name: peft\n') and facts["weights_sha256"] in card
 
@@ -48,15 +49,18 @@ def test_an_adapter_is_made_again_to_the_same_bytes_and_not_from_other_data(
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (home / "adapters" / "again" / file).read_bytes() == (folder / file).read_bytes()
 
-    # a digest that no run gives stands in for other bytes; other threads are told of before anything starts
+    # a digest that no run gives stands in for other bytes, made by other arithmetic; other threads are told of before
+    # anything starts
     facts["weights_sha256"] = "0" * 64
+    facts["computed"]["arithmetic"] = "block fixed point"
     (folder / "tunesmith.json").write_text(json.dumps(facts))
     monkeypatch.setenv("TUNESMITH_THREADS", "2")
     with opened(home) as services:
         original = repeating.checked(services, "adapters/town")
         assert "TUNESMITH_THREADS=1" in capsys.readouterr().err
         differing = repeating.compared(services, original, services.training.get(found["id"]))
-    assert not differing["same_bytes"] and differing["differences"] == []
+    assert not differing["same_bytes"]
+    assert differing["differences"] == ["arithmetic: block fixed point → float32"]
     repeating.show(differing)
     assert "not the same bytes" in capsys.readouterr().out
 
