@@ -5,18 +5,20 @@
     python benchmarks/train.py --model shipped                  # loss curves beside TRL's; POST /train to first step
 
 Tunesmith (``recipe.execute``, as its trainer calls it) beside TRL's ``SFTTrainer`` at its defaults and at the best of
-the settings below, and LLaMA-Factory where it can be imported. The base has the shape of Qwen2.5-0.5B and random
-weights; the chats have log-normal lengths (median 150, at most 1,024 tokens) and are 56 % answer. LoRA of rank 16 on
-every linear layer, no dropout. Each training is a process of its own; contestants take turns, round by round; the first
-step of each does not count; threads wait without spinning, for all alike. "Useful" tokens are those of the sequences,
-without padding. Memory is the peak of the whole process (VmHWM). The share of the matrix rate counts the matrix products
-of the frozen weights alone (two there and two back; the output head only where there is loss), over the better of
-float32 and bfloat16 as measured on the same shapes in the same run.
+the settings below, and LLaMA-Factory's SFT workflow at its defaults (of a float32 checkpoint where bfloat16 is the
+slower one here). The base has the shape of Qwen2.5-0.5B and random weights; the chats have log-normal lengths (median
+150, at most 1,024 tokens) and are 56 % answer. LoRA of rank 16 on every linear layer, no dropout. Each training is a
+process of its own; contestants take turns, round by round; the first step of each does not count; threads wait without
+spinning, for all alike. "Useful" tokens are those of the sequences, without padding. Memory is the peak of the whole
+process (VmHWM). The share of the matrix rate counts the matrix products of the frozen weights alone (two there and two
+back; the output head only where there is loss), over the better of float32 and bfloat16 as measured on the same shapes
+in the same run.
 
-TRL's best setting is looked for with one timed step each; ``--best NAME`` names it instead. What a contestant could not
-do within ``--budget-seconds`` it is not waited for: one timed step is enough then, and a process that has none after
-three times as long is ended and left out. Peers live in virtual environments of their own under ``--folder``, made on
-the first run.
+TRL's best setting is looked for with one timed step each; ``--best NAME`` names it instead. Settings that compute in
+bfloat16 are not asked where the matrix rate says that float32 is faster; TRL's defaults run all the same, as themselves.
+What a contestant could not do within ``--budget-seconds`` it is not waited for: one timed step is enough then, and a
+process that has none after three times as long is ended and left out. Peers live in virtual environments of their own
+under ``--folder``, made on the first run.
 """
 
 import argparse
@@ -96,10 +98,20 @@ def useful(found: Mapping[str, Any]) -> float:
     return float(sum(found["tokens"][1:]) / max(1e-9, sum(found["seconds"][1:])))
 
 
-def best_setting(bench: Bench, python: Path, wanted: str | None) -> tuple[str, dict[str, Any]]:
-    """The fastest of TRL's settings by one timed step each, and what each of them gave."""
+def best_setting(bench: Bench, python: Path, narrow: bool) -> tuple[str, dict[str, Any]]:
+    """The fastest of TRL's settings by one timed step each, and what each of them gave.
+
+    Args:
+        narrow: those that compute in bfloat16 are asked, too.
+
+    Raises:
+        LeftOut: none of them ran.
+    """
     tried: dict[str, Any] = {}
-    for name, settings in TRL.items() if wanted is None else ():
+    for name, settings in TRL.items():
+        if settings.get("bf16", True) and not narrow:
+            tried[name] = {"failed": "not asked: it computes in bfloat16, which is slower here than float32"}
+            continue
         try:
             found = bench.run(Contestant(f"TRL, {name}", python, HERE / "sft.py", settings), 1)
         except LeftOut as why:
@@ -108,28 +120,37 @@ def best_setting(bench: Bench, python: Path, wanted: str | None) -> tuple[str, d
             continue
         tried[name] = {"tokens_per_second": useful(found), "peak_bytes": found["peak_bytes"]}
     usable = [name for name, found in tried.items() if "failed" not in found]
-    return wanted or max(usable, key=lambda name: tried[name]["tokens_per_second"]), tried
+    if not usable:
+        raise LeftOut("none of its settings ran: " + "; ".join(found["failed"] for found in tried.values()))
+    return max(usable, key=lambda name: tried[name]["tokens_per_second"]), tried
 
 
-def contestants(bench: Bench, given: argparse.Namespace) -> tuple[list[Contestant], dict[str, Any]]:
-    """Who takes part, and why others do not."""
-    found, notes = [ours({"batch_size": 8, "learning_rate": 1e-4})], dict[str, Any]()
+def contestants(
+    bench: Bench, given: argparse.Namespace, narrow: bool
+) -> tuple[list[Contestant], dict[str, str], dict[str, Any]]:
+    """Who takes part, why others do not, and what TRL's settings gave; ``narrow`` as for ``best_setting``."""
+    found, notes, tried = [ours({"batch_size": 8, "learning_rate": 1e-4})], dict[str, str](), dict[str, Any]()
+    wanted = {"TRL defaults", "TRL best", "LLaMA-Factory"}.difference(given.without)
     try:
-        python = trl_python(bench.folder)
-        best, notes["TRL settings"] = best_setting(bench, python, given.best)
-        notes["TRL's best setting"] = best
-        found += [Contestant("TRL defaults", python, HERE / "sft.py", TRL["defaults"]),
-                  Contestant("TRL best", python, HERE / "sft.py", TRL[best])]  # fmt: skip
+        python = trl_python(bench.folder) if wanted & {"TRL defaults", "TRL best"} else Path()
+        if "TRL defaults" in wanted:
+            found.append(Contestant("TRL defaults", python, HERE / "sft.py", TRL["defaults"]))
+        if "TRL best" in wanted:
+            best, tried = (given.best, {}) if given.best else best_setting(bench, python, narrow)
+            notes["TRL's best setting"] = best
+            found.append(Contestant("TRL best", python, HERE / "sft.py", TRL[best]))
     except LeftOut as why:
         notes["TRL"] = str(why)
     try:
-        found.append(Contestant("LLaMA-Factory", factory_python(bench.folder), HERE / "factory.py", {}))
+        if "LLaMA-Factory" in wanted:
+            settings = {} if narrow else {"dtype": "float32"}
+            found.append(Contestant("LLaMA-Factory", factory_python(bench.folder), HERE / "factory.py", settings))
     except LeftOut as why:
         notes["LLaMA-Factory"] = str(why)
     for name in ("TRL", "LLaMA-Factory"):
         if name in notes:
             print(f"!! {name} is LEFT OUT: {notes[name]}", file=sys.stderr, flush=True)
-    return found, notes
+    return [who for who in found if who.name not in given.without], notes, tried
 
 
 def figures(runs: Sequence[Mapping[str, Any]], work: tuple[float, float], rate: float) -> dict[str, Any]:
@@ -160,8 +181,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     about = write_chats(data, model, given.chats)
     bench = Bench(folder, model, data, given)
     rates = [bench.rate()]
-    racing, notes = contestants(bench, given)
-    racing = [who for who in racing if who.name not in given.without]
+    racing, notes, tried = contestants(bench, given, rates[0]["bfloat16"] >= rates[0]["float32"])
     runs: dict[str, list[dict[str, Any]]] = {who.name: [] for who in racing}
     for _ in range(given.rounds):
         for who in (each for each in racing if each.name not in notes):
@@ -174,7 +194,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     rate = {name: max(each[name] for each in rates) for name in rates[0]}
     found = {name: figures(each, work_a_token(model), max(rate.values())) for name, each in runs.items() if each}
     return {"machine": machine(given), "shape": given.shape, "data": about, "matrix_rate": rate, "figures": found,
-            "ratios": ratios(found), "notes": notes, "load_averages": bench.loads}  # fmt: skip
+            "ratios": ratios(found), "trl_settings": tried, "notes": notes, "load_averages": bench.loads}  # fmt: skip
 
 
 def ratios(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -245,9 +265,11 @@ def show(found: Mapping[str, Any]) -> None:
     if "tunesmith" in found["figures"]:
         share = found["figures"]["tunesmith"]["rate_share"]
         print(f"share of the matrix rate: {share:.1%}{_met(share >= RATE_AIM, f'{RATE_AIM:.0%}')}")
+    for name, each in found["trl_settings"].items():
+        gave = each.get("failed") or f"{each['tokens_per_second']:.0f} tokens/s, {each['peak_bytes'] / 1e9:.2f} GB"
+        print(f"TRL, one step, {name:<45}{gave}")
     for name, note in found["notes"].items():
-        for line in [f"{key}: {value}" for key, value in note.items()] if isinstance(note, dict) else [note]:
-            print(f"{name}: {line}")
+        print(f"{name}: {note}")
 
 
 def show_shipped(found: Mapping[str, Any]) -> None:
