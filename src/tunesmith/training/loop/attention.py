@@ -2,17 +2,20 @@
 
 Examples lie one after the other in one row. Attention alone takes them apart: those of about equal length are laid
 side by side and attended to in one causal call; what pads the shorter ones stands behind their last token, where
-causal attention never looks. So nothing is masked, and the fast kernels of every device are used.
+causal attention never looks. So nothing is masked, and the fast kernels of every device are used. In float32 on a
+processor the compiled library goes through the examples where they lie, where it is.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from tunesmith.training.loop.native.library import Library, attends, library
 
 IMPLEMENTATION = "tunesmith_packed"
 _WASTE = 0.2  # of a group's places may be padding
@@ -96,6 +99,13 @@ def _forward(
 ) -> tuple[Tensor, None]:
     if groups is None or softcap is not None or mask is not None:
         raise NotImplementedError("only packed examples without a cap on their scores")
+    found = None if dropout else _library_for(q_1HTD, k_1HTD, v_1HTD)
+    if found is not None:
+        lengths_E = torch.tensor([length for group in groups for length in group.lengths])
+        scale = q_1HTD.shape[-1] ** -0.5 if scaling is None else scaling
+        heads = (x[0].transpose(0, 1) for x in (q_1HTD, k_1HTD, v_1HTD))
+        out_THD: Tensor = _Compiled.apply(*heads, lengths_E, scale, sliding_window or 0, found)
+        return out_THD[None], None
     parts = []
     for group in groups:
         q, k, v = (_taken_apart(x, group) for x in (q_1HTD, k_1HTD, v_1HTD))
@@ -107,6 +117,38 @@ def _forward(
         rows_ND = out.transpose(1, 2).flatten(0, 1)
         parts.append(rows_ND if group.real is None else rows_ND.index_select(0, group.real))
     return torch.cat(parts)[None], None
+
+
+def _library_for(q_1HTD: Tensor, k_1HTD: Tensor, v_1HTD: Tensor) -> Library | None:
+    """The compiled library where it attends to such tensors."""
+    each = (q_1HTD, k_1HTD, v_1HTD)
+    if not all(x.dtype is torch.float32 and x.device.type == "cpu" and attends(x.shape[-1]) for x in each):
+        return None
+    return library() if q_1HTD.shape[-1] == k_1HTD.shape[-1] == v_1HTD.shape[-1] else None
+
+
+class _Compiled(torch.autograd.Function):
+    """Attention by the compiled library: examples where they lie, nothing padded or moved."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        q_THD, k_TGD, v_TGD, lengths_E, scale, window, found = given
+        q_THD, k_TGD, v_TGD = map(_by_rows, (q_THD, k_TGD, v_TGD))
+        out_THD, shares_HT2 = found.attention(q_THD, k_TGD, v_TGD, lengths_E, scale, window)
+        ctx.save_for_backward(q_THD, k_TGD, v_TGD, out_THD, shares_HT2, lengths_E)
+        ctx.others = scale, window, found
+        return cast(Tensor, out_THD)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        scale, window, found = ctx.others
+        dq_THD, dk_TGD, dv_TGD = found.attention_back(_by_rows(grads[0]), *ctx.saved_tensors, scale, window)
+        return dq_THD, dk_TGD, dv_TGD, None, None, None, None
+
+
+def _by_rows(x_THD: Tensor) -> Tensor:
+    """``x`` with the numbers of a head beside each other."""
+    return x_THD if x_THD.stride(2) == 1 else x_THD.contiguous()
 
 
 def _taken_apart(x_1HTD: Tensor, group: Group) -> Tensor:

@@ -1,11 +1,12 @@
-"""Products with frozen weights of 16 bits in block fixed point, through a compiled library (fixed.h); torch, ctypes."""
+"""The compiled library: products in block fixed point (fixed.h) and attention (attention.h); torch, ctypes."""
 
 import ctypes
 import threading
-from ctypes import POINTER, Structure, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from weakref import finalize
 
 import structlog
@@ -15,6 +16,7 @@ from torch import Tensor
 KINDS = {torch.float16: 1, torch.bfloat16: 2}
 # AVX-512 multiplies float32 as fast as these kernels multiply integers, and much of it has bfloat16 arithmetic
 _FASTER_ON = "AVX2"
+_MOST_DIM = 256  # ATTENTION_DIM in attention.h
 _SHARED = ("pool.c", "pool.h", "vector.h")  # the engine's threads
 
 log = structlog.get_logger(__name__)
@@ -36,14 +38,39 @@ class Product(Structure):
     )
 
 
+class Heads(Structure):
+    """See attention.h."""
+
+    _fields_ = (("at", c_void_p), ("head", c_int64), ("token", c_int64))
+
+    @classmethod
+    def of(cls, x_THD: Tensor) -> "Heads":
+        return cls(x_THD.data_ptr(), x_THD.stride(1), x_THD.stride(0))
+
+
+class Attention(Structure):
+    """See attention.h."""
+
+    _fields_ = (
+        *((name, Heads) for name in ("q", "k", "v", "grad")),
+        *((name, c_void_p) for name in ("out", "shares", "dq", "dk", "dv", "room", "lengths")),
+        *((name, c_int64) for name in ("examples", "tokens", "window")),
+        *((name, c_int32) for name in ("heads", "kv_heads", "dim")),
+        ("scale", c_float),
+    )
+
+
 class Library:
-    """The product, and threads of its own. Calls from several threads take turns."""
+    """The product, the attention, and threads of its own. Calls from several threads take turns."""
 
     def __init__(self, functions: ctypes.CDLL, threads: int) -> None:
         functions.pool_new.argtypes, functions.pool_new.restype = (c_int,), c_void_p
         functions.pool_free.argtypes, functions.pool_free.restype = (c_void_p,), None
         functions.fixed_scratch.argtypes, functions.fixed_scratch.restype = (c_int64, c_int64), c_int64
         functions.fixed_product.argtypes, functions.fixed_product.restype = (c_void_p, POINTER(Product)), None
+        functions.attention_room.argtypes, functions.attention_room.restype = (POINTER(Attention), c_int), c_int64
+        for attend in (functions.attention_forward, functions.attention_backward):
+            attend.argtypes, attend.restype = (c_void_p, POINTER(Attention)), None
         self._functions, self._lock = functions, threading.Lock()
         self._pool = functions.pool_new(threads)
         if not self._pool:
@@ -70,6 +97,58 @@ class Library:
         with self._lock:
             self._functions.fixed_product(self._pool, product)
         return y_NO
+
+    def attention(
+        self, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, lengths_E: Tensor, scale: float, window: int
+    ) -> tuple[Tensor, Tensor]:
+        """Causal attention in each of the examples that lie one after the other: (T, H, D), and what its gradient needs.
+
+        Args:
+            q_THD, k_TGD, v_TGD: float32, D contiguous and such that ``attends`` is true, H a multiple of G.
+            lengths_E: int64, of the examples. window: tokens seen, the own one the last of them; 0 for all.
+        """
+        tokens, heads, _ = q_THD.shape
+        out_THD, shares_HT2 = torch.empty(q_THD.shape), torch.empty(heads, tokens, 2)
+        job = _attention(q_THD, k_TGD, v_TGD, out_THD, shares_HT2, lengths_E, scale, window)
+        self._attend(self._functions.attention_forward, job, False)
+        return out_THD, shares_HT2
+
+    def attention_back(
+        self, grad_THD: Tensor, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, out_THD: Tensor, shares_HT2: Tensor,
+        lengths_E: Tensor, scale: float, window: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Gradients of ``attention``'s queries, keys and values from that of its first result."""
+        job = _attention(q_THD, k_TGD, v_TGD, out_THD, shares_HT2, lengths_E, scale, window)
+        grads = torch.empty(q_THD.shape), torch.empty(k_TGD.shape), torch.empty(v_TGD.shape)
+        job.grad = Heads.of(grad_THD)
+        job.dq, job.dk, job.dv = (grad.data_ptr() for grad in grads)
+        self._attend(self._functions.attention_backward, job, True)
+        return grads
+
+    def _attend(self, function: Any, job: Attention, back: bool) -> None:
+        room = torch.empty(self._functions.attention_room(job, back), dtype=torch.int8)
+        job.room = room.data_ptr()
+        with self._lock:
+            function(self._pool, job)
+
+
+def attends(dim: int) -> bool:
+    """Whether the attention is made for heads of so many numbers."""
+    return dim % 8 == 0 and 0 < dim <= _MOST_DIM
+
+
+def _attention(
+    q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, out_THD: Tensor, shares_HT2: Tensor, lengths_E: Tensor, scale: float,
+    window: int,
+) -> Attention:  # fmt: skip
+    (tokens, heads, dim), kv_heads = q_THD.shape, k_TGD.shape[1]
+    assert int(lengths_E.sum()) == tokens and heads % kv_heads == 0
+    assert k_TGD.shape == v_TGD.shape == (tokens, kv_heads, dim)
+    return Attention(
+        *map(Heads.of, (q_THD, k_TGD, v_TGD)), out=out_THD.data_ptr(), shares=shares_HT2.data_ptr(),
+        lengths=lengths_E.data_ptr(), examples=len(lengths_E), tokens=tokens, window=window, heads=heads,
+        kv_heads=kv_heads, dim=dim, scale=scale,
+    )  # fmt: skip
 
 
 @cache
