@@ -152,7 +152,7 @@ INLINE __m256 seen8(struct seen seen, int at) {
   return _mm256_castsi256_ps(_mm256_andnot_si256(before, _mm256_cmpgt_epi32(_mm256_set1_epi32(seen.high), lane)));
 }
 
-/* 2^x within two units of the last place for x that is not above 0 (Cephes, exp2f); 0 below -127, what is no number
+/* 2^x within one unit of the last place for x that is not above 0 (Cephes, exp2f); 0 below -127, what is no number
  * stays none. Adding SHIFT leaves the nearest integer, raised as an exponent is, in the lowest bits. */
 INLINE __m256 power8(__m256 x) {
   const __m256 shift = _mm256_set1_ps(12582912.0f + 127.0f);
