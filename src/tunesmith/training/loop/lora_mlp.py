@@ -14,20 +14,41 @@ from torch.nn import functional
 
 from tunesmith.training.loop.frozen import Weight
 from tunesmith.training.loop.lora import Branch, LoraLinear, branch_gradients, branched, input_gradient, kept
+from tunesmith.training.loop.native.library import GELU_TANH, SILU, library_for
 
 _NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A function of one number and the product of its derivative with a gradient."""
+    """A function of one number and the product of its derivative with a gradient.
 
+    Attributes:
+        kind: as the compiled library names it.
+    """
+
+    kind: int
     of: Callable[[Tensor], Tensor]
     gradient: Callable[[Tensor, Tensor], Tensor]
 
+    def gated(self, g_NF: Tensor, u_NF: Tensor) -> Tensor:
+        """``act(g) * u``."""
+        found = library_for(g_NF)
+        return self.of(g_NF).mul_(u_NF) if found is None else found.gated(g_NF, u_NF, self.kind)
 
-_SILU = Activation(functional.silu, torch.ops.aten.silu_backward)
+    def gradients(self, grad_NF: Tensor, g_NF: Tensor, u_NF: Tensor, spare_NF: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of g and u from that of ``act(g) * u``, which they overwrite, as they do ``spare_NF``."""
+        found = library_for(g_NF)
+        if found is not None:
+            found.gated_back(grad_NF, g_NF, u_NF, self.kind, spare_NF)
+            return grad_NF, spare_NF
+        torch.mul(self.of(g_NF), grad_NF, out=spare_NF)
+        return self.gradient(grad_NF.mul_(u_NF), g_NF), spare_NF
+
+
+_SILU = Activation(SILU, functional.silu, torch.ops.aten.silu_backward)
 _GELU_TANH = Activation(
+    GELU_TANH,
     lambda x: functional.gelu(x, approximate="tanh"),
     lambda grad, x: torch.ops.aten.gelu_backward(grad, x, approximate="tanh"),
 )
@@ -52,7 +73,7 @@ class _Gated(torch.autograd.Function):
         gate, up, down = _branches(layers, AB)
         g_NF, low_g = branched(x_ND, gate, kept_ND, layers.weights[0], layers.biases[0])
         u_NF, low_u = branched(x_ND, up, kept_ND, layers.weights[1], layers.biases[1])
-        h_NF = layers.activation.of(g_NF).mul_(u_NF)
+        h_NF = layers.activation.gated(g_NF, u_NF)
         y_ND, low_d = branched(h_NF, down, kept_NF, layers.weights[2], layers.biases[2])
         ctx.layers = layers
         ctx.save_for_backward(x_ND, kept_ND, kept_NF, g_NF, u_NF, low_g, low_u, low_d, *AB)
@@ -63,12 +84,11 @@ class _Gated(torch.autograd.Function):
         layers: _Layers = ctx.layers
         x_ND, kept_ND, kept_NF, g_NF, u_NF, low_g, low_u, low_d, *AB = ctx.saved_tensors
         gate, up, down = _branches(layers, AB)
-        activated_NF = layers.activation.of(g_NF)
-        dA, dB, d_low = branch_gradients(grads[0], activated_NF * u_NF, low_d, down, kept_NF)
+        h_NF = layers.activation.gated(g_NF, u_NF)
+        dA, dB, d_low = branch_gradients(grads[0], h_NF, low_d, down, kept_NF)
         grad_h_NF = input_gradient(grads[0], d_low, down, kept_NF, layers.weights[2])
-        grad_u_NF = activated_NF.mul_(grad_h_NF)
-        grad_g_NF = layers.activation.gradient(grad_h_NF.mul_(u_NF), g_NF)
-        del activated_NF, grad_h_NF
+        grad_g_NF, grad_u_NF = layers.activation.gradients(grad_h_NF, g_NF, u_NF, h_NF)
+        del h_NF, grad_h_NF
         gA, gB, g_low = branch_gradients(grad_g_NF, x_ND, low_g, gate, kept_ND)
         uA, uB, u_low = branch_gradients(grad_u_NF, x_ND, low_u, up, kept_ND)
         grad_x = input_gradient(grad_g_NF, g_low, gate, kept_ND, layers.weights[0])

@@ -1,4 +1,4 @@
-"""The compiled library: products in block fixed point (fixed.h) and attention (attention.h); torch, ctypes."""
+"""The trainer's compiled library: products in block fixed point, attention, gates (torch, ctypes)."""
 
 import ctypes
 import threading
@@ -13,6 +13,7 @@ import structlog
 import torch
 from torch import Tensor
 
+SILU, GELU_TANH = 1, 2  # as gated.h has them
 KINDS = {torch.float16: 1, torch.bfloat16: 2}
 # AVX-512 multiplies float32 as fast as these kernels multiply integers, and much of it has bfloat16 arithmetic
 _FASTER_ON = "AVX2"
@@ -60,8 +61,18 @@ class Attention(Structure):
     )
 
 
+class Gated(Structure):
+    """See gated.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("gate", "up", "grad", "out")),
+        ("count", c_int64),
+        ("activation", c_int32),
+    )
+
+
 class Library:
-    """The product, the attention, and threads of its own. Calls from several threads take turns."""
+    """Its functions, and threads of its own. Calls from several threads take turns."""
 
     def __init__(self, functions: ctypes.CDLL, threads: int) -> None:
         functions.pool_new.argtypes, functions.pool_new.restype = (c_int,), c_void_p
@@ -71,6 +82,8 @@ class Library:
         functions.attention_room.argtypes, functions.attention_room.restype = (POINTER(Attention), c_int), c_int64
         for attend in (functions.attention_forward, functions.attention_backward):
             attend.argtypes, attend.restype = (c_void_p, POINTER(Attention)), None
+        for gate in (functions.gated_forward, functions.gated_backward):
+            gate.argtypes, gate.restype = (c_void_p, POINTER(Gated)), None
         self._functions, self._lock = functions, threading.Lock()
         self._pool = functions.pool_new(threads)
         if not self._pool:
@@ -131,6 +144,28 @@ class Library:
         with self._lock:
             function(self._pool, job)
 
+    def gated(self, gate_NF: Tensor, up_NF: Tensor, activation: int) -> Tensor:
+        """``act(gate) * up``; all float32 and contiguous.
+
+        Args:
+            activation: ``SILU`` or ``GELU_TANH``.
+        """
+        assert gate_NF.is_contiguous() and up_NF.is_contiguous()
+        out_NF = torch.empty_like(gate_NF)
+        gated = Gated(gate_NF.data_ptr(), up_NF.data_ptr(), None, out_NF.data_ptr(), gate_NF.numel(), activation)
+        with self._lock:
+            self._functions.gated_forward(self._pool, gated)
+        return out_NF
+
+    def gated_back(self, grad_NF: Tensor, gate_NF: Tensor, up_NF: Tensor, activation: int, out_NF: Tensor) -> None:
+        """Turns ``grad_NF``, the gradient of ``gated``, into gate's, and writes up's to ``out_NF``."""
+        assert all(each.is_contiguous() for each in (grad_NF, gate_NF, up_NF, out_NF))
+        gated = Gated(
+            gate_NF.data_ptr(), up_NF.data_ptr(), grad_NF.data_ptr(), out_NF.data_ptr(), gate_NF.numel(), activation
+        )
+        with self._lock:
+            self._functions.gated_backward(self._pool, gated)
+
 
 def attends(dim: int) -> bool:
     """Whether the attention is made for heads of so many numbers."""
@@ -159,6 +194,11 @@ def library() -> Library | None:
     except OSError as error:
         log.info("products in float32", why=str(error))
         return None
+
+
+def library_for(x: Tensor) -> Library | None:
+    """The library where it computes with numbers like these: float32, on the processor."""
+    return library() if x.dtype is torch.float32 and x.device.type == "cpu" else None
 
 
 def reason() -> str:

@@ -1,0 +1,99 @@
+"""The gate of a feed-forward block in one pass: against autograd in float64, at its ends, for any number of threads."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tunesmith.training.loop.lora_mlp import _ACTIVATIONS, Activation
+from tunesmith.training.loop.native.library import GELU_TANH, SILU, Library
+
+SHAPES = [(1, 1), (3, 5), (2, 8), (7, 13), (37, 451), (1, 32769)]
+EXACT: dict[int, Callable[[Tensor], Tensor]] = {
+    SILU: functional.silu,
+    GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),
+}
+kinds = pytest.mark.parametrize("kind", EXACT, ids={SILU: "silu", GELU_TANH: "gelu"}.get)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        yield
+
+
+def computed(by: Library, kind: int, g: Tensor, u: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The product and the gradients of g and u."""
+    h, grad = by.gated(g, u, kind), grad.clone()
+    out = h.clone()
+    by.gated_back(grad, g, u, kind, out)
+    return h, grad, out
+
+
+def exact(kind: int, g: Tensor, u: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    g, u = (each.double().requires_grad_(True) for each in (g, u))
+    h = EXACT[kind](g) * u
+    return h.detach(), *torch.autograd.grad(h, (g, u), grad.double())
+
+
+@kinds
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_and_gradients_are_autograds(
+    threads: Callable[[int], Library], kind: int, shape: tuple[int, int]
+) -> None:
+    g, u, grad = 3 * torch.randn(shape), torch.randn(shape), torch.randn(shape)
+    for got, want in zip(computed(threads(1), kind, g, u, grad), exact(kind, g, u, grad), strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=2e-6, atol=1e-6)
+
+
+@kinds
+def test_nothing_overflows_at_any_magnitude(threads: Callable[[int], Library], kind: int) -> None:
+    size = torch.tensor([0.0, 1e-30, 1e-4, 1.0, 5.0, 9.9, 10.1, 20.0, 86.9, 87.1, 88.5, 100.0, 1e4, 1e18, 1e30, 3e38])
+    g = torch.cat([size, -size])
+    u = grad = torch.ones_like(g)
+    for got, want in zip(computed(threads(1), kind, g, u, grad), exact(kind, g, u, grad), strict=True):
+        assert got.isfinite().all()
+        torch.testing.assert_close(got.double(), want, rtol=2e-6, atol=1e-6)
+
+
+@kinds
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("at", [0, 9], ids=["in eight", "behind the last eight"])
+def test_what_is_no_number_shows_and_stays_where_it_is(
+    threads: Callable[[int], Library], kind: int, bad: float, at: int
+) -> None:
+    for place in range(3):
+        given = [torch.randn(10) for _ in range(3)]
+        given[place][at] = bad
+        h, *grads = computed(threads(1), kind, *given)
+        shown = torch.stack([*(grads if place == 2 else [h, *grads])]).isfinite().logical_not().any(0)
+        assert shown.nonzero().flatten().tolist() == [at]
+
+
+@kinds
+def test_the_bytes_are_the_same_for_any_number_of_threads(threads: Callable[[int], Library], kind: int) -> None:
+    g, u, grad = (torch.randn(67, 4099) for _ in range(3))
+    one = computed(threads(1), kind, g, u, grad)
+    for count in (2, 3):
+        assert all(map(torch.equal, computed(threads(count), kind, g, u, grad), one))
+    whole = computed(threads(2), kind, g[:5].contiguous(), u[:5].contiguous(), grad[:5].contiguous())
+    assert all(torch.equal(part, all_[:5]) for part, all_ in zip(whole, one, strict=True))
+
+
+@pytest.mark.parametrize(
+    "activation", set(_ACTIVATIONS.values()), ids=lambda each: {SILU: "silu"}.get(each.kind, "gelu")
+)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_without_the_library_torch_gives_the_same(
+    activation: Activation, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr("tunesmith.training.loop.lora_mlp.library_for", lambda x: None)
+    g, u, grad = (torch.randn(7, 13) for _ in range(3))
+    h = activation.gated(g, u)
+    grads = activation.gradients(grad.clone(), g, u, h.clone())
+    for got, want in zip((h, *grads), exact(activation.kind, g, u, grad), strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=2e-6, atol=1e-6)
