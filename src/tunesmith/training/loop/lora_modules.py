@@ -10,6 +10,7 @@ from tunesmith.kernel.problems import Invalid
 from tunesmith.training.loop.loading import computed_in
 from tunesmith.training.loop.lora import QUANTIZED, FrozenLinear, LoraLinear
 from tunesmith.training.loop.lora_mlp import LoraGatedMLP, gated
+from tunesmith.training.loop.norms import normed
 from tunesmith.training.run import Recipe
 
 
@@ -21,7 +22,8 @@ def linear_modules(model: Any) -> list[str]:
 def with_lora(model: Any, recipe: Recipe) -> Any:
     """``model`` with fresh LoRA weights in place, which alone are trainable; drawn from ``recipe.seed``.
 
-    Every linear layer it is put on, and its gated feed-forward blocks, are replaced by ones that compute both at once.
+    Every linear layer it is put on, its gated feed-forward blocks and its norms are replaced by ones that compute in
+    fewer passes.
 
     Raises:
         Invalid: a target module is not in the model, or LoRA cannot be put on it.
@@ -29,7 +31,8 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
     targets = list(recipe.target_modules) or linear_modules(model)
     chosen = _chosen(model, targets)
     torch.manual_seed(recipe.seed)
-    narrow = computed_in(model) != model.dtype
+    computed = computed_in(model)
+    narrow = computed != model.dtype
     for name, linear in list(_linears(model)):
         if name in chosen:
             _put(model, name, LoraLinear(linear, recipe))
@@ -40,6 +43,8 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
     for name, block in list(model.named_modules()):
         if gated(block):
             _put(model, name, LoraGatedMLP(block))
+        elif computed is torch.float32 and (norm := normed(block)) is not None:
+            _put(model, name, norm)
     return model
 
 

@@ -1,4 +1,4 @@
-"""The trainer's compiled library: products in block fixed point, attention, gates (torch, ctypes)."""
+"""The trainer's compiled library: products in block fixed point, attention, gates, norms (torch, ctypes)."""
 
 import ctypes
 import threading
@@ -71,6 +71,17 @@ class Gated(Structure):
     )
 
 
+class Norm(Structure):
+    """See norm.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "scale", "grad", "y", "over")),
+        ("rows", c_int64),
+        ("width", c_int64),
+        ("eps", c_float),
+    )
+
+
 class Library:
     """Its functions, and threads of its own. Calls from several threads take turns."""
 
@@ -84,6 +95,8 @@ class Library:
             attend.argtypes, attend.restype = (c_void_p, POINTER(Attention)), None
         for gate in (functions.gated_forward, functions.gated_backward):
             gate.argtypes, gate.restype = (c_void_p, POINTER(Gated)), None
+        for norm in (functions.norm_forward, functions.norm_backward):
+            norm.argtypes, norm.restype = (c_void_p, POINTER(Norm)), None
         self._functions, self._lock = functions, threading.Lock()
         self._pool = functions.pool_new(threads)
         if not self._pool:
@@ -165,6 +178,29 @@ class Library:
         )
         with self._lock:
             self._functions.gated_backward(self._pool, gated)
+
+    def norm(self, x_ND: Tensor, scale_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """``scale * x / root``, the root of the mean of each row's squares and ``eps``; one over it, (N,).
+
+        All float32 and contiguous.
+        """
+        assert x_ND.is_contiguous() and scale_D.is_contiguous()
+        y_ND, over_N = torch.empty_like(x_ND), x_ND.new_empty(len(x_ND))
+        norm = Norm(x_ND.data_ptr(), scale_D.data_ptr(), None, y_ND.data_ptr(), over_N.data_ptr(), *x_ND.shape, eps)
+        with self._lock:
+            self._functions.norm_forward(self._pool, norm)
+        return y_ND, over_N
+
+    def norm_back(self, grad_ND: Tensor, x_ND: Tensor, scale_D: Tensor, over_N: Tensor) -> Tensor:
+        """The gradient of ``x``, of what ``norm`` found."""
+        assert grad_ND.is_contiguous()
+        out_ND = torch.empty_like(x_ND)
+        norm = Norm(
+            x_ND.data_ptr(), scale_D.data_ptr(), grad_ND.data_ptr(), out_ND.data_ptr(), over_N.data_ptr(), *x_ND.shape
+        )
+        with self._lock:
+            self._functions.norm_backward(self._pool, norm)
+        return out_ND
 
 
 def attends(dim: int) -> bool:
