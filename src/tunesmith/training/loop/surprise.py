@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.training.loop.frozen import by_fixed_point
+from tunesmith.training.loop.native.library import library_for
 
 # logits held at once: 2 ** 27 of them are half a gigabyte in float32
 _MOST_LOGITS = 1 << 27
@@ -27,10 +28,10 @@ class _Surprise(torch.autograd.Function):
         for begin in range(0, len(hidden_ND), rows):
             part = slice(begin, begin + rows)
             blocks = _logits(hidden_ND[part], weight_VD, bias_V)
-            most_N1 = torch.stack([block.amax(1) for block in blocks]).amax(0)[:, None]
+            most_N = torch.stack([block.amax(1) for block in blocks]).amax(0)
             chosen_N = _chosen(blocks, labels_N[part])
-            total_N = sum((block.sub_(most_N1).exp_().sum(1) for block in blocks), torch.zeros_like(chosen_N))
-            nats_N[part] = total_N.log() + most_N1[:, 0] - chosen_N
+            total_N = sum((_exponentials(block, most_N) for block in blocks), torch.zeros_like(chosen_N))
+            nats_N[part] = total_N.log() + most_N - chosen_N
             if grad_ND is not None:
                 # the mean of the head's weights under the model's own odds, less the label's
                 _mean(blocks, total_N, weight_VD, out_ND=grad_ND[part])
@@ -65,6 +66,14 @@ def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> list
         block_NV = (hidden_ND @ weight.to(hidden_ND.dtype).t()).float() if found_NV is None else found_NV
         blocks.append(block_NV if bias_V is None else block_NV.add_(bias_V[words].float()))
     return blocks
+
+
+def _exponentials(block_NV: Tensor, most_N: Tensor) -> Tensor:
+    """Turns a block of logits into their exponentials, the largest logit's 1; the sum of each row."""
+    found = library_for(block_NV)
+    if found is not None:
+        return found.softmax_parts(block_NV, most_N)
+    return block_NV.sub_(most_N[:, None]).exp_().sum(1)
 
 
 def _chosen(blocks: list[Tensor], labels_N: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The trainer's compiled library: products in block fixed point, attention, gates, norms (torch, ctypes)."""
+"""The trainer's compiled library: products in block fixed point, attention, gates, norms, softmax (torch, ctypes)."""
 
 import ctypes
 import threading
@@ -82,6 +82,12 @@ class Norm(Structure):
     )
 
 
+class Softmax(Structure):
+    """See softmax.h."""
+
+    _fields_ = (*((name, c_void_p) for name in ("x", "total", "most")), ("rows", c_int64), ("width", c_int64))
+
+
 class Library:
     """Its functions, and threads of its own. Calls from several threads take turns."""
 
@@ -97,6 +103,7 @@ class Library:
             gate.argtypes, gate.restype = (c_void_p, POINTER(Gated)), None
         for norm in (functions.norm_forward, functions.norm_backward):
             norm.argtypes, norm.restype = (c_void_p, POINTER(Norm)), None
+        functions.softmax_parts.argtypes, functions.softmax_parts.restype = (c_void_p, POINTER(Softmax)), None
         self._functions, self._lock = functions, threading.Lock()
         self._pool = functions.pool_new(threads)
         if not self._pool:
@@ -201,6 +208,15 @@ class Library:
         with self._lock:
             self._functions.norm_backward(self._pool, norm)
         return out_ND
+
+    def softmax_parts(self, x_NV: Tensor, most_N: Tensor) -> Tensor:
+        """Turns ``x_NV`` into ``exp(x - most)``; the sum of each row. All float32 and contiguous."""
+        assert x_NV.is_contiguous() and most_N.is_contiguous()
+        total_N = torch.empty_like(most_N)
+        softmax = Softmax(x_NV.data_ptr(), total_N.data_ptr(), most_N.data_ptr(), *x_NV.shape)
+        with self._lock:
+            self._functions.softmax_parts(self._pool, softmax)
+        return total_N
 
 
 def attends(dim: int) -> bool:
