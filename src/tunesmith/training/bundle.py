@@ -97,7 +97,8 @@ class Bundle:
 
     Attributes:
         weights_sha256: of ``adapter_model.safetensors``.
-        computed: what torch said when it had done it: ``threads``, ``cpu_capability``, ``device``.
+        computed: what torch said when it had done it: ``threads``, ``cpu_capability``, ``device``,
+            ``arithmetic``, ``kernels``.
         material_sha256: of the examples in tokens, in their order.
     """
 

@@ -93,13 +93,14 @@ def _computed(model: Any) -> dict[str, Any]:
     """What torch computed with; asked of it when it had done so."""
     import torch
 
-    from tunesmith.training.loop.frozen import arithmetic
+    from tunesmith.training.loop.frozen import arithmetic, compiled
 
     return {
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": next(model.parameters()).device.type,
         "arithmetic": arithmetic(model),
+        "kernels": compiled(model),
     }
 
 

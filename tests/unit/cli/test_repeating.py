@@ -39,6 +39,7 @@ def test_an_adapter_is_made_again_to_the_same_bytes_and_not_from_other_data(
     assert facts["metrics"]["validation_loss"] == facts["validation_loss"] > 0
     assert facts["computed"]["threads"] == 1 and facts["run_id"] == made["id"]
     assert facts["computed"]["arithmetic"] == "float32"  # such a small base lies in memory as float32
+    assert isinstance(facts["computed"]["kernels"], bool)
     card = (folder / "README.md").read_text()
     assert card.startswith('---\nbase_model: "tiny"\nlibrary_name: peft\n') and facts["weights_sha256"] in card
 

@@ -66,5 +66,10 @@ def arithmetic(model: Any) -> str:
     return str(computed).removeprefix("torch.")
 
 
+def compiled(model: Any) -> bool:
+    """Whether the compiled library computes what it can of a model; what it finds is rounded otherwise than torch's."""
+    return computed_in(model) is torch.float32 and model.device.type == "cpu" and library() is not None
+
+
 def _library(weight: Tensor) -> Library | None:
     return library() if weight.dtype in KINDS and weight.device.type == "cpu" else None
