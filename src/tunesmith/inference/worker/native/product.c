@@ -84,11 +84,16 @@ static void widened(int kind, const char *w, int inputs, float *block) {
   if (kind == BFLOAT16) widen(load_bf16, w, 2 * PANEL, inputs, block);
 }
 
-/* as few tiles as can be, of as equal heights as can be: a tile of one or two rows waits for its own additions */
-static void tiles(tile_fn one, const float *x, long ldx, const char *w, long stride, int inputs, int rows, float *sums,
-                  long lds) {
+/* As few tiles as can be, of as equal heights as can be: a tile of one or two rows waits for its own additions.
+ *
+ * [next, end) is asked for meanwhile: a block is computed without reading ahead in the weights. It is some lines a tile,
+ * because the processor drops most of what it is asked for all at once. */
+INLINE void tiles(tile_fn one, const float *x, long ldx, const char *w, long stride, int inputs, int rows, float *sums,
+                  long lds, const char *next, const char *end) {
   for (int left = (rows + TILE - 1) / TILE; left > 0; left--) {
     const int some = (rows + left - 1) / left;
+    for (const char *stop = next + ((end - next) / left + 63) / 64 * 64; next < stop && next < end; next += 64)
+      _mm_prefetch(next, _MM_HINT_T1);
     one(x, ldx, w, stride, inputs, some, sums, lds);
     x += some * ldx;
     sums += some * lds;
@@ -101,19 +106,18 @@ void panel_sums(const struct product *it, int panel, const float *x, long ldx, i
   const char *w = (const char *)it->weight + stride * it->inputs * panel;
   memset(sums, 0, sizeof(float) * PANEL * rows);
   if (rows <= FEW) {
-    tiles(TILE_OF[it->kind], x, ldx, w, stride, it->inputs, rows, sums, PANEL);
+    tiles(TILE_OF[it->kind], x, ldx, w, stride, it->inputs, rows, sums, PANEL, w, w);
     return;
   }
   for (int k = 0; k < it->inputs; k += BLOCK) {
     const int some = it->inputs - k < BLOCK ? it->inputs - k : BLOCK;
     const char *wide = w + stride * k;
-    /* while a block is computed, nobody reads ahead in the weights */
-    for (long next = stride * BLOCK; next < 2 * stride * BLOCK; next += 64) _mm_prefetch(wide + next, _MM_HINT_T1);
+    const char *const next = wide + stride * some; /* this panel's next block, or the next panel's first */
     if (it->kind != FLOAT32) {
       widened(it->kind, wide, some, block);
       wide = (const char *)block;
     }
-    tiles(tile_f32, x + k, ldx, wide, 4 * PANEL, some, rows, sums, PANEL);
+    tiles(tile_f32, x + k, ldx, wide, 4 * PANEL, some, rows, sums, PANEL, next, next + stride * BLOCK);
   }
 }
 
@@ -171,7 +175,8 @@ void panel_sums_of_two(const struct product *it, int first, int second, const fl
 }
 
 void add_sums(const float *x, long ldx, const float *w, long ldw, int inputs, int rows, float *sums, long lds) {
-  tiles(tile_f32, x, ldx, (const char *)w, ldw * (long)sizeof(float), inputs, rows, sums, lds);
+  const char *const from = (const char *)w;
+  tiles(tile_f32, x, ldx, from, ldw * (long)sizeof(float), inputs, rows, sums, lds, from, from);
 }
 
 #define PACKED(NAME, NUMBER)                                                                         \
