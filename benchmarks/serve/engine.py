@@ -22,6 +22,7 @@ from serve.environments import last_line
 from serve.material import BASE
 
 _START_S, _WHOLE_S = 300.0, 600.0
+_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}  # as the server starts it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,9 @@ def engine(
         command = [sys.executable, "-P", "-m", "tunesmith.inference.worker", "--base-name", BASE, "--base-path", model]
         command += ["--socket", address, "--parent-watch", str(os.getpid())]
         command += ["--precision", precision] if precision != "auto" else []
+        command += ["--records", folder / "records"]
         with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, env=clean(**more))
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=clean(**_HUGE_PAGES, **more))
         try:
             _wait(process, address, log)
             yield Engine(BASE, address)
