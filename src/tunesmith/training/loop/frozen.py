@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.training.loop.loading import computed_in
-from tunesmith.training.loop.native.library import KINDS, Library, library
+from tunesmith.training.loop.native.library import KINDS, Library, LowRank, library
 
 # with fewer rows the work is reading the weights, with fewer columns turning the rows into integers
 _FEW_ROWS, _FEW_COLUMNS = 32, 64
@@ -36,9 +36,9 @@ class Weight:
 
     def times(self, x_ND: Tensor, bias_O: Tensor | None) -> Tensor:
         """``x W' + bias``, (N, out)."""
-        found_NO = None if self.kept is None else by_fixed_point(x_ND, self.kept().t())
+        found_NO = None if self.kept is None else by_fixed_point(x_ND, self.kept().t(), bias_O)
         if found_NO is not None:
-            return found_NO if bias_O is None else found_NO.add_(bias_O)
+            return found_NO
         return functional.linear(x_ND, self.wide(x_ND.dtype), None if bias_O is None else bias_O.to(x_ND.dtype))
 
     def back(self, grad_NO: Tensor) -> Tensor:
@@ -46,15 +46,35 @@ class Weight:
         found_ND = None if self.kept is None else by_fixed_point(grad_NO, self.kept())
         return grad_NO @ self.wide(grad_NO.dtype) if found_ND is None else found_ND
 
+    def times_beside(self, x_ND: Tensor, bias_O: Tensor | None, low: LowRank) -> tuple[Tensor, Tensor]:
+        """``times`` with a branch beside it, and the middle of the branch, (N, rank)."""
+        found = None if self.kept is None else _suited(x_ND, self.kept().t())
+        if found is not None and self.kept is not None:
+            return found.product_beside(x_ND, self.kept().t(), low, bias_O)
+        y_NO, middle_NR = self.times(x_ND, bias_O), low.middle(x_ND)
+        return low.added(y_NO, middle_NR), middle_NR
 
-def by_fixed_point(x_NK: Tensor, weight_KO: Tensor) -> Tensor | None:
-    """``x @ weight`` in block fixed point; None where it is to be made otherwise."""
+    def back_beside(self, grad_NO: Tensor, low: LowRank, onto_ND: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``back`` with a branch beside it, added to ``onto_ND`` where that is given; and the middle of the branch."""
+        found = None if self.kept is None else _suited(grad_NO, self.kept())
+        if found is not None and self.kept is not None:
+            return found.product_beside(grad_NO, self.kept(), low, None, onto_ND)
+        grad_ND, middle_NR = self.back(grad_NO), low.middle(grad_NO)
+        low.added(grad_ND, middle_NR)
+        return grad_ND if onto_ND is None else onto_ND.add_(grad_ND), middle_NR
+
+
+def by_fixed_point(x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None) -> Tensor | None:
+    """``x @ weight + bias`` in block fixed point; None where it is to be made otherwise."""
+    found = _suited(x_NK, weight_KO)
+    return None if found is None else found.product(x_NK, weight_KO, bias_O)
+
+
+def _suited(x_NK: Tensor, weight_KO: Tensor) -> Library | None:
+    """The library, where it is to make the product."""
     if len(x_NK) < _FEW_ROWS or weight_KO.shape[1] < _FEW_COLUMNS or x_NK.dtype is not torch.float32:
         return None
-    found = _library(weight_KO)
-    if found is None or not (weight_KO.is_contiguous() or weight_KO.t().is_contiguous()):
-        return None
-    return found.product(x_NK, weight_KO)
+    return _library(weight_KO) if weight_KO.is_contiguous() or weight_KO.t().is_contiguous() else None
 
 
 def arithmetic(model: Any) -> str:

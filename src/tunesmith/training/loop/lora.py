@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tunesmith.training.loop.frozen import Weight
+from tunesmith.training.loop.native.library import LowRank
 from tunesmith.training.run import Recipe
 
 QUANTIZED = ("Linear4bit", "Linear8bitLt")  # bitsandbytes
@@ -61,6 +62,14 @@ class Branch:
     B: Tensor
     scale: float
 
+    @property
+    def forward(self) -> LowRank:
+        return LowRank(self.A.t(), self.B.t(), second_scale=self.scale)
+
+    @property
+    def backward(self) -> LowRank:
+        return LowRank(self.B, self.A, first_scale=self.scale)
+
 
 class _Frozen(torch.autograd.Function):
     """``x W' + bias`` with a gradient for x only."""
@@ -93,10 +102,11 @@ class _Lora(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, low_NR, A, B, kept_ND = ctx.saved_tensors
         branch = Branch(A, B, ctx.scale)
-        grad_A, grad_B, grad_low_NR = branch_gradients(grads[0], x_ND, low_NR, branch, kept_ND)
-        grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = input_gradient(grads[0], grad_low_NR, branch, kept_ND, ctx.weight)
+            grad_x, grad_low_NR = input_gradient(grads[0], branch, kept_ND, ctx.weight)
+        else:
+            grad_x, grad_low_NR = None, branch.backward.middle(grads[0])
+        grad_A, grad_B = branch_gradients(grads[0], x_ND, low_NR, grad_low_NR, branch, kept_ND)
         return grad_x, grad_A, grad_B, None, None, None, None
 
 
@@ -104,29 +114,30 @@ def branched(
     x_ND: Tensor, branch: Branch, kept_ND: Tensor | None, weight: Weight, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """What the layer gives for ``x_ND``, and the product with A that the gradient needs."""
-    y_NO = weight.times(x_ND, bias)
-    low_NR = (x_ND if kept_ND is None else x_ND * kept_ND) @ branch.A.to(x_ND.dtype).t()
-    return y_NO.addmm_(low_NR, branch.B.to(x_ND.dtype).t(), alpha=branch.scale), low_NR
-
-
-def branch_gradients(
-    grad_NO: Tensor, x_ND: Tensor, low_NR: Tensor, branch: Branch, kept_ND: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of A and B, in their own number format, and of the product with A."""
-    grad_low_NR = (grad_NO @ branch.B.to(grad_NO.dtype)) * branch.scale
-    grad_A = grad_low_NR.t() @ (x_ND if kept_ND is None else x_ND * kept_ND)
-    grad_B = (grad_NO.t() @ low_NR) * branch.scale
-    return grad_A.to(branch.A.dtype), grad_B.to(branch.B.dtype), grad_low_NR
+    if kept_ND is None:
+        return weight.times_beside(x_ND, bias, branch.forward)
+    y_NO, low_NR = weight.times(x_ND, bias), branch.forward.middle(x_ND * kept_ND)
+    return branch.forward.added(y_NO, low_NR), low_NR
 
 
 def input_gradient(
-    grad_NO: Tensor, grad_low_NR: Tensor, branch: Branch, kept_ND: Tensor | None, weight: Weight
-) -> Tensor:
-    """The gradient of the layer's input."""
-    grad_ND = weight.back(grad_NO)
+    grad_NO: Tensor, branch: Branch, kept_ND: Tensor | None, weight: Weight, onto_ND: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the layer's input, added to ``onto_ND`` where that is given; and of the product with A."""
     if kept_ND is None:
-        return grad_ND.addmm_(grad_low_NR, branch.A.to(grad_NO.dtype))
-    return grad_ND.add_((grad_low_NR @ branch.A.to(grad_NO.dtype)).mul_(kept_ND))
+        return weight.back_beside(grad_NO, branch.backward, onto_ND)
+    grad_low_NR = branch.backward.middle(grad_NO)
+    grad_ND = weight.back(grad_NO).add_((grad_low_NR @ branch.A.to(grad_NO.dtype)).mul_(kept_ND))
+    return grad_ND if onto_ND is None else onto_ND.add_(grad_ND), grad_low_NR
+
+
+def branch_gradients(
+    grad_NO: Tensor, x_ND: Tensor, low_NR: Tensor, grad_low_NR: Tensor, branch: Branch, kept_ND: Tensor | None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of A and B, in their own number format."""
+    grad_A = grad_low_NR.t() @ (x_ND if kept_ND is None else x_ND * kept_ND)
+    grad_B = (grad_NO.t() @ low_NR) * branch.scale
+    return grad_A.to(branch.A.dtype), grad_B.to(branch.B.dtype)
 
 
 def kept(like_ND: Tensor, width: int, dropout: float) -> Tensor | None:

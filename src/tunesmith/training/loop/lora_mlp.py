@@ -84,15 +84,15 @@ class _Gated(torch.autograd.Function):
         layers: _Layers = ctx.layers
         x_ND, kept_ND, kept_NF, g_NF, u_NF, low_g, low_u, low_d, *AB = ctx.saved_tensors
         gate, up, down = _branches(layers, AB)
+        grad_h_NF, d_low = input_gradient(grads[0], down, kept_NF, layers.weights[2])
         h_NF = layers.activation.gated(g_NF, u_NF)
-        dA, dB, d_low = branch_gradients(grads[0], h_NF, low_d, down, kept_NF)
-        grad_h_NF = input_gradient(grads[0], d_low, down, kept_NF, layers.weights[2])
+        dA, dB = branch_gradients(grads[0], h_NF, low_d, d_low, down, kept_NF)
         grad_g_NF, grad_u_NF = layers.activation.gradients(grad_h_NF, g_NF, u_NF, h_NF)
         del h_NF, grad_h_NF
-        gA, gB, g_low = branch_gradients(grad_g_NF, x_ND, low_g, gate, kept_ND)
-        uA, uB, u_low = branch_gradients(grad_u_NF, x_ND, low_u, up, kept_ND)
-        grad_x = input_gradient(grad_g_NF, g_low, gate, kept_ND, layers.weights[0])
-        grad_x += input_gradient(grad_u_NF, u_low, up, kept_ND, layers.weights[1])
+        grad_x, g_low = input_gradient(grad_g_NF, gate, kept_ND, layers.weights[0])
+        gA, gB = branch_gradients(grad_g_NF, x_ND, low_g, g_low, gate, kept_ND)
+        grad_x, u_low = input_gradient(grad_u_NF, up, kept_ND, layers.weights[1], grad_x)
+        uA, uB = branch_gradients(grad_u_NF, x_ND, low_u, u_low, up, kept_ND)
         return None, grad_x, None, None, gA, gB, uA, uB, dA, dB
 
 

@@ -3,26 +3,34 @@
 
 #include <stdint.h>
 
+#include "low_rank.h"
+
 struct pool;
 
 enum kind { FLOAT16 = 1, BFLOAT16 = 2 }; /* as library.py has them */
 
-/* y (rows, columns) = x (rows, inner) times a weight, float32.
+/* y (rows, columns) = x (rows, inner) times a weight + bias + middle second, float32; added to y where `added`.
  *
  * weight: (columns, inner), multiplied transposed; or (inner, columns) where `plain`. Contiguous.
- * packed: scratch of fixed_scratch(rows, inner) bytes.
+ * bias: (columns), or NULL.
+ * first, second: (inner, rank) and (rank, columns); of rank 0 where there is no branch.
+ * middle: x first, which is returned; rows in sixes and ranks in sixteens, zeros behind the last.
+ * packed: scratch of fixed_scratch() bytes, aligned to 64.
  */
 struct product {
   const float *x;
   const void *weight;
   float *y;
   void *packed;
-  int64_t rows, inner, columns;
-  int32_t kind, plain;
+  const float *bias;
+  float *middle;
+  struct factor first, second;
+  int64_t rows, inner, columns, rank;
+  int32_t kind, plain, added;
 };
 
-int64_t fixed_scratch(int64_t rows, int64_t inner);
-void fixed_product(struct pool *pool, struct product *product);
+int64_t fixed_scratch(const struct pool *pool, const struct product *product);
+void fixed_product(struct pool *pool, const struct product *product);
 
 /* The digest of the sources it was compiled from. */
 const char *fixed_sources(void);

@@ -3,6 +3,7 @@
 import ctypes
 import threading
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -18,9 +19,42 @@ KINDS = {torch.float16: 1, torch.bfloat16: 2}
 # AVX-512 multiplies float32 as fast as these kernels multiply integers, and much of it has bfloat16 arithmetic
 _FASTER_ON = "AVX2"
 _MOST_DIM = 256  # ATTENTION_DIM in attention.h
+_TALL, _WIDE = 6, 16  # see low_rank.h
 _SHARED = ("pool.c", "pool.h", "vector.h")  # the engine's threads
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """A branch beside a weight: ``second_scale * middle @ second`` with ``middle = first_scale * x @ first``.
+
+    Attributes:
+        first: (K, R). second: (R, O). Both float32.
+    """
+
+    first: Tensor
+    second: Tensor
+    first_scale: float = 1.0
+    second_scale: float = 1.0
+
+    def middle(self, x_NK: Tensor) -> Tensor:
+        middle_NR = x_NK @ self.first.to(x_NK.dtype)
+        return middle_NR if self.first_scale == 1.0 else middle_NR.mul_(self.first_scale)
+
+    def added(self, y_NO: Tensor, middle_NR: Tensor) -> Tensor:
+        """The branch, added to ``y_NO`` in place."""
+        return y_NO.addmm_(middle_NR, self.second.to(y_NO.dtype), alpha=self.second_scale)
+
+
+class Factor(Structure):
+    """See low_rank.h."""
+
+    _fields_ = (("values", c_void_p), ("row", c_int64), ("column", c_int64), ("scale", c_float))
+
+    @classmethod
+    def of(cls, matrix: Tensor, scale: float) -> "Factor":
+        return cls(matrix.data_ptr(), *matrix.stride(), scale)
 
 
 class Product(Structure):
@@ -31,11 +65,17 @@ class Product(Structure):
         ("weight", c_void_p),
         ("y", c_void_p),
         ("packed", c_void_p),
+        ("bias", c_void_p),
+        ("middle", c_void_p),
+        ("first", Factor),
+        ("second", Factor),
         ("rows", c_int64),
         ("inner", c_int64),
         ("columns", c_int64),
+        ("rank", c_int64),
         ("kind", c_int32),
         ("plain", c_int32),
+        ("added", c_int32),
     )
 
 
@@ -94,7 +134,7 @@ class Library:
     def __init__(self, functions: ctypes.CDLL, threads: int) -> None:
         functions.pool_new.argtypes, functions.pool_new.restype = (c_int,), c_void_p
         functions.pool_free.argtypes, functions.pool_free.restype = (c_void_p,), None
-        functions.fixed_scratch.argtypes, functions.fixed_scratch.restype = (c_int64, c_int64), c_int64
+        functions.fixed_scratch.argtypes, functions.fixed_scratch.restype = (c_void_p, POINTER(Product)), c_int64
         functions.fixed_product.argtypes, functions.fixed_product.restype = (c_void_p, POINTER(Product)), None
         functions.attention_room.argtypes, functions.attention_room.restype = (POINTER(Attention), c_int), c_int64
         for attend in (functions.attention_forward, functions.attention_backward):
@@ -111,25 +151,43 @@ class Library:
         # not as the process ends: a thread that nobody waits for may still be in a product
         finalize(self, functions.pool_free, self._pool).atexit = False
 
-    def product(self, x_NK: Tensor, weight_KO: Tensor) -> Tensor:
-        """``x @ weight``, (N, O), float32.
+    def product(self, x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        """``x @ weight + bias``, (N, O), float32.
 
         Args:
             x_NK: float32. weight_KO: float16 or bfloat16, contiguous or the transpose of what is.
         """
+        return self._made(x_NK, weight_KO, bias_O, None, None)[0]
+
+    def product_beside(
+        self, x_NK: Tensor, weight_KO: Tensor, low: LowRank, bias_O: Tensor | None = None, onto_NO: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``x @ weight + bias`` and the branch, added to ``onto_NO`` where that is given; and the branch's middle."""
+        return self._made(x_NK, weight_KO, bias_O, low, onto_NO)
+
+    def _made(
+        self, x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None, low: LowRank | None, onto_NO: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         plain = weight_KO.is_contiguous()
         assert plain or weight_KO.t().is_contiguous()
-        x_NK = x_NK.contiguous()
-        (rows, inner), columns = x_NK.shape, weight_KO.shape[1]
-        y_NO = torch.empty(rows, columns)
-        packed = torch.empty(self._functions.fixed_scratch(rows, inner), dtype=torch.int8)
+        x_NK, bias_O = x_NK.contiguous(), None if bias_O is None else bias_O.float().contiguous()
+        (rows, inner), columns, rank = x_NK.shape, weight_KO.shape[1], 0 if low is None else low.first.shape[1]
+        y_NO = torch.empty(rows, columns) if onto_NO is None else onto_NO
+        assert y_NO.is_contiguous() and y_NO.shape == (rows, columns) and y_NO.dtype is torch.float32
+        middle = torch.empty(-(-rows // _TALL) * _TALL, -(-rank // _WIDE) * _WIDE)
         product = Product(
-            x_NK.data_ptr(), weight_KO.data_ptr(), y_NO.data_ptr(), packed.data_ptr(), rows, inner, columns,
-            KINDS[weight_KO.dtype], int(plain),
+            x_NK.data_ptr(), weight_KO.data_ptr(), y_NO.data_ptr(), None, None if bias_O is None else bias_O.data_ptr(),
+            middle.data_ptr(), rows=rows, inner=inner, columns=columns, rank=rank, kind=KINDS[weight_KO.dtype],
+            plain=plain, added=onto_NO is not None,
         )  # fmt: skip
+        if low is not None:
+            product.first = Factor.of(low.first, low.first_scale)
+            product.second = Factor.of(low.second, low.second_scale)
+        packed = torch.empty(self._functions.fixed_scratch(self._pool, product), dtype=torch.int8)
+        product.packed = packed.data_ptr()
         with self._lock:
             self._functions.fixed_product(self._pool, product)
-        return y_NO
+        return y_NO, middle[:rows, :rank]
 
     def attention(
         self, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, lengths_E: Tensor, scale: float, window: int
