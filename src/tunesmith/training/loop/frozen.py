@@ -63,6 +63,15 @@ class Weight:
         low.added(grad_ND, middle_NR)
         return grad_ND if onto_ND is None else onto_ND.add_(grad_ND), middle_NR
 
+    def sums(
+        self, grad_NO: Tensor, low_NR: Tensor, x_ND: Tensor, grad_low_NR: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """``grad_low' x`` and ``scale * grad' low``: the gradients of a branch's A and B."""
+        found = None if self.kept is None else _suited(grad_NO, self.kept())
+        if found is not None:
+            return found.outer_products(grad_NO, low_NR, x_ND, grad_low_NR, scale)
+        return grad_low_NR.t() @ x_ND, (grad_NO.t() @ low_NR) * scale
+
 
 def by_fixed_point(x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None) -> Tensor | None:
     """``x @ weight + bias`` in block fixed point; None where it is to be made otherwise."""

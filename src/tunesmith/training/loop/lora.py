@@ -106,7 +106,7 @@ class _Lora(torch.autograd.Function):
             grad_x, grad_low_NR = input_gradient(grads[0], branch, kept_ND, ctx.weight)
         else:
             grad_x, grad_low_NR = None, branch.backward.middle(grads[0])
-        grad_A, grad_B = branch_gradients(grads[0], x_ND, low_NR, grad_low_NR, branch, kept_ND)
+        grad_A, grad_B = branch_gradients(grads[0], x_ND, low_NR, grad_low_NR, branch, kept_ND, ctx.weight)
         return grad_x, grad_A, grad_B, None, None, None, None
 
 
@@ -132,11 +132,12 @@ def input_gradient(
 
 
 def branch_gradients(
-    grad_NO: Tensor, x_ND: Tensor, low_NR: Tensor, grad_low_NR: Tensor, branch: Branch, kept_ND: Tensor | None
+    grad_NO: Tensor, x_ND: Tensor, low_NR: Tensor, grad_low_NR: Tensor, branch: Branch, kept_ND: Tensor | None,
+    weight: Weight,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of A and B, in their own number format."""
-    grad_A = grad_low_NR.t() @ (x_ND if kept_ND is None else x_ND * kept_ND)
-    grad_B = (grad_NO.t() @ low_NR) * branch.scale
+    seen_ND = x_ND if kept_ND is None else x_ND * kept_ND
+    grad_A, grad_B = weight.sums(grad_NO, low_NR, seen_ND, grad_low_NR, branch.scale)
     return grad_A.to(branch.A.dtype), grad_B.to(branch.B.dtype)
 
 

@@ -86,13 +86,13 @@ class _Gated(torch.autograd.Function):
         gate, up, down = _branches(layers, AB)
         grad_h_NF, d_low = input_gradient(grads[0], down, kept_NF, layers.weights[2])
         h_NF = layers.activation.gated(g_NF, u_NF)
-        dA, dB = branch_gradients(grads[0], h_NF, low_d, d_low, down, kept_NF)
+        dA, dB = branch_gradients(grads[0], h_NF, low_d, d_low, down, kept_NF, layers.weights[2])
         grad_g_NF, grad_u_NF = layers.activation.gradients(grad_h_NF, g_NF, u_NF, h_NF)
         del h_NF, grad_h_NF
         grad_x, g_low = input_gradient(grad_g_NF, gate, kept_ND, layers.weights[0])
-        gA, gB = branch_gradients(grad_g_NF, x_ND, low_g, g_low, gate, kept_ND)
+        gA, gB = branch_gradients(grad_g_NF, x_ND, low_g, g_low, gate, kept_ND, layers.weights[0])
         grad_x, u_low = input_gradient(grad_u_NF, up, kept_ND, layers.weights[1], grad_x)
-        uA, uB = branch_gradients(grad_u_NF, x_ND, low_u, u_low, up, kept_ND)
+        uA, uB = branch_gradients(grad_u_NF, x_ND, low_u, u_low, up, kept_ND, layers.weights[1])
         return None, grad_x, None, None, gA, gB, uA, uB, dA, dB
 
 

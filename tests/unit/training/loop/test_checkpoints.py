@@ -137,7 +137,7 @@ def test_products_in_block_fixed_point_are_gone_on_with_to_the_same_bytes_and_le
 
     monkeypatch.setattr("tunesmith.training.loop.frozen.library", Counted)
     whole, outcome = train(tmp_path / "whole", base=narrow_base)
-    assert made == {"product", "product_beside"} and outcome is not None
+    assert made == {"product", "product_beside", "outer_products"} and outcome is not None
     for after in (1, 4):
         train(tmp_path / str(after), base=narrow_base, stop_after=after)
         assert same(whole, train(tmp_path / str(after), base=narrow_base)[0])

@@ -70,16 +70,29 @@ def test_branch_bias_and_what_was_there_are_added_exactly(
             assert found is given and off(found, wanted + bias.double() + onto.double()) < 2e-6
 
 
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sums_over_rows_are_exact(threads: Callable[[int], Library], shape: tuple[int, int, int], rank: int) -> None:
+    rows, inner, columns = shape
+    x, grad = torch.randn(rows, inner), torch.randn(rows, columns)
+    low, grad_low = torch.randn(rows, rank + 3)[:, :rank], torch.randn(rows, rank)
+    A, B = threads(2).outer_products(grad, low, x, grad_low, 0.3)
+    assert A.is_contiguous() and off(A, grad_low.double().t() @ x.double()) < 2e-6
+    assert B.is_contiguous() and off(B, 0.3 * grad.double().t() @ low.double()) < 2e-6
+
+
 @pytest.mark.parametrize("rank", [8, 17])
 def test_the_bytes_depend_on_no_threads_and_no_neighbours(threads: Callable[[int], Library], rank: int) -> None:
     for rows, inner, columns in ((1000, 300, 40), (700, 896, 128), (1000, 128, 896), (50, 300, 2000)):
-        x, bias = torch.randn(rows, inner), torch.randn(columns)
+        x, bias, grad = torch.randn(rows, inner), torch.randn(columns), torch.randn(rows, columns)
         for weight, low in zip(weights(inner, columns), branches(inner, columns, rank), strict=True):
             alone, middle = threads(1).product_beside(x, weight, low, bias)
+            sums = threads(1).outer_products(grad, middle, x, middle, 0.3)
             for _ in range(3):
                 for count in (1, 2, 3):
                     found = threads(count).product_beside(x, weight, low, bias)
                     assert all(map(torch.equal, found, (alone, middle)))
+                    assert all(map(torch.equal, threads(count).outer_products(grad, middle, x, middle, 0.3), sums))
             found, part = threads(2).product_beside(x[11:48], weight, low, bias)
             assert torch.equal(found, alone[11:48]) and torch.equal(part, middle[11:48])
 
@@ -88,13 +101,19 @@ def test_the_bytes_depend_on_no_threads_and_no_neighbours(threads: Callable[[int
 @pytest.mark.parametrize("rank", [8, 17])
 def test_what_is_no_number_shows_where_it_went_in(threads: Callable[[int], Library], wrong: float, rank: int) -> None:
     for weight, low in zip(weights(299, 70), branches(299, 70, rank), strict=True):
-        x = torch.randn(40, 299)
-        right, _ = threads(2).product_beside(x, weight, low)
+        x, grad = torch.randn(40, 299), torch.randn(40, 70)
+        right, middle = threads(2).product_beside(x, weight, low)
+        sums = threads(2).outer_products(grad, middle, x, middle, 1.0)
         x[4, 298] = wrong
         found, seen = threads(2).product_beside(x, weight, low)
         assert not found[4].isfinite().any() and not seen[4].isfinite().any()
         others = [row for row in range(40) if row != 4]
         assert torch.equal(found[others], right[others])
+        A, B = threads(2).outer_products(grad, middle, x, middle, 1.0)
+        assert not A[:, 298].isfinite().any() and torch.equal(A[:, :298], sums[0][:, :298])
+        grad[39, 69] = wrong
+        B = threads(2).outer_products(grad, middle, x, middle, 1.0)[1]
+        assert not B[69].isfinite().any() and torch.equal(B[:69], sums[1][:69])
         x[4, 298] = 0.0
         for spoilt in (low.first, low.second):
             before, spoilt[7, rank - 1 if spoilt is low.first else 69] = spoilt[7].clone(), wrong

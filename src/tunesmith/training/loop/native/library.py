@@ -128,6 +128,36 @@ class Softmax(Structure):
     _fields_ = (*((name, c_void_p) for name in ("x", "total", "most")), ("rows", c_int64), ("width", c_int64))
 
 
+class Outer(Structure):
+    """See low_rank.h."""
+
+    _fields_ = (
+        ("wide", c_void_p),
+        ("low", c_void_p),
+        ("to", c_void_p),
+        ("columns", c_int64),
+        ("rank", c_int64),
+        ("stride", c_int64),
+        ("column", c_int64),
+        ("lane", c_int64),
+        ("scale", c_float),
+    )
+
+    @classmethod
+    def of(cls, wide_NC: Tensor, low_NR: Tensor, to_CR: Tensor, scale: float) -> "Outer":
+        assert wide_NC.is_contiguous() and low_NR.stride(1) == 1
+        return cls(
+            wide_NC.data_ptr(), low_NR.data_ptr(), to_CR.data_ptr(), *to_CR.shape, low_NR.stride(0), *to_CR.stride(),
+            scale,
+        )  # fmt: skip
+
+
+class Outers(Structure):
+    """See low_rank.h."""
+
+    _fields_ = (("of", Outer * 2), ("rows", c_int64))
+
+
 class Library:
     """Its functions, and threads of its own. Calls from several threads take turns."""
 
@@ -144,6 +174,7 @@ class Library:
         for norm in (functions.norm_forward, functions.norm_backward):
             norm.argtypes, norm.restype = (c_void_p, POINTER(Norm)), None
         functions.softmax_parts.argtypes, functions.softmax_parts.restype = (c_void_p, POINTER(Softmax)), None
+        functions.outer_products.argtypes, functions.outer_products.restype = (c_void_p, POINTER(Outers)), None
         self._functions, self._lock = functions, threading.Lock()
         self._pool = functions.pool_new(threads)
         if not self._pool:
@@ -188,6 +219,18 @@ class Library:
         with self._lock:
             self._functions.fixed_product(self._pool, product)
         return y_NO, middle[:rows, :rank]
+
+    def outer_products(
+        self, grad_NO: Tensor, low_NR: Tensor, x_NK: Tensor, grad_low_NR: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """``grad_low' x`` and ``scale * grad' low``: (R, K) and (O, R), float32, the gradients of a branch's factors."""
+        rank = low_NR.shape[1]
+        A_RK, B_OR = torch.empty(rank, x_NK.shape[1]), torch.empty(grad_NO.shape[1], rank)
+        x_NK, grad_NO = x_NK.contiguous(), grad_NO.contiguous()
+        both = Outer.of(x_NK, grad_low_NR, A_RK.t(), 1.0), Outer.of(grad_NO, low_NR, B_OR, scale)
+        with self._lock:
+            self._functions.outer_products(self._pool, Outers(both, len(x_NK)))
+        return A_RK, B_OR
 
     def attention(
         self, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, lengths_E: Tensor, scale: float, window: int

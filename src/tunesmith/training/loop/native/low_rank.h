@@ -1,4 +1,4 @@
-/* The low-rank branch beside a product with a frozen weight, in float32.
+/* The low-rank branch beside a product with a frozen weight, and its gradients, in float32.
  *
  * y += (x first) second. The product in the middle is made while rows of x are in the first cache, the other one while
  * a tile of y is in registers: neither x nor y is read again for it.
@@ -12,12 +12,33 @@
 /* unrolled early, or compilers keep sums in memory */
 #define EACH(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < count; i++)
 
+struct pool;
+
 /* A small matrix by its strides, taken times `scale`. */
 struct factor {
   const float *values;
   int64_t row, column;
   float scale;
 };
+
+/* A sum over rows: to = scale wide' low, (columns, rank) by its strides.
+ *
+ * wide: (rows, columns), contiguous. low: (rows, rank), rows `stride` apart.
+ */
+struct outer {
+  const float *wide, *low;
+  float *to;
+  int64_t columns, rank, stride, column, lane;
+  float scale;
+};
+
+/* The sums of a frozen layer's branch: those of A and of B. */
+struct outers {
+  struct outer of[2];
+  int64_t rows;
+};
+
+void outer_products(struct pool *pool, const struct outers *outers);
 
 /* WIDE columns of a factor from `first` on: (rows, WIDE), zeros behind the last. */
 INLINE void pack_factor(const struct factor *factor, int64_t rows, int64_t columns, int64_t first, float *to) {
