@@ -1,7 +1,7 @@
 """Frozen weights and the products with them (torch).
 
 A weight may lie in memory narrower than the numbers computed with: bfloat16 files on a processor that multiplies
-float32 faster. Then a product with many rows is made in block fixed point where the compiled library is (twelve times
+float32 faster. Then a product with many rows is made in block fixed point where the compiled library is (eight times
 as exact as bfloat16 arithmetic); else the weight is widened while it is used, which costs a tenth of the product.
 """
 

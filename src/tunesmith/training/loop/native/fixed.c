@@ -16,7 +16,7 @@
 #include "integers.h"
 #include "pool.h"
 
-#define GROUP 2 /* panels packed together: both fit into the first cache beside a tile of rows */
+#define GROUP 6 /* panels packed together: they come from the second cache, a tile of rows stays in the first */
 #define TILES 4 /* packed together: a block of `first` then stays in the first cache */
 #define PARTS 8 /* of the rows, for groups that threads share */
 
@@ -198,7 +198,7 @@ static void multiply(void *given, int item, int thread) {
   const int64_t part = late < 0 ? 0 : late % job->parts, parts = late < 0 ? 1 : job->parts;
   const int64_t begin = part * job->tiles / parts, end = (part + 1) * job->tiles / parts;
   const int64_t first = group * GROUP * WIDE, columns = p->columns - first;
-  const int count = columns > WIDE ? GROUP : 1;
+  const int count = (int)(columns < GROUP * WIDE ? (columns + WIDE - 1) / WIDE : GROUP);
   struct panels own;
   float bias[GROUP * WIDE] = {0};
   struct stripe stripes[GROUP];

@@ -5,7 +5,7 @@
 
 #include "fixed.h"
 
-#define BLOCK 256 /* at most: a panel of 16 columns then fills a quarter of the first cache */
+#define BLOCK 512 /* at most: a panel of 16 columns then fills half of the first cache */
 #define MOST_NORM 46000.0f
 #define MOST 32700.0f
 #define TINY 1e-30f /* a block without a larger number counts as zeros */
