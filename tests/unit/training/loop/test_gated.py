@@ -84,7 +84,7 @@ def test_the_bytes_are_the_same_for_any_number_of_threads(threads: Callable[[int
 
 
 @pytest.mark.parametrize(
-    "activation", set(_ACTIVATIONS.values()), ids=lambda each: {SILU: "silu"}.get(each.kind, "gelu")
+    "activation", dict.fromkeys(_ACTIVATIONS.values()), ids=lambda each: {SILU: "silu"}.get(each.kind, "gelu")
 )
 @pytest.mark.parametrize("compiled", [True, False])
 def test_without_the_library_torch_gives_the_same(
