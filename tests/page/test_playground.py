@@ -48,6 +48,7 @@ def test_a_reload_in_the_middle_of_an_answer_shows_what_had_come(open_page: Open
     page = open_page(f"/app/playground?model={LOUD}", language="zh-CN")
     page.get_by_role("button", name="参数").click()
     page.get_by_label("最多词元数").fill("900")
+    page.get_by_label("温度").fill("0")  # no draw ends the answer early
     line = line_of(page)
     line(SLOW)
     _ask(page, "你好", label="您的问题")

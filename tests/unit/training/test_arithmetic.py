@@ -16,6 +16,7 @@ from tunesmith.training.loop import frozen, loading
 from tunesmith.training.loop.loading import load_base
 from tunesmith.training.loop.lora_modules import with_lora
 from tunesmith.training.loop.native import library as native
+from tunesmith.training.loop.native.library import Library
 from tunesmith.training.publishing import publish
 from tunesmith.training.recipe import execute
 from tunesmith.training.run import Recipe
@@ -40,15 +41,15 @@ class Heedless:
 def in_blocks(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     """The number formats of the weights that were multiplied in block fixed point, product by product."""
     found: list[torch.dtype] = []
-    asked = frozen.by_fixed_point
+    asked = frozen._suited
 
-    def by_fixed_point(x_NK: torch.Tensor, weight_KO: torch.Tensor) -> torch.Tensor | None:
-        product_NO = asked(x_NK, weight_KO)
-        if product_NO is not None:
+    def suited(x_NK: torch.Tensor, weight_KO: torch.Tensor) -> Library | None:
+        library = asked(x_NK, weight_KO)
+        if library is not None:
             found.append(weight_KO.dtype)
-        return product_NO
+        return library
 
-    monkeypatch.setattr(frozen, "by_fixed_point", by_fixed_point)
+    monkeypatch.setattr(frozen, "_suited", suited)
     return found
 
 
