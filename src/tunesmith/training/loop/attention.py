@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tunesmith.training.loop.native.library import Library, attends, library
+from tunesmith.training.loop.native.library import Library, attends, library_for
 
 IMPLEMENTATION = "tunesmith_packed"
 _WASTE = 0.2  # of a group's places may be padding
@@ -121,10 +121,10 @@ def _forward(
 
 def _library_for(q_1HTD: Tensor, k_1HTD: Tensor, v_1HTD: Tensor) -> Library | None:
     """The compiled library where it attends to such tensors."""
-    each = (q_1HTD, k_1HTD, v_1HTD)
-    if not all(x.dtype is torch.float32 and x.device.type == "cpu" and attends(x.shape[-1]) for x in each):
+    dim = q_1HTD.shape[-1]
+    if not attends(dim) or k_1HTD.shape[-1] != dim or v_1HTD.shape[-1] != dim:
         return None
-    return library() if q_1HTD.shape[-1] == k_1HTD.shape[-1] == v_1HTD.shape[-1] else None
+    return library_for(q_1HTD) if q_1HTD.dtype == k_1HTD.dtype == v_1HTD.dtype else None
 
 
 class _Compiled(torch.autograd.Function):

@@ -1,7 +1,6 @@
 """Attention over packed examples by the compiled library: beside float64, and the same bytes however it is cut."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 
 import pytest
 import torch
@@ -13,14 +12,6 @@ from tunesmith.training.loop.native.library import Library
 
 CPU = torch.device("cpu")
 LENGTHS = (1, 2, 7, 31, 137, 600)
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Callable[[int], Library]]:
-    """Libraries with so many threads of their own, each made once."""
-    if native.library() is None:
-        pytest.skip(native.reason())
-    yield cache(lambda count: Library(native._loaded(), count))
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +35,7 @@ def attended(
     window: int | None = None, scale: float | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """What the attention gives and the gradients of queries, keys and values, rows first."""
-    monkeypatch.setattr(attention, "library", lambda: found)
+    monkeypatch.setattr(native, "library", lambda: found)
     q, k, v = (x.detach().requires_grad_() for x in given[:3])
     groups = attention.grouped(lengths, CPU)
     out, none = attention._forward(None, q, k, v, None, scaling=scale, sliding_window=window, groups=groups)
@@ -185,7 +176,7 @@ def test_dropout_other_formats_and_odd_heads_are_left_to_torch(monkeypatch: pyte
     def refused() -> None:
         raise AssertionError
 
-    monkeypatch.setattr(attention, "library", refused)
+    monkeypatch.setattr(native, "library", refused)
     groups = attention.grouped((9, 3), CPU)
     q, k, v, _ = made(12, 2, 1, 16)
     assert attention._forward(None, q, k, v, None, 0.5, groups=groups)[0].shape == (1, 12, 2, 16)

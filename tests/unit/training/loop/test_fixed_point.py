@@ -34,14 +34,6 @@ def test_the_kernels_are_there_wherever_they_can_be_compiled() -> None:
     assert native.library() is not None or not (compiled and usable()), "python hatch_build.py compiles them"
 
 
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Callable[[int], Library]]:
-    """Libraries with so many threads of their own, each made once."""
-    if native.library() is None:
-        pytest.skip(native.reason())
-    yield cache(lambda count: Library(native._loaded(), count))
-
-
 @pytest.fixture
 def product(threads: Callable[[int], Library]) -> Callable[[Tensor, Tensor], Tensor]:
     return threads(1).product

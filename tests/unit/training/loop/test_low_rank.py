@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 
 from tunesmith.training.loop.lora import LoraLinear
 from tunesmith.training.loop.lora_mlp import LoraGatedMLP
-from tunesmith.training.loop.native import library as native
 from tunesmith.training.loop.native.library import Library, LowRank
 from tunesmith.training.run import Recipe
 
@@ -18,14 +16,6 @@ RANKS = [1, 8, 16, 17, 64, 256]
 # rows, summed, columns: whole tiles, blocks and panels, and broken ones
 SHAPES = [(6, 256, 32), (1, 1, 1), (7, 15, 17), (33, 513, 70), (13, 257, 16), (200, 96, 900)]
 RECIPE = Recipe("tiny", "d", rank=16, alpha=32.0, dropout=0.0)
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Callable[[int], Library]]:
-    """Libraries with so many threads of their own, each made once."""
-    if native.library() is None:
-        pytest.skip(native.reason())
-    yield cache(lambda count: Library(native._loaded(), count))
 
 
 @pytest.fixture(autouse=True)
