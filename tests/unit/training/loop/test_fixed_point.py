@@ -3,7 +3,7 @@
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from tunesmith.training.loop.native import library as native
 from tunesmith.training.loop.native.library import Library
 from tunesmith.training.loop.surprise import surprise
 from tunesmith.training.run import Recipe
+
+pytestmark = pytest.mark.usefixtures("seeded")
 
 # rows, summed, columns: whole tiles, blocks and panels, and broken ones
 SHAPES = [(6, 256, 32), (1, 1, 1), (7, 15, 17), (40, 896, 128), (33, 513, 70), (5, 4864, 33), (13, 257, 16)]
@@ -37,13 +39,6 @@ def test_the_kernels_are_there_wherever_they_can_be_compiled() -> None:
 @pytest.fixture
 def product(threads: Callable[[int], Library]) -> Callable[[Tensor, Tensor], Tensor]:
     return threads(1).product
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        yield
 
 
 def off(found: Tensor, x_NK: Tensor, weight_KO: Tensor) -> float:

@@ -1,6 +1,6 @@
 """The gate of a feed-forward block in one pass: against autograd in float64, at its ends, for any number of threads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,19 +10,14 @@ from torch.nn import functional
 from tunesmith.training.loop.lora_mlp import _ACTIVATIONS, Activation
 from tunesmith.training.loop.native.library import GELU_TANH, SILU, Library
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 SHAPES = [(1, 1), (3, 5), (2, 8), (7, 13), (37, 451), (1, 32769)]
 EXACT: dict[int, Callable[[Tensor], Tensor]] = {
     SILU: functional.silu,
     GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),
 }
 kinds = pytest.mark.parametrize("kind", EXACT, ids={SILU: "silu", GELU_TANH: "gelu"}.get)
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        yield
 
 
 def computed(by: Library, kind: int, g: Tensor, u: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from tunesmith.training.loop.objective import Surprise
 from tunesmith.training.peft_files import save_adapter
 from tunesmith.training.run import Recipe
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 RECIPE = Recipe("tiny", "d", rank=4, alpha=8.0, dropout=0.0)
 CPU = torch.device("cpu")
 
@@ -42,13 +44,6 @@ def layer(recipe: Recipe = RECIPE, **options: Any) -> LoraLinear:
 
 def gradients(loss: Tensor, *of: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, of))
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        yield
 
 
 @pytest.mark.parametrize("dropped", [False, True])

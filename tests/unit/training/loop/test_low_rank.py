@@ -1,6 +1,6 @@
 """The low-rank branch beside products in block fixed point: float32 exact, and the same for any number of threads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,17 +12,12 @@ from tunesmith.training.loop.lora_mlp import LoraGatedMLP
 from tunesmith.training.loop.native.library import Library, LowRank
 from tunesmith.training.run import Recipe
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 RANKS = [1, 8, 16, 17, 64, 256]
 # rows, summed, columns: whole tiles, blocks and panels, and broken ones
 SHAPES = [(6, 256, 32), (1, 1, 1), (7, 15, 17), (33, 513, 70), (13, 257, 16), (200, 96, 900)]
 RECIPE = Recipe("tiny", "d", rank=16, alpha=32.0, dropout=0.0)
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        yield
 
 
 def weights(inner: int, columns: int) -> tuple[Tensor, Tensor]:

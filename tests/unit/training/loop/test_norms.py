@@ -1,6 +1,6 @@
 """Root mean square norms in one pass: against autograd in float64, and in place of those of any model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,14 +16,9 @@ from tunesmith.training.loop.native.library import Library
 from tunesmith.training.loop.norms import Norm, normed
 from tunesmith.training.loop.objective import Surprise
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 SHAPES = [(1, 1), (3, 5), (2, 16), (7, 23), (129, 128), (37, 896), (2, 16385)]
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        yield
 
 
 class RMSNorm(nn.Module):

@@ -1,6 +1,6 @@
 """A softmax in one pass, and what is made of it: against float64, at its ends, for any number of threads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,14 +10,9 @@ from torch.nn import functional
 from tunesmith.training.loop.native.library import Library
 from tunesmith.training.loop.surprise import surprise
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 SHAPES = [(1, 1), (3, 5), (2, 16), (7, 1023), (5, 1041), (4, 151936)]
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        yield
 
 
 def computed(by: Library, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@
 #include "vector.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define EACH 16384 /* numbers a thread takes at once */
+#define SPAN 16384 /* numbers a thread takes at once */
 #define GELU 1.5957691216f /* twice the square root of 2 / pi: see gelu8 */
 #define FAR 10.0f /* from here on GELU is x, or nothing, to the last place */
 
@@ -83,7 +83,7 @@ INLINE void backward(const struct gated *p, int64_t begin, int64_t end, int acti
 static void forward_part(void *given, int item, int thread) {
   (void)thread;
   const struct gated *p = given;
-  const int64_t begin = (int64_t)item * EACH, end = p->count - begin < EACH ? p->count : begin + EACH;
+  const int64_t begin = (int64_t)item * SPAN, end = p->count - begin < SPAN ? p->count : begin + SPAN;
   if (p->activation == SILU)
     forward(p, begin, end, SILU);
   else
@@ -93,7 +93,7 @@ static void forward_part(void *given, int item, int thread) {
 static void backward_part(void *given, int item, int thread) {
   (void)thread;
   const struct gated *p = given;
-  const int64_t begin = (int64_t)item * EACH, end = p->count - begin < EACH ? p->count : begin + EACH;
+  const int64_t begin = (int64_t)item * SPAN, end = p->count - begin < SPAN ? p->count : begin + SPAN;
   if (p->activation == SILU)
     backward(p, begin, end, SILU);
   else
@@ -101,9 +101,9 @@ static void backward_part(void *given, int item, int thread) {
 }
 
 void gated_forward(struct pool *pool, struct gated *gated) {
-  pool_run(pool, forward_part, gated, (int)((gated->count + EACH - 1) / EACH));
+  pool_run(pool, forward_part, gated, (int)((gated->count + SPAN - 1) / SPAN));
 }
 
 void gated_backward(struct pool *pool, struct gated *gated) {
-  pool_run(pool, backward_part, gated, (int)((gated->count + EACH - 1) / EACH));
+  pool_run(pool, backward_part, gated, (int)((gated->count + SPAN - 1) / SPAN));
 }

@@ -6,9 +6,9 @@
 #include "pool.h"
 #include "vector.h"
 
-#define EACH 16384 /* numbers a thread takes at once */
+#define SPAN 16384 /* numbers a thread takes at once */
 
-static int rows_each(const struct norm *p) { return p->width < EACH ? (int)(EACH / p->width) : 1; }
+static int rows_each(const struct norm *p) { return p->width < SPAN ? (int)(SPAN / p->width) : 1; }
 
 static float sum_of_squares(const float *x, int64_t width) {
   __m256 a = _mm256_setzero_ps(), b = a;
