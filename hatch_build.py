@@ -19,9 +19,9 @@ TRAINER = Path(__file__).parent / "src/tunesmith/training/loop/native"
 # each library and its sources, in the order in which its library.py takes their digest
 LIBRARIES = {
     ENGINE / "kernels.so": sorted(ENGINE.glob("*.[ch]")),
-    TRAINER / "fixed.so": [
+    TRAINER / "kernels.so": [
         *sorted(TRAINER.glob("*.[ch]")),
-        *(ENGINE / name for name in ("pool.c", "pool.h", "vector.h")),
+        *(ENGINE / name for name in ("pool.c", "pool.h", "vector.h", "wide.c", "wide.h")),
     ],
 }
 FLAGS = ("-std=gnu11", "-O3", "-mavx2", "-mfma", "-mf16c", "-fno-math-errno", "-Wall", "-Wextra", "-shared", "-fPIC")

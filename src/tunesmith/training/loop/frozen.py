@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.training.loop.loading import computed_in
-from tunesmith.training.loop.native.library import KINDS, Library, LowRank, library
+from tunesmith.training.loop.native.library import KINDS, Library, library
+from tunesmith.training.loop.native.structs import LowRank
 
 # with fewer rows the work is reading the weights, with fewer columns turning the rows into integers
 _FEW_ROWS, _FEW_COLUMNS = 32, 64

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tunesmith.training.loop.frozen import Weight
-from tunesmith.training.loop.native.library import LowRank
+from tunesmith.training.loop.native.structs import LowRank
 from tunesmith.training.run import Recipe
 
 QUANTIZED = ("Linear4bit", "Linear8bitLt")  # bitsandbytes

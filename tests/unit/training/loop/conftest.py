@@ -9,13 +9,30 @@ import torch
 from tunesmith.training.loop.native import library as native
 from tunesmith.training.loop.native.library import Library
 
+_of_float32 = cache(lambda count: Library(native.loaded(), count))
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Library]]:
+    """Libraries of float32 with so many threads of their own, each made once.
+
+    Everything uses float32's library meanwhile, whether or not it is the faster one on this processor.
+    """
+    monkeypatch.setattr(native, "_FASTER_ON", torch.backends.cpu.get_cpu_capability())
+    known = native.library  # a test may put another in its place
+    known.cache_clear()
+    if known() is None:
+        pytest.skip(native.reason())
+    yield _of_float32
+    known.cache_clear()
+
 
 @pytest.fixture(scope="session")
-def threads() -> Iterator[Callable[[int], Library]]:
-    """Libraries with so many threads of their own, each made once."""
-    if native.library() is None:
-        pytest.skip(native.reason())
-    yield cache(lambda count: Library(native._loaded(), count))
+def in_tiles() -> Iterator[Callable[[int], Library]]:
+    """The same of bfloat16."""
+    if native.library(torch.bfloat16) is None:
+        pytest.skip(native.reason(torch.bfloat16))
+    yield cache(lambda count: Library(native.loaded(), count, torch.bfloat16))
 
 
 @pytest.fixture

@@ -193,10 +193,10 @@ def test_a_library_that_is_not_there_or_of_other_sources_is_not_used(
     threads: Callable[[int], Library], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = with_files(tmp_path, monkeypatch)
-    library = (folder / "fixed.so").rename(tmp_path / "fixed.so")
-    assert "fixed.so" in native.reason()
+    library = (folder / "kernels.so").rename(tmp_path / "kernels.so")
+    assert "kernels.so" in native.reason()
     assert cache(native.library.__wrapped__)() is None
-    library.rename(folder / "fixed.so")
+    library.rename(folder / "kernels.so")
     assert native.reason() == ""
     for source in (folder / "fixed.h", tmp_path / "inference/worker/native/pool.h"):
         before = source.read_text()

@@ -19,7 +19,6 @@ from tunesmith.training.loop.loading import load_base
 from tunesmith.training.loop.lora import FrozenLinear, LoraLinear, kept
 from tunesmith.training.loop.lora_mlp import LoraGatedMLP
 from tunesmith.training.loop.lora_modules import linear_modules, lora_layers, with_lora
-from tunesmith.training.loop.native.library import library
 from tunesmith.training.loop.objective import Surprise
 from tunesmith.training.peft_files import save_adapter
 from tunesmith.training.run import Recipe
@@ -167,14 +166,15 @@ def test_peft_opens_what_is_saved_and_finds_the_same_loss_and_gradients(
 
 @pytest.mark.parametrize("kernels", [True, False])
 def test_a_base_in_bfloat16_on_a_processor_without_it_is_computed_as_one_in_float32(
-    kernels: bool, tiny_base: Path, tmp_path: Path, facts: list[Encoded], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    kernels: bool, tiny_base: Path, tmp_path: Path, facts: list[Encoded], monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
     from transformers import AutoModelForCausalLM
 
     if not kernels:
         monkeypatch.setattr("tunesmith.training.loop.frozen.library", lambda: None)
-    elif library() is None:
-        pytest.skip("no kernels here")
+    else:
+        request.getfixturevalue("threads")
     folder = tmp_path / "narrow"
     AutoModelForCausalLM.from_pretrained(tiny_base).to(torch.bfloat16).save_pretrained(folder)
     monkeypatch.setattr("tunesmith.training.loop.loading._SMALL", 0)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tunesmith.training.loop.lora import LoraLinear
 from tunesmith.training.loop.lora_mlp import LoraGatedMLP
-from tunesmith.training.loop.native.library import Library, LowRank
+from tunesmith.training.loop.native.library import Library
+from tunesmith.training.loop.native.structs import LowRank
 from tunesmith.training.run import Recipe
 
 pytestmark = pytest.mark.usefixtures("seeded")

@@ -11,7 +11,6 @@ from tests.unit.training.conftest import encoded
 from tests.unit.training.loop.test_lora import RECIPE, gemma2, gpt2, llama, mistral_with_a_window, phi3, qwen3, stirred
 from tunesmith.training.data.encoding import Encoder
 from tunesmith.training.loop.lora_modules import with_lora
-from tunesmith.training.loop.native import library as native
 from tunesmith.training.loop.native.library import Library
 from tunesmith.training.loop.norms import Norm, normed
 from tunesmith.training.loop.objective import Surprise
@@ -136,10 +135,9 @@ def test_a_norm_that_learns_keeps_its_own_forward() -> None:
     [(llama, 5), (mistral_with_a_window, 5), (qwen3, 9), (phi3, 5), (gemma2, 9), (gpt2, 0)],
 )
 def test_a_model_has_the_same_loss_and_gradients_with_its_norms_replaced(
-    make: Callable[[], Any], count: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if native.library() is None:
-        pytest.skip(native.reason())
+    threads: Callable[[int], Library], make: Callable[[], Any], count: int, tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     encoder = Encoder(tokenizer, 64)
     facts = [encoded(encoder, ("user", q), ("assistant", f"{q} Ada."), line=1) for q in ("Who is it?", "市长是谁？")]
     base = make().requires_grad_(False)

@@ -259,12 +259,12 @@ static int64_t laid(struct job *job, const struct pool *pool, const struct produ
   return panels + first + second + x + scales;
 }
 
-int64_t fixed_scratch(const struct pool *pool, const struct product *product) {
+int64_t frozen_scratch(const struct pool *pool, const struct product *product) {
   struct job job;
   return laid(&job, pool, product, NULL);
 }
 
-void fixed_product(struct pool *pool, const struct product *product) {
+void frozen_product(struct pool *pool, const struct product *product) {
   struct job job;
   if (!product->rows || !product->columns) return;
   laid(&job, pool, product, product->packed);
@@ -274,4 +274,4 @@ void fixed_product(struct pool *pool, const struct product *product) {
   pool_run(pool, multiply, &job, (int)(job.alone + shared * job.parts));
 }
 
-const char *fixed_sources(void) { return SOURCES; }
+const char *trainer_sources(void) { return SOURCES; }

@@ -15,7 +15,7 @@ enum kind { FLOAT16 = 1, BFLOAT16 = 2 }; /* as library.py has them */
  * bias: (columns), or NULL.
  * first, second: (inner, rank) and (rank, columns); of rank 0 where there is no branch.
  * middle: x first, which is returned; rows in sixes and ranks in sixteens, zeros behind the last.
- * packed: scratch of fixed_scratch() bytes, aligned to 64.
+ * packed: scratch of frozen_scratch() bytes, aligned to 64.
  */
 struct product {
   const float *x;
@@ -29,8 +29,8 @@ struct product {
   int32_t kind, plain, added;
 };
 
-int64_t fixed_scratch(const struct pool *pool, const struct product *product);
-void fixed_product(struct pool *pool, const struct product *product);
+int64_t frozen_scratch(const struct pool *pool, const struct product *product);
+void frozen_product(struct pool *pool, const struct product *product);
 
 /* The digest of the sources it was compiled from. */
-const char *fixed_sources(void);
+const char *trainer_sources(void);

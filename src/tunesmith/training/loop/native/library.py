@@ -2,11 +2,11 @@
 
 import ctypes
 import threading
-from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
+from ctypes import POINTER, c_int, c_int64, c_void_p
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from weakref import finalize
 
@@ -14,168 +14,61 @@ import structlog
 import torch
 from torch import Tensor
 
+from tunesmith.training.loop.native.structs import (
+    Attention,
+    Factor,
+    Gated,
+    Heads,
+    LowRank,
+    Norm,
+    Outer,
+    Outers,
+    Product,
+    Softmax,
+)
+
 SILU, GELU_TANH = 1, 2  # as gated.h has them
 KINDS = {torch.float16: 1, torch.bfloat16: 2}
-# AVX-512 multiplies float32 as fast as these kernels multiply integers, and much of it has bfloat16 arithmetic
+# AVX-512 multiplies float32 as fast as the kernels of float32 multiply integers
 _FASTER_ON = "AVX2"
+_WIDE_ENOUGH = ("AVX2", "AVX512")  # what the kernels are compiled for, and what has it too
 _MOST_DIM = 256  # ATTENTION_DIM in attention.h
 _TALL, _WIDE = 6, 16  # see low_rank.h
-_SHARED = ("pool.c", "pool.h", "vector.h")  # the engine's threads
+_SHARED = ("pool.c", "pool.h", "vector.h", "wide.c", "wide.h")  # the engine's
+_ENDINGS = {torch.float32: "", torch.bfloat16: "_16"}
+_FUNCTIONS: dict[str, tuple[tuple[Any, ...], Any]] = {
+    "frozen_scratch": ((c_void_p, POINTER(Product)), c_int64),
+    "frozen_product": ((c_void_p, POINTER(Product)), None),
+    "outer_products": ((c_void_p, POINTER(Outers)), None),
+    "attention_room": ((POINTER(Attention), c_int), c_int64),
+    "attention_forward": ((c_void_p, POINTER(Attention)), None),
+    "attention_backward": ((c_void_p, POINTER(Attention)), None),
+    "gated_forward": ((c_void_p, POINTER(Gated)), None),
+    "gated_backward": ((c_void_p, POINTER(Gated)), None),
+    "norm_forward": ((c_void_p, POINTER(Norm)), None),
+    "norm_backward": ((c_void_p, POINTER(Norm)), None),
+    "softmax_parts": ((c_void_p, POINTER(Softmax)), None),
+}
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LowRank:
-    """A branch beside a weight: ``second_scale * middle @ second`` with ``middle = first_scale * x @ first``.
+class Library:
+    """Its functions for one number format, and threads of its own. Calls from several threads take turns.
 
     Attributes:
-        first: (K, R). second: (R, O). Both float32.
+        computes: float32 or bfloat16, what rows of numbers come in and go out as. What is narrow beside them (what has
+            one number a rank, a row or a score's row) is float32.
     """
 
-    first: Tensor
-    second: Tensor
-    first_scale: float = 1.0
-    second_scale: float = 1.0
-
-    def middle(self, x_NK: Tensor) -> Tensor:
-        middle_NR = x_NK @ self.first.to(x_NK.dtype)
-        return middle_NR if self.first_scale == 1.0 else middle_NR.mul_(self.first_scale)
-
-    def added(self, y_NO: Tensor, middle_NR: Tensor) -> Tensor:
-        """The branch, added to ``y_NO`` in place."""
-        return y_NO.addmm_(middle_NR, self.second.to(y_NO.dtype), alpha=self.second_scale)
-
-
-class Factor(Structure):
-    """See low_rank.h."""
-
-    _fields_ = (("values", c_void_p), ("row", c_int64), ("column", c_int64), ("scale", c_float))
-
-    @classmethod
-    def of(cls, matrix: Tensor, scale: float) -> "Factor":
-        return cls(matrix.data_ptr(), *matrix.stride(), scale)
-
-
-class Product(Structure):
-    """See fixed.h."""
-
-    _fields_ = (
-        ("x", c_void_p),
-        ("weight", c_void_p),
-        ("y", c_void_p),
-        ("packed", c_void_p),
-        ("bias", c_void_p),
-        ("middle", c_void_p),
-        ("first", Factor),
-        ("second", Factor),
-        ("rows", c_int64),
-        ("inner", c_int64),
-        ("columns", c_int64),
-        ("rank", c_int64),
-        ("kind", c_int32),
-        ("plain", c_int32),
-        ("added", c_int32),
-    )
-
-
-class Heads(Structure):
-    """See attention.h."""
-
-    _fields_ = (("at", c_void_p), ("head", c_int64), ("token", c_int64))
-
-    @classmethod
-    def of(cls, x_THD: Tensor) -> "Heads":
-        return cls(x_THD.data_ptr(), x_THD.stride(1), x_THD.stride(0))
-
-
-class Attention(Structure):
-    """See attention.h."""
-
-    _fields_ = (
-        *((name, Heads) for name in ("q", "k", "v", "grad")),
-        *((name, c_void_p) for name in ("out", "shares", "dq", "dk", "dv", "room", "lengths")),
-        *((name, c_int64) for name in ("examples", "tokens", "window")),
-        *((name, c_int32) for name in ("heads", "kv_heads", "dim")),
-        ("scale", c_float),
-    )
-
-
-class Gated(Structure):
-    """See gated.h."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("gate", "up", "grad", "out")),
-        ("count", c_int64),
-        ("activation", c_int32),
-    )
-
-
-class Norm(Structure):
-    """See norm.h."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("x", "scale", "grad", "y", "over")),
-        ("rows", c_int64),
-        ("width", c_int64),
-        ("eps", c_float),
-    )
-
-
-class Softmax(Structure):
-    """See softmax.h."""
-
-    _fields_ = (*((name, c_void_p) for name in ("x", "total", "most")), ("rows", c_int64), ("width", c_int64))
-
-
-class Outer(Structure):
-    """See low_rank.h."""
-
-    _fields_ = (
-        ("wide", c_void_p),
-        ("low", c_void_p),
-        ("to", c_void_p),
-        ("columns", c_int64),
-        ("rank", c_int64),
-        ("stride", c_int64),
-        ("column", c_int64),
-        ("lane", c_int64),
-        ("scale", c_float),
-    )
-
-    @classmethod
-    def of(cls, wide_NC: Tensor, low_NR: Tensor, to_CR: Tensor, scale: float) -> "Outer":
-        assert wide_NC.is_contiguous() and low_NR.stride(1) == 1
-        return cls(
-            wide_NC.data_ptr(), low_NR.data_ptr(), to_CR.data_ptr(), *to_CR.shape, low_NR.stride(0), *to_CR.stride(),
-            scale,
-        )  # fmt: skip
-
-
-class Outers(Structure):
-    """See low_rank.h."""
-
-    _fields_ = (("of", Outer * 2), ("rows", c_int64))
-
-
-class Library:
-    """Its functions, and threads of its own. Calls from several threads take turns."""
-
-    def __init__(self, functions: ctypes.CDLL, threads: int) -> None:
+    def __init__(self, functions: ctypes.CDLL, threads: int, computes: torch.dtype = torch.float32) -> None:
+        self.computes = computes
+        self._functions = SimpleNamespace(
+            **{name: _bound(functions, name + _ENDINGS[computes], *types) for name, types in _FUNCTIONS.items()}
+        )
+        self._lock = threading.Lock()
         functions.pool_new.argtypes, functions.pool_new.restype = (c_int,), c_void_p
         functions.pool_free.argtypes, functions.pool_free.restype = (c_void_p,), None
-        functions.fixed_scratch.argtypes, functions.fixed_scratch.restype = (c_void_p, POINTER(Product)), c_int64
-        functions.fixed_product.argtypes, functions.fixed_product.restype = (c_void_p, POINTER(Product)), None
-        functions.attention_room.argtypes, functions.attention_room.restype = (POINTER(Attention), c_int), c_int64
-        for attend in (functions.attention_forward, functions.attention_backward):
-            attend.argtypes, attend.restype = (c_void_p, POINTER(Attention)), None
-        for gate in (functions.gated_forward, functions.gated_backward):
-            gate.argtypes, gate.restype = (c_void_p, POINTER(Gated)), None
-        for norm in (functions.norm_forward, functions.norm_backward):
-            norm.argtypes, norm.restype = (c_void_p, POINTER(Norm)), None
-        functions.softmax_parts.argtypes, functions.softmax_parts.restype = (c_void_p, POINTER(Softmax)), None
-        functions.outer_products.argtypes, functions.outer_products.restype = (c_void_p, POINTER(Outers)), None
-        self._functions, self._lock = functions, threading.Lock()
         self._pool = functions.pool_new(threads)
         if not self._pool:
             raise MemoryError("no memory for the trainer's threads")
@@ -214,10 +107,10 @@ class Library:
         if low is not None:
             product.first = Factor.of(low.first, low.first_scale)
             product.second = Factor.of(low.second, low.second_scale)
-        packed = torch.empty(self._functions.fixed_scratch(self._pool, product), dtype=torch.int8)
+        packed = torch.empty(self._functions.frozen_scratch(self._pool, product), dtype=torch.int8)
         product.packed = packed.data_ptr()
         with self._lock:
-            self._functions.fixed_product(self._pool, product)
+            self._functions.frozen_product(self._pool, product)
         return y_NO, middle[:rows, :rank]
 
     def outer_products(
@@ -339,14 +232,21 @@ def _attention(
     )  # fmt: skip
 
 
+def _bound(functions: ctypes.CDLL, name: str, arguments: tuple[Any, ...], result: Any) -> Any:
+    function = getattr(functions, name, None)
+    if function is not None:
+        function.argtypes, function.restype = arguments, result
+    return function
+
+
 @cache
-def library() -> Library | None:
-    """The library, with as many threads as torch has; None where there is none for this processor and these sources."""
-    try:
-        return Library(_loaded(), torch.get_num_threads())
-    except OSError as error:
-        log.info("products in float32", why=str(error))
+def library(computes: torch.dtype = torch.float32) -> Library | None:
+    """The library, with as many threads as torch has; None where torch is to compute in that number format."""
+    why = reason(computes)
+    if why:
+        log.info("torch computes", format=str(computes).removeprefix("torch."), why=why)
         return None
+    return Library(loaded(), torch.get_num_threads(), computes)
 
 
 def library_for(x: Tensor) -> Library | None:
@@ -354,26 +254,34 @@ def library_for(x: Tensor) -> Library | None:
     return library() if x.dtype is torch.float32 and x.device.type == "cpu" else None
 
 
-def reason() -> str:
-    """Why there is no library; "" where there is one."""
+def library_of(x: Tensor) -> Library | None:
+    """The library where it computes with numbers like these, on the processor."""
+    return library(x.dtype) if x.dtype in _ENDINGS and x.device.type == "cpu" else None
+
+
+def reason(computes: torch.dtype = torch.float32) -> str:
+    """Why the library is not used in that number format; "" where it is."""
     try:
-        _loaded()
+        functions = loaded()
     except OSError as error:
         return str(error)
-    return ""
+    if computes is torch.bfloat16:
+        return "" if functions.wide_tiles() else "the processor has no tiles of bfloat16"
+    processor = torch.backends.cpu.get_cpu_capability()
+    return "" if processor == _FASTER_ON else f"the processor has {processor}"
 
 
-def _loaded() -> ctypes.CDLL:
-    """Raises OSError where it cannot be used."""
+def loaded() -> ctypes.CDLL:
+    """The compiled functions. Raises OSError where they cannot be used."""
     folder, processor = Path(__file__).parent, torch.backends.cpu.get_cpu_capability()
-    if processor != _FASTER_ON:
-        raise OSError(f"the processor has {processor}")
-    functions = ctypes.CDLL(str(folder / "fixed.so"))
-    if not hasattr(functions, "fixed_sources"):
-        raise OSError("fixed.so is another library")
-    functions.fixed_sources.restype = ctypes.c_char_p
+    if processor not in _WIDE_ENOUGH:
+        raise OSError(f"the processor has {processor} alone")
+    functions = ctypes.CDLL(str(folder / "kernels.so"))
+    if not hasattr(functions, "trainer_sources"):
+        raise OSError("kernels.so is another library")
+    functions.trainer_sources.restype = ctypes.c_char_p
     shared = folder.parents[2] / "inference/worker/native"
     sources = [*sorted(folder.glob("*.[ch]")), *(shared / name for name in _SHARED)]
-    if functions.fixed_sources() != sha256(b"".join(one.read_bytes() for one in sources)).hexdigest().encode():
+    if functions.trainer_sources() != sha256(b"".join(one.read_bytes() for one in sources)).hexdigest().encode():
         raise OSError("compiled from other sources, install again")
     return functions
