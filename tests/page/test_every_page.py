@@ -53,6 +53,7 @@ def _look(page: Page, name: str, axe: Callable[[Page], list[str]]) -> None:
     for language, switch in (("zh", "语言"), ("en", "Language")):
         for theme in ("light", "dark"):
             page.emulate_media(color_scheme=theme)
+            expect(page.locator("html")).to_have_attribute("data-mantine-color-scheme", theme)
             _settled(page)
             page.screenshot(path=SHOTS / f"{name}-{language}-{theme}-1280.png")
             if (language, theme) in (("zh", "light"), ("en", "dark")):

@@ -7,6 +7,7 @@ composing the same from torch's own operations keeps. How the products with the 
 """
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,7 @@ def weight_of(linear: Any) -> Weight:
     if name == "Conv1D":  # GPT-2's: a linear layer with its weight transposed
         return Weight(lambda dtype: linear.weight.to(dtype).t(), lambda: linear.weight.t())
     if name == "Linear4bit":
-        from bitsandbytes.functional import dequantize_4bit
-
-        return Weight(lambda dtype: dequantize_4bit(linear.weight.data, linear.weight.quant_state).to(dtype))
+        return Weight(lambda dtype: _dequantized_4bit(linear, dtype))
     if name == "Linear8bitLt":
         return Weight(lambda dtype: _dequantized_8bit(linear, dtype))
     return Weight(lambda dtype: linear.weight.to(dtype), lambda: linear.weight)
@@ -41,6 +40,16 @@ def features(linear: Any) -> tuple[int, int]:
     if type(linear).__name__ == "Conv1D":
         return int(linear.weight.shape[0]), int(linear.weight.shape[1])
     return int(linear.in_features), int(linear.out_features)
+
+
+def _dequantized_4bit(linear: Any, dtype: torch.dtype) -> Tensor:
+    from bitsandbytes.functional import dequantize_4bit
+
+    state = copy(linear.weight.quant_state)
+    shape, count = state.shape, state.shape.numel()
+    # block by block: with AVX-512 bitsandbytes 0.50 takes another block's scale where a row is no whole number of blocks
+    state.shape = torch.Size((count // state.blocksize, state.blocksize) if count % state.blocksize == 0 else (1, count))
+    return dequantize_4bit(linear.weight.data, state).view(shape).to(dtype)
 
 
 def _dequantized_8bit(linear: Any, dtype: torch.dtype) -> Tensor:
