@@ -15,7 +15,7 @@ back; the output head only where there is loss), over the better of float32 and 
 in the same run.
 
 TRL's best setting is looked for with one timed step each; ``--best NAME`` names it instead. Settings that compute in
-bfloat16 are not asked where the matrix rate says that float32 is faster; TRL's defaults run all the same, as themselves.
+the number format in which matrix products are the slower are not asked; TRL's defaults run all the same, as themselves.
 What a contestant could not do within ``--budget-seconds`` it is not waited for: one timed step is enough then, and a
 process that has none after three times as long is ended and left out. Peers live in virtual environments of their own
 under ``--folder``, made on the first run.
@@ -38,25 +38,28 @@ from train.peers import HERE, Contestant, LeftOut, asked, factory_python, ours, 
 AIMS = {"TRL defaults": 5.0, "TRL best": 3.0}  # times their useful tokens a second
 MEMORY_AIM, RATE_AIM, FIRST_STEP_AIM_S = 0.5, 0.4, 5.0
 _FLOAT32: Mapping[str, Any] = {"bf16": False, "gradient_checkpointing": False}
+_BFLOAT16: Mapping[str, Any] = {"model_init_kwargs": {"dtype": "bfloat16"}, "gradient_checkpointing": False}
+_SUPERVISED: Mapping[str, Any] = {"assistant_only_loss": True}
+_BY_LENGTH: Mapping[str, Any] = {**_SUPERVISED, "train_sampling_strategy": "group_by_length"}
+_IN_THREES: Mapping[str, Any] = {"per_device_train_batch_size": 3}
+_WAYS: Mapping[str, Mapping[str, Any]] = {
+    "": {},
+    ", checkpointing": {"gradient_checkpointing": True},
+    ", assistant only": _SUPERVISED,
+    ", assistant only, batch 3": {**_SUPERVISED, **_IN_THREES},
+    ", assistant only, by length": _BY_LENGTH,
+    ", assistant only, by length, batch 3": {**_BY_LENGTH, **_IN_THREES},
+    ", assistant only, padding free": {**_SUPERVISED, "padding_free": True, "max_length": None},
+    ", assistant only, packed": {**_SUPERVISED, "packing": True, "per_device_train_batch_size": 1},
+}
 TRL: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},
-    "bf16 weights, no checkpointing": {"model_init_kwargs": {"dtype": "bfloat16"}, "gradient_checkpointing": False},
-    "float32, checkpointing": {"bf16": False},
-    "float32": _FLOAT32,
-    "float32, assistant only": {**_FLOAT32, "assistant_only_loss": True},
-    "float32, assistant only, batch 3": {**_FLOAT32, "assistant_only_loss": True, "per_device_train_batch_size": 3},
-    "float32, assistant only, by length": {
-        **_FLOAT32, "assistant_only_loss": True, "train_sampling_strategy": "group_by_length",
+    **{
+        name + way: {**settings, **more}
+        for name, settings in (("float32", _FLOAT32), ("bfloat16", _BFLOAT16))
+        for way, more in _WAYS.items()
     },
-    "float32, assistant only, by length, batch 3": {
-        **_FLOAT32, "assistant_only_loss": True, "train_sampling_strategy": "group_by_length",
-        "per_device_train_batch_size": 3,
-    },
-    "float32, assistant only, padding free": {**_FLOAT32, "assistant_only_loss": True, "padding_free": True, "max_length": None},
-    "float32, assistant only, packed": {
-        **_FLOAT32, "assistant_only_loss": True, "packing": True, "per_device_train_batch_size": 1,
-    },
-}  # fmt: skip
+}
 _CURVE: Mapping[str, Any] = {
     "per_device_train_batch_size": 16, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "weight_decay": 0.0,
     "train_sampling_strategy": "sequential", "dataset_kwargs": {"skip_prepare_dataset": True},
@@ -102,15 +105,15 @@ def best_setting(bench: Bench, python: Path, narrow: bool) -> tuple[str, dict[st
     """The fastest of TRL's settings by one timed step each, and what each of them gave.
 
     Args:
-        narrow: those that compute in bfloat16 are asked, too.
+        narrow: those that compute in bfloat16 are asked, and not those in float32.
 
     Raises:
         LeftOut: none of them ran.
     """
     tried: dict[str, Any] = {}
     for name, settings in TRL.items():
-        if settings.get("bf16", True) and not narrow:
-            tried[name] = {"failed": "not asked: it computes in bfloat16, which is slower here than float32"}
+        if settings.get("bf16", True) != narrow:
+            tried[name] = {"failed": f"not asked: {'float32' if narrow else 'bfloat16'} is the slower format here"}
             continue
         try:
             found = bench.run(Contestant(f"TRL, {name}", python, HERE / "sft.py", settings), 1)
