@@ -32,7 +32,7 @@ _TRY_TORCH = (
     "print(torch.__version__, 'cuda' if torch.cuda.is_available() else "
     "'mps' if torch.backends.mps.is_available() else 'cpu', torch.get_num_threads()); "
     "from tunesmith.inference.worker.native.library import reason; print(reason()); "
-    "from tunesmith.training.loop.native.library import reason; print(reason())"
+    "from tunesmith.training.loop.native.library import reason; print(reason() and reason(torch.bfloat16))"
 )
 
 
@@ -180,9 +180,9 @@ def torch_works() -> Iterator[Check]:
         "info" if unused else "ok",
         unused or say("已编译", "compiled"),
         say(
-            "16 位基座按 float32 训练；在有 C 编译器、支持 AVX2 而无 AVX-512 的 x86 机器上重新安装即可编译",
-            "bases of 16 bits are trained in float32: they are compiled by an install on x86 with a C compiler, for "
-            "processors with AVX2 and without AVX-512",
+            "训练改用 torch 计算，较慢：需在有 C 编译器的 x86 机器上安装，处理器支持 AMX，或支持 AVX2 而无 AVX-512",
+            "training computes through torch, slower: they are compiled by an install on x86 with a C compiler, for "
+            "processors with AMX, or with AVX2 and without AVX-512",
         )
         if unused
         else "",
