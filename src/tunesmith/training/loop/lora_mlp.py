@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tunesmith.training.loop.frozen import Weight
 from tunesmith.training.loop.lora import Branch, LoraLinear, branch_gradients, branched, input_gradient, kept
-from tunesmith.training.loop.native.library import GELU_TANH, SILU, library_for
+from tunesmith.training.loop.native.library import GELU_TANH, SILU, library_of
 
 _NAMES = ("gate_proj", "up_proj", "down_proj")
 
@@ -33,17 +33,17 @@ class Activation:
 
     def gated(self, g_NF: Tensor, u_NF: Tensor) -> Tensor:
         """``act(g) * u``."""
-        found = library_for(g_NF)
+        found = library_of(g_NF)
         return self.of(g_NF).mul_(u_NF) if found is None else found.gated(g_NF, u_NF, self.kind)
 
-    def gradients(self, grad_NF: Tensor, g_NF: Tensor, u_NF: Tensor, spare_NF: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of g and u from that of ``act(g) * u``, which they overwrite, as they do ``spare_NF``."""
-        found = library_for(g_NF)
+    def gradients(self, grad_NF: Tensor, g_NF: Tensor, u_NF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of g and u from that of ``act(g) * u``, which g's overwrites; and ``act(g) * u`` again."""
+        found = library_of(g_NF)
         if found is not None:
-            found.gated_back(grad_NF, g_NF, u_NF, self.kind, spare_NF)
-            return grad_NF, spare_NF
-        torch.mul(self.of(g_NF), grad_NF, out=spare_NF)
-        return self.gradient(grad_NF.mul_(u_NF), g_NF), spare_NF
+            return found.gated_back(grad_NF, g_NF, u_NF, self.kind)
+        active_NF = self.of(g_NF)
+        grad_u_NF = active_NF * grad_NF
+        return self.gradient(grad_NF.mul_(u_NF), g_NF), grad_u_NF, active_NF.mul_(u_NF)
 
 
 _SILU = Activation(SILU, functional.silu, torch.ops.aten.silu_backward)
@@ -85,9 +85,8 @@ class _Gated(torch.autograd.Function):
         x_ND, kept_ND, kept_NF, g_NF, u_NF, low_g, low_u, low_d, *AB = ctx.saved_tensors
         gate, up, down = _branches(layers, AB)
         grad_h_NF, d_low = input_gradient(grads[0], down, kept_NF, layers.weights[2])
-        h_NF = layers.activation.gated(g_NF, u_NF)
+        grad_g_NF, grad_u_NF, h_NF = layers.activation.gradients(grad_h_NF, g_NF, u_NF)
         dA, dB = branch_gradients(grads[0], h_NF, low_d, d_low, down, kept_NF, layers.weights[2])
-        grad_g_NF, grad_u_NF = layers.activation.gradients(grad_h_NF, g_NF, u_NF, h_NF)
         del h_NF, grad_h_NF
         grad_x, g_low = input_gradient(grad_g_NF, gate, kept_ND, layers.weights[0])
         gA, gB = branch_gradients(grad_g_NF, x_ND, low_g, g_low, gate, kept_ND, layers.weights[0])

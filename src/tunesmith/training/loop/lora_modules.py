@@ -43,7 +43,7 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
     for name, block in list(model.named_modules()):
         if gated(block):
             _put(model, name, LoraGatedMLP(block))
-        elif computed is torch.float32 and (norm := normed(block)) is not None:
+        elif (norm := normed(block, computed)) is not None:
             _put(model, name, norm)
     return model
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunesmith.training.loop.native.library import Library, library_for
+from tunesmith.training.loop.native.library import Library, library_of
 
 _EPS = ("variance_epsilon", "eps")
 _PROBES = (1e-3, 1.0, 1e3)  # with the smallest the number beside the squares counts
+_ROUNDED = {torch.float32: 1e-5, torch.bfloat16: 2**-6}  # a model rounds to bfloat16 up to three times, we do once
 
 
 class _Norm(torch.autograd.Function):
@@ -51,7 +52,7 @@ class Norm(nn.Module):
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
-        found = library_for(x)
+        found = library_of(x)
         if found is None:
             own: Tensor = self.base_layer(x)
             return own
@@ -61,8 +62,11 @@ class Norm(nn.Module):
         return y.view(x.shape)
 
 
-def normed(module: Any) -> Norm | None:
-    """What takes the place of ``module``; None where the library does not compute just what it does."""
+def normed(module: Any, computed: torch.dtype = torch.float32) -> Norm | None:
+    """What takes the place of ``module`` in a model computed in that number format.
+
+    None where the library does not compute just what it does, but for rounding.
+    """
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 1 or weight.requires_grad:
         return None
@@ -72,12 +76,12 @@ def normed(module: Any) -> Norm | None:
     if len(signature(module.forward).parameters) != 1:
         return None  # what is given beside x may count
     row_D = torch.linspace(-1, 2, len(weight), device=weight.device).cos() + 0.5  # its mean is not 0
-    x_ND = torch.stack([row_D * size for size in _PROBES])
-    if library_for(x_ND) is None:
+    x_ND = torch.stack([row_D * size for size in _PROBES]).to(computed)
+    if library_of(x_ND) is None:
         return None
     with torch.no_grad():
         wanted_ND = module(x_ND)
         for norm in (Norm(module, eps, beside_one=beside) for beside in (False, True)):
-            if torch.allclose(norm(x_ND), wanted_ND, rtol=1e-5, atol=1e-6):
+            if torch.allclose(norm(x_ND), wanted_ND, rtol=_ROUNDED[computed], atol=1e-6):
                 return norm
     return None

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tunesmith.training.loop.frozen import by_fixed_point
-from tunesmith.training.loop.native.library import library_for
+from tunesmith.training.loop.native.library import library, library_of
+from tunesmith.training.loop.native.structs import Sums
 
 # logits held at once: 2 ** 27 of them are half a gigabyte in float32
 _MOST_LOGITS = 1 << 27
@@ -23,27 +24,24 @@ class _Surprise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
         nats_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
-        grad_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
-        rows = max(1, _MOST_LOGITS // len(weight_VD))
+        averages = ctx.needs_input_grad[0]
+        grad_ND = hidden_ND.new_empty(hidden_ND.shape if averages else 0, dtype=torch.float32)
+        rows = max(1, _MOST_LOGITS // _words(weight_VD))
         for begin in range(0, len(hidden_ND), rows):
             part = slice(begin, begin + rows)
-            blocks = _logits(hidden_ND[part], weight_VD, bias_V)
-            most_N = torch.stack([block.amax(1) for block in blocks]).amax(0)
-            chosen_N = _chosen(blocks, labels_N[part])
-            total_N = sum((_exponentials(block, most_N) for block in blocks), torch.zeros_like(chosen_N))
-            nats_N[part] = total_N.log() + most_N - chosen_N
-            if grad_ND is not None:
+            sums, mean_ND = _over_words(hidden_ND[part], weight_VD, bias_V, labels_N[part], averages)
+            nats_N[part] = sums.total.log() + sums.most - sums.chosen
+            if averages:
                 # the mean of the head's weights under the model's own odds, less the label's
-                _mean(blocks, total_N, weight_VD, out_ND=grad_ND[part])
-                grad_ND[part] -= weight_VD[labels_N[part]]
-        if grad_ND is not None:
-            ctx.save_for_backward(grad_ND)
+                torch.sub(mean_ND.div_(sums.total[:, None]), weight_VD[labels_N[part]], out=grad_ND[part])
+        ctx.save_for_backward(grad_ND)
+        ctx.computes = hidden_ND.dtype
         return nats_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
         (grad_ND,) = ctx.saved_tensors
-        return grad_ND * grads[0][:, None].to(grad_ND.dtype), None, None, None
+        return (grad_ND * grads[0][:, None]).to(ctx.computes), None, None, None
 
 
 def surprise(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
@@ -57,49 +55,70 @@ def surprise(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels
     return nats_N
 
 
-def _logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> list[Tensor]:
-    """float32, whatever the head computes in; by blocks of the vocabulary."""
-    blocks = []
-    for words in _blocks(weight_VD):
-        weight = weight_VD[words]
-        found_NV = by_fixed_point(hidden_ND, weight.t())
-        block_NV = (hidden_ND @ weight.to(hidden_ND.dtype).t()).float() if found_NV is None else found_NV
-        blocks.append(block_NV if bias_V is None else block_NV.add_(bias_V[words].float()))
-    return blocks
+def _over_words(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, averages: bool
+) -> tuple[Sums, Tensor]:
+    """What is known of the logits; where asked for, the sum of the head's weights by the exponentials of the logits.
+
+    A block of the vocabulary at a time: where it has a larger logit than those before it, what they gave is made
+    smaller (arXiv:1805.02867).
+    """
+    sums = Sums.none(len(hidden_ND), hidden_ND.device)
+    mean_ND = hidden_ND.new_zeros(hidden_ND.shape if averages else 0, dtype=torch.float32)
+    for begin in range(0, len(weight_VD), _words(weight_VD)):
+        words = slice(begin, begin + _words(weight_VD))
+        weight, bias = weight_VD[words], None if bias_V is None else bias_V[words]
+        logits_NV = _product(hidden_ND, weight.t(), bias)
+        odds_NV, factor_N = _exponentials(logits_NV, sums, labels_N, begin, hidden_ND.dtype)
+        if averages:
+            _product(odds_NV, weight, onto_NO=mean_ND.mul_(factor_N[:, None]))
+    return sums, mean_ND
 
 
-def _exponentials(block_NV: Tensor, most_N: Tensor) -> Tensor:
-    """Turns a block of logits into their exponentials, the largest logit's 1; the sum of each row."""
-    found = library_for(block_NV)
+def _product(x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None, onto_NO: Tensor | None = None) -> Tensor:
+    """``x @ weight + bias`` in float32, whatever the head computes in; added to ``onto_NO`` where that is given."""
+    found = library_of(x_NK) if x_NK.dtype is torch.bfloat16 and weight_KO.dtype is torch.bfloat16 else None
+    if found is not None and found.multiplies:
+        return found.product(x_NK, weight_KO, bias_O, wide=True, onto=onto_NO)
+    y_NO = by_fixed_point(x_NK, weight_KO)
+    if y_NO is None:
+        y_NO = (x_NK @ weight_KO.to(x_NK.dtype)).float()
+    if bias_O is not None:
+        y_NO.add_(bias_O)
+    return y_NO if onto_NO is None else onto_NO.add_(y_NO)
+
+
+def _exponentials(
+    logits_NV: Tensor, sums: Sums, labels_N: Tensor, first: int, computes: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """A block of logits as exponentials, the largest so far 1, which are taken into ``sums``.
+
+    Args:
+        logits_NV: float32, overwritten. first: the block's first word. computes: what the exponentials are wanted in.
+
+    Returns:
+        The exponentials, and what is to be multiplied by what came of the blocks before, (N,).
+    """
+    found = library(computes) if computes in (torch.float32, torch.bfloat16) and not logits_NV.is_cuda else None
+    if found is not None and computes is torch.float32:
+        return logits_NV, found.softmax_parts(logits_NV, sums, labels_N, first)
     if found is not None:
-        return found.softmax_parts(block_NV, most_N)
-    return block_NV.sub_(most_N[:, None]).exp_().sum(1)
+        odds_NV = torch.empty_like(logits_NV, dtype=computes)
+        return odds_NV, found.softmax_parts(logits_NV, sums, labels_N, first, odds_NV)
+    at_N = labels_N - first
+    here_N = (at_N >= 0) & (at_N < logits_NV.shape[1])
+    chosen_N = logits_NV.gather(1, at_N.clamp(0, logits_NV.shape[1] - 1)[:, None])[:, 0]
+    sums.chosen.copy_(torch.where(here_N, chosen_N, sums.chosen))
+    most_N = torch.maximum(sums.most, logits_NV.amax(1))
+    less_N = most_N.masked_fill(most_N == -torch.inf, 0.0)
+    factor_N = (sums.most - less_N).exp_()
+    sums.most.copy_(most_N)
+    odds_NV = logits_NV.sub_(less_N[:, None]).exp_()
+    sums.total.mul_(factor_N).add_(odds_NV.sum(1))
+    return odds_NV.to(computes), factor_N
 
 
-def _chosen(blocks: list[Tensor], labels_N: Tensor) -> Tensor:
-    """The logit of each label."""
-    width = blocks[0].shape[1]
-    chosen_N = blocks[0].new_empty(len(labels_N))
-    for number, block_NV in enumerate(blocks):
-        here_M = (labels_N // width == number).nonzero()[:, 0]
-        chosen_N[here_M] = block_NV[here_M, labels_N[here_M] - number * width]
-    return chosen_N
-
-
-def _mean(odds: list[Tensor], total_N: Tensor, weight_VD: Tensor, *, out_ND: Tensor) -> None:
-    out_ND.zero_()
-    for block_NV, words in zip(odds, _blocks(weight_VD), strict=True):
-        narrow_NV = block_NV.div_(total_N[:, None]) if out_ND.dtype is not torch.float32 else block_NV
-        found_ND = by_fixed_point(block_NV, weight_VD[words]) if out_ND.dtype is torch.float32 else None
-        if found_ND is not None:
-            out_ND.add_(found_ND)
-        else:
-            out_ND.addmm_(narrow_NV.to(out_ND.dtype), weight_VD[words].to(out_ND.dtype))
-    if out_ND.dtype is torch.float32:
-        out_ND.div_(total_N[:, None])
-
-
-def _blocks(weight_VD: Tensor) -> list[slice]:
-    """Blocks of the vocabulary, each as wide as the first but the last."""
-    words = max(1, _MOST_WEIGHTS // weight_VD.shape[1])
-    return [slice(begin, begin + words) for begin in range(0, len(weight_VD), words)]
+def _words(weight_VD: Tensor) -> int:
+    """Of the vocabulary, in a block."""
+    width: int = weight_VD.shape[1]
+    return max(1, _MOST_WEIGHTS // width)

@@ -35,6 +35,15 @@ def in_tiles() -> Iterator[Callable[[int], Library]]:
     yield cache(lambda count: Library(native.loaded(), count, torch.bfloat16))
 
 
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
+def either(request: pytest.FixtureRequest) -> Callable[[int], Library]:
+    """The same of one format and of the other, each in its turn."""
+    made: Callable[[int], Library] = request.getfixturevalue(
+        "threads" if request.param is torch.float32 else "in_tiles"
+    )
+    return made
+
+
 @pytest.fixture
 def seeded() -> Iterator[None]:
     """The same draws whatever ran before."""

@@ -18,6 +18,7 @@ from tunesmith.training.loop.objective import Surprise
 pytestmark = pytest.mark.usefixtures("seeded")
 
 SHAPES = [(1, 1), (3, 5), (2, 16), (7, 23), (129, 128), (37, 896), (2, 16385)]
+OFF = {torch.float32: 1e-6, torch.bfloat16: 2**-8.5}  # what one rounding is off by, on average
 
 
 class RMSNorm(nn.Module):
@@ -49,35 +50,52 @@ def exact(norm: nn.Module, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e6])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values_and_gradients_are_autograds(
-    threads: Callable[[int], Library], shape: tuple[int, int], size: float
+    either: Callable[[int], Library], shape: tuple[int, int], size: float
 ) -> None:
-    norm, x, grad = RMSNorm(shape[1]), size * torch.randn(shape), torch.randn(shape)
+    by = either(1)
+    norm, x, grad = RMSNorm(shape[1]), (size * torch.randn(shape)).to(by.computes), torch.randn(shape).to(by.computes)
     x[0] += size
-    for got, want in zip(computed(threads(1), norm, x, grad), exact(norm, x, grad), strict=True):
+    for got, want in zip(computed(by, norm, x, grad), exact(norm, x, grad), strict=True):
         if shape[1] > 1:  # a single number is always 1, and its gradient what rounding leaves of it
-            assert (got - want).norm() <= 1e-6 * want.norm()
-        assert (got - want).abs().max() <= 1e-5 * max(1.0, 1 / size)
+            assert (got - want).norm() <= OFF[by.computes] * want.norm()
+        assert (got - want).abs().max() <= 20 * OFF[by.computes] * max(1.0, 1 / size)
 
 
-def test_what_is_no_number_spoils_its_row_and_no_other(threads: Callable[[int], Library]) -> None:
-    norm = RMSNorm(21)
+@pytest.mark.parametrize("make", [qwen3, gemma2])
+def test_in_bfloat16_it_is_as_exact_as_transformers_or_more(
+    in_tiles: Callable[[int], Library], make: Callable[[], Any]
+) -> None:
+    own = make().bfloat16().base_model.norm.requires_grad_(False)
+    own.weight += torch.randn_like(own.weight)
+    ours = normed(own, torch.bfloat16)
+    assert ours is not None
+    x, grad = (torch.randn(67, len(own.weight)).bfloat16() for _ in range(2))
+    x.requires_grad_(True)
+    found, theirs = ((y.detach(), *torch.autograd.grad(y, x, grad)) for y in (ours(x), own(x)))
+    for got, other, want in zip(found, theirs, exact(own.float(), x.detach(), grad), strict=True):
+        assert got.dtype is torch.bfloat16 and (got - want).norm() < 1.001 * (other - want).norm()
+
+
+def test_what_is_no_number_spoils_its_row_and_no_other(either: Callable[[int], Library]) -> None:
+    by, norm = either(1), RMSNorm(21)
     for bad in (float("nan"), float("inf"), float("-inf")):
         for at in (0, 20):
-            x, grad = torch.randn(4, 21), torch.randn(4, 21)
+            x, grad = torch.randn(4, 21).to(by.computes), torch.randn(4, 21).to(by.computes)
             x[1, at] = grad[2, at] = bad
-            y, grad_x = computed(threads(1), norm, x, grad)
+            y, grad_x = computed(by, norm, x, grad)
             assert y[[0, 2, 3]].isfinite().all() and not y[1, at].isfinite()
             assert grad_x[[0, 3]].isfinite().all() and not grad_x[1, at].isfinite() and not grad_x[2].isfinite().any()
 
 
 def test_the_bytes_are_the_same_for_any_number_of_threads_and_any_neighbours(
-    threads: Callable[[int], Library],
+    either: Callable[[int], Library],
 ) -> None:
     norm, x, grad = RMSNorm(451), torch.randn(203, 451), torch.randn(203, 451)
-    one = computed(threads(1), norm, x, grad)
+    x, grad = x.to(either(1).computes), grad.to(either(1).computes)
+    one = computed(either(1), norm, x, grad)
     for count in (2, 3):
-        assert all(map(torch.equal, computed(threads(count), norm, x, grad), one))
-    for got, want in zip(computed(threads(2), norm, x[50:53], grad[50:53]), one, strict=True):
+        assert all(map(torch.equal, computed(either(count), norm, x, grad), one))
+    for got, want in zip(computed(either(2), norm, x[50:53], grad[50:53]), one, strict=True):
         assert torch.equal(got, want[50:53])
 
 
@@ -114,6 +132,7 @@ class Outside(RMSNorm):
         return x / (x.pow(2).mean(-1, keepdim=True).sqrt() + self.eps) * self.weight
 
 
+@pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     "other",
     [
@@ -122,8 +141,8 @@ class Outside(RMSNorm):
     ],
     ids=lambda each: str(each)[:24],
 )  # fmt: skip
-def test_what_computes_something_else_keeps_its_own_forward(other: nn.Module) -> None:
-    assert normed(other.requires_grad_(False)) is None
+def test_what_computes_something_else_keeps_its_own_forward(other: nn.Module, computed: torch.dtype) -> None:
+    assert normed(other.requires_grad_(False).to(computed), computed) is None
 
 
 def test_a_norm_that_learns_keeps_its_own_forward() -> None:
@@ -157,8 +176,8 @@ def test_a_model_has_the_same_loss_and_gradients_with_its_norms_replaced(
         return sum(isinstance(each, Norm) for each in model.modules()), loss.detach(), list(found)
 
     replaced, loss, grads = scored()
-    monkeypatch.setattr("tunesmith.training.loop.norms.library_for", lambda x: None)
-    monkeypatch.setattr("tunesmith.training.loop.lora_mlp.library_for", lambda x: None)
+    monkeypatch.setattr("tunesmith.training.loop.norms.library_of", lambda x: None)
+    monkeypatch.setattr("tunesmith.training.loop.lora_mlp.library_of", lambda x: None)
     none, wanted, expected = scored()
     assert (replaced, none) == (count, 0)
     torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=1e-5)

@@ -7,9 +7,6 @@
 #include "vector.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define SPAN 16384 /* numbers a thread takes at once */
-#define GELU 1.5957691216f /* twice the square root of 2 / pi: see gelu8 */
-#define FAR 10.0f /* from here on GELU is x, or nothing, to the last place */
 
 /* The logistic function of v, and 1 minus it without cancellation. */
 INLINE __m256 logistic(__m256 v, __m256 *rest) {
@@ -29,24 +26,14 @@ INLINE __m256 share(__m256 x, int activation, __m256 *slope) {
     return s;
   }
   /* clamped, or its powers would overflow where they are multiplied by nothing; what is not a number stays so */
-  const __m256 c = _mm256_min_ps(_mm256_set1_ps(FAR), _mm256_max_ps(_mm256_set1_ps(-FAR), x));
-  const __m256 one = _mm256_set1_ps(1.0f), cubic = _mm256_mul_ps(_mm256_mul_ps(c, c), _mm256_set1_ps(0.044715f));
-  const __m256 v = _mm256_mul_ps(c, _mm256_set1_ps(GELU));
-  const __m256 s = logistic(_mm256_mul_ps(v, _mm256_add_ps(one, cubic)), &rest);
-  const __m256 inner = _mm256_mul_ps(v, _mm256_fmadd_ps(cubic, _mm256_set1_ps(3.0f), one)); /* x times that's slope */
+  const __m256 c = _mm256_min_ps(_mm256_set1_ps(GELU_FAR), _mm256_max_ps(_mm256_set1_ps(-GELU_FAR), x));
+  const __m256 one = _mm256_set1_ps(1.0f), square = _mm256_mul_ps(c, c);
+  const __m256 v = _mm256_mul_ps(c, _mm256_set1_ps(GELU_SLOPE));
+  const __m256 s = logistic(_mm256_mul_ps(v, _mm256_fmadd_ps(square, _mm256_set1_ps(GELU_CUBIC), one)), &rest);
+  /* x times that's slope */
+  const __m256 inner = _mm256_mul_ps(v, _mm256_fmadd_ps(square, _mm256_set1_ps(3.0f * GELU_CUBIC), one));
   *slope = _mm256_fmadd_ps(_mm256_mul_ps(inner, s), rest, s);
   return s;
-}
-
-INLINE __m256 product8(__m256 g, __m256 u, int activation) {
-  __m256 slope;
-  return _mm256_mul_ps(_mm256_mul_ps(g, share(g, activation, &slope)), u);
-}
-
-INLINE __m256 gradients8(__m256 grad, __m256 g, __m256 u, int activation, __m256 *grad_u) {
-  __m256 slope;
-  *grad_u = _mm256_mul_ps(grad, _mm256_mul_ps(g, share(g, activation, &slope)));
-  return _mm256_mul_ps(_mm256_mul_ps(grad, u), slope);
 }
 
 /* The eight numbers at `at`, of which the last may be behind the end. */
@@ -55,55 +42,62 @@ INLINE __m256i within(int64_t at, int64_t end) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(end - at < 8 ? (int)(end - at) : 8), lanes);
 }
 
-INLINE void forward(const struct gated *p, int64_t begin, int64_t end, int activation) {
-  int64_t i = begin;
-  for (; i + 8 <= end; i += 8)
-    _mm256_storeu_ps(p->out + i, product8(_mm256_loadu_ps(p->gate + i), _mm256_loadu_ps(p->up + i), activation));
-  if (i == end) return;
-  const __m256i some = within(i, end);
-  const __m256 g = _mm256_maskload_ps(p->gate + i, some), u = _mm256_maskload_ps(p->up + i, some);
-  _mm256_maskstore_ps(p->out + i, some, product8(g, u, activation));
+INLINE __m256 load_some(const float *x, int64_t at, int64_t end) {
+  return at + 8 <= end ? _mm256_loadu_ps(x + at) : _mm256_maskload_ps(x + at, within(at, end));
 }
 
-INLINE void backward(const struct gated *p, int64_t begin, int64_t end, int activation) {
-  int64_t i = begin;
-  __m256 grad_u;
-  for (; i + 8 <= end; i += 8) {
-    const __m256 grad = _mm256_loadu_ps(p->grad + i), g = _mm256_loadu_ps(p->gate + i);
-    _mm256_storeu_ps(p->grad + i, gradients8(grad, g, _mm256_loadu_ps(p->up + i), activation, &grad_u));
-    _mm256_storeu_ps(p->out + i, grad_u);
+INLINE void store_some(float *x, int64_t at, int64_t end, __m256 v) {
+  if (at + 8 <= end)
+    _mm256_storeu_ps(x + at, v);
+  else
+    _mm256_maskstore_ps(x + at, within(at, end), v);
+}
+
+INLINE void forward(const struct gated *p, int item, int activation) {
+  const float *gate = p->gate, *up = p->up;
+  float *product = p->product;
+  const int64_t end = gated_end(p, item);
+  __m256 slope;
+  for (int64_t i = (int64_t)item * GATED_SPAN; i < end; i += 8) {
+    const __m256 g = load_some(gate, i, end), u = load_some(up, i, end);
+    store_some(product, i, end, _mm256_mul_ps(_mm256_mul_ps(g, share(g, activation, &slope)), u));
   }
-  if (i == end) return;
-  const __m256i some = within(i, end);
-  const __m256 grad = _mm256_maskload_ps(p->grad + i, some), g = _mm256_maskload_ps(p->gate + i, some);
-  _mm256_maskstore_ps(p->grad + i, some, gradients8(grad, g, _mm256_maskload_ps(p->up + i, some), activation, &grad_u));
-  _mm256_maskstore_ps(p->out + i, some, grad_u);
+}
+
+INLINE void backward(const struct gated *p, int item, int activation) {
+  const float *gate = p->gate, *up = p->up;
+  float *product = p->product, *grad = p->grad, *grad_up = p->grad_up;
+  const int64_t end = gated_end(p, item);
+  __m256 slope;
+  for (int64_t i = (int64_t)item * GATED_SPAN; i < end; i += 8) {
+    const __m256 d = load_some(grad, i, end), g = load_some(gate, i, end), u = load_some(up, i, end);
+    const __m256 active = _mm256_mul_ps(g, share(g, activation, &slope));
+    store_some(product, i, end, _mm256_mul_ps(active, u));
+    store_some(grad_up, i, end, _mm256_mul_ps(d, active));
+    store_some(grad, i, end, _mm256_mul_ps(_mm256_mul_ps(d, u), slope));
+  }
 }
 
 static void forward_part(void *given, int item, int thread) {
   (void)thread;
   const struct gated *p = given;
-  const int64_t begin = (int64_t)item * SPAN, end = p->count - begin < SPAN ? p->count : begin + SPAN;
   if (p->activation == SILU)
-    forward(p, begin, end, SILU);
+    forward(p, item, SILU);
   else
-    forward(p, begin, end, GELU_TANH);
+    forward(p, item, GELU_TANH);
 }
 
 static void backward_part(void *given, int item, int thread) {
   (void)thread;
   const struct gated *p = given;
-  const int64_t begin = (int64_t)item * SPAN, end = p->count - begin < SPAN ? p->count : begin + SPAN;
   if (p->activation == SILU)
-    backward(p, begin, end, SILU);
+    backward(p, item, SILU);
   else
-    backward(p, begin, end, GELU_TANH);
+    backward(p, item, GELU_TANH);
 }
 
-void gated_forward(struct pool *pool, struct gated *gated) {
-  pool_run(pool, forward_part, gated, (int)((gated->count + SPAN - 1) / SPAN));
-}
+void gated_forward(struct pool *pool, struct gated *gated) { pool_run(pool, forward_part, gated, gated_parts(gated)); }
 
 void gated_backward(struct pool *pool, struct gated *gated) {
-  pool_run(pool, backward_part, gated, (int)((gated->count + SPAN - 1) / SPAN));
+  pool_run(pool, backward_part, gated, gated_parts(gated));
 }

@@ -25,6 +25,7 @@ from tunesmith.training.loop.native.structs import (
     Outers,
     Product,
     Softmax,
+    Sums,
 )
 
 SILU, GELU_TANH = 1, 2  # as gated.h has them
@@ -75,13 +76,23 @@ class Library:
         # not as the process ends: a thread that nobody waits for may still be in a product
         finalize(self, functions.pool_free, self._pool).atexit = False
 
-    def product(self, x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None) -> Tensor:
-        """``x @ weight + bias``, (N, O), float32.
+    @property
+    def multiplies(self) -> bool:
+        """Whether there are products with frozen weights in this number format."""
+        return self._functions.frozen_product is not None
+
+    def product(
+        self, x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None, *, wide: bool = False,
+        onto: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """``x @ weight + bias``, (N, O), added to ``onto`` where that is given.
 
         Args:
             x_NK: float32. weight_KO: float16 or bfloat16, contiguous or the transpose of what is.
+            wide: float32 is to come out, whatever the library computes. With ``onto`` its format decides.
         """
-        return self._made(x_NK, weight_KO, bias_O, None, None)[0]
+        assert wide or onto is None or onto.dtype is self.computes
+        return self._made(x_NK, weight_KO, bias_O, None, onto)[0]
 
     def product_beside(
         self, x_NK: Tensor, weight_KO: Tensor, low: LowRank, bias_O: Tensor | None = None, onto_NO: Tensor | None = None
@@ -159,34 +170,39 @@ class Library:
             function(self._pool, job)
 
     def gated(self, gate_NF: Tensor, up_NF: Tensor, activation: int) -> Tensor:
-        """``act(gate) * up``; all float32 and contiguous.
+        """``act(gate) * up``; all contiguous.
 
         Args:
             activation: ``SILU`` or ``GELU_TANH``.
         """
-        assert gate_NF.is_contiguous() and up_NF.is_contiguous()
-        out_NF = torch.empty_like(gate_NF)
-        gated = Gated(gate_NF.data_ptr(), up_NF.data_ptr(), None, out_NF.data_ptr(), gate_NF.numel(), activation)
-        with self._lock:
-            self._functions.gated_forward(self._pool, gated)
-        return out_NF
-
-    def gated_back(self, grad_NF: Tensor, gate_NF: Tensor, up_NF: Tensor, activation: int, out_NF: Tensor) -> None:
-        """Turns ``grad_NF``, the gradient of ``gated``, into gate's, and writes up's to ``out_NF``."""
-        assert all(each.is_contiguous() for each in (grad_NF, gate_NF, up_NF, out_NF))
+        assert self._made_for(gate_NF, up_NF)
+        product_NF = torch.empty_like(gate_NF)
         gated = Gated(
-            gate_NF.data_ptr(), up_NF.data_ptr(), grad_NF.data_ptr(), out_NF.data_ptr(), gate_NF.numel(), activation
+            gate_NF.data_ptr(), up_NF.data_ptr(), product_NF.data_ptr(), count=gate_NF.numel(), activation=activation
         )
         with self._lock:
+            self._functions.gated_forward(self._pool, gated)
+        return product_NF
+
+    def gated_back(
+        self, grad_NF: Tensor, gate_NF: Tensor, up_NF: Tensor, activation: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of gate and up from ``grad_NF``, that of ``gated``, which gate's overwrites; and ``gated`` again."""
+        assert self._made_for(grad_NF, gate_NF, up_NF)
+        product_NF, grad_up_NF = torch.empty_like(gate_NF), torch.empty_like(gate_NF)
+        given = (each.data_ptr() for each in (gate_NF, up_NF, product_NF, grad_NF, grad_up_NF))
+        gated = Gated(*given, gate_NF.numel(), activation)
+        with self._lock:
             self._functions.gated_backward(self._pool, gated)
+        return grad_NF, grad_up_NF, product_NF
 
     def norm(self, x_ND: Tensor, scale_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """``scale * x / root``, the root of the mean of each row's squares and ``eps``; one over it, (N,).
 
-        All float32 and contiguous.
+        All contiguous, the scale and what is one over the root float32.
         """
-        assert x_ND.is_contiguous() and scale_D.is_contiguous()
-        y_ND, over_N = torch.empty_like(x_ND), x_ND.new_empty(len(x_ND))
+        assert self._made_for(x_ND) and scale_D.is_contiguous() and scale_D.dtype is torch.float32
+        y_ND, over_N = torch.empty_like(x_ND), torch.empty(len(x_ND))
         norm = Norm(x_ND.data_ptr(), scale_D.data_ptr(), None, y_ND.data_ptr(), over_N.data_ptr(), *x_ND.shape, eps)
         with self._lock:
             self._functions.norm_forward(self._pool, norm)
@@ -194,7 +210,7 @@ class Library:
 
     def norm_back(self, grad_ND: Tensor, x_ND: Tensor, scale_D: Tensor, over_N: Tensor) -> Tensor:
         """The gradient of ``x``, of what ``norm`` found."""
-        assert grad_ND.is_contiguous()
+        assert self._made_for(grad_ND, x_ND)
         out_ND = torch.empty_like(x_ND)
         norm = Norm(
             x_ND.data_ptr(), scale_D.data_ptr(), grad_ND.data_ptr(), out_ND.data_ptr(), over_N.data_ptr(), *x_ND.shape
@@ -203,14 +219,29 @@ class Library:
             self._functions.norm_backward(self._pool, norm)
         return out_ND
 
-    def softmax_parts(self, x_NV: Tensor, most_N: Tensor) -> Tensor:
-        """Turns ``x_NV`` into ``exp(x - most)``; the sum of each row. All float32 and contiguous."""
-        assert x_NV.is_contiguous() and most_N.is_contiguous()
-        total_N = torch.empty_like(most_N)
-        softmax = Softmax(x_NV.data_ptr(), total_N.data_ptr(), most_N.data_ptr(), *x_NV.shape)
+    def softmax_parts(
+        self, x_NV: Tensor, sums: Sums, labels_N: Tensor, first: int, shares_NV: Tensor | None = None
+    ) -> Tensor:
+        """Turns ``x_NV``, a block of columns, into ``exp(x - most)``; what came of earlier blocks is to be multiplied by.
+
+        Args:
+            x_NV: float32, contiguous. sums: of the blocks before this, which is taken in.
+            labels_N: int64, columns. first: the block's first column.
+            shares_NV: bfloat16, takes the exponentials where the library is of bfloat16; ``x_NV`` is then left as it was.
+        """
+        assert x_NV.is_contiguous() and labels_N.is_contiguous() and labels_N.dtype is torch.int64
+        assert shares_NV is None or (self._made_for(shares_NV) and shares_NV.shape == x_NV.shape)
+        factor_N = torch.empty_like(sums.most)
+        softmax = Softmax(
+            x_NV.data_ptr(), None if shares_NV is None else shares_NV.data_ptr(),
+            *(each.data_ptr() for each in (sums.most, sums.total, factor_N, sums.chosen, labels_N)), *x_NV.shape, first,
+        )  # fmt: skip
         with self._lock:
             self._functions.softmax_parts(self._pool, softmax)
-        return total_N
+        return factor_N
+
+    def _made_for(self, *matrices: Tensor) -> bool:
+        return all(each.dtype is self.computes and each.is_contiguous() for each in matrices)
 
 
 def attends(dim: int) -> bool:

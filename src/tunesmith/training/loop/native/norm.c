@@ -6,10 +6,6 @@
 #include "pool.h"
 #include "vector.h"
 
-#define SPAN 16384 /* numbers a thread takes at once */
-
-static int rows_each(const struct norm *p) { return p->width < SPAN ? (int)(SPAN / p->width) : 1; }
-
 static float sum_of_squares(const float *x, int64_t width) {
   __m256 a = _mm256_setzero_ps(), b = a;
   int64_t i = 0;
@@ -41,11 +37,11 @@ static float sum_of_products(const float *x, const float *scale, const float *gr
 static void forward_rows(void *given, int item, int thread) {
   (void)thread;
   const struct norm *p = given;
-  const int64_t first = (int64_t)item * rows_each(p), width = p->width;
-  for (int64_t row = first; row < first + rows_each(p) && row < p->rows; row++) {
-    const float *x = p->x + row * width;
+  const int64_t first = (int64_t)item * norm_rows(p), width = p->width;
+  for (int64_t row = first; row < first + norm_rows(p) && row < p->rows; row++) {
+    const float *x = (const float *)p->x + row * width;
     const float over = 1.0f / sqrtf(sum_of_squares(x, width) / (float)width + p->eps);
-    float *y = p->y + row * width;
+    float *y = (float *)p->y + row * width;
     for (int64_t i = 0; i < width; i++) y[i] = p->scale[i] * (x[i] * over);
     p->over[row] = over;
   }
@@ -55,23 +51,16 @@ static void forward_rows(void *given, int item, int thread) {
 static void backward_rows(void *given, int item, int thread) {
   (void)thread;
   const struct norm *p = given;
-  const int64_t first = (int64_t)item * rows_each(p), width = p->width;
-  for (int64_t row = first; row < first + rows_each(p) && row < p->rows; row++) {
-    const float *x = p->x + row * width, *grad = p->grad + row * width;
+  const int64_t first = (int64_t)item * norm_rows(p), width = p->width;
+  for (int64_t row = first; row < first + norm_rows(p) && row < p->rows; row++) {
+    const float *x = (const float *)p->x + row * width, *grad = (const float *)p->grad + row * width;
     const float over = p->over[row];
     const float mean = sum_of_products(x, p->scale, grad, width) * over / (float)width;
     const float along = mean * over;
-    float *y = p->y + row * width;
+    float *y = (float *)p->y + row * width;
     for (int64_t i = 0; i < width; i++) y[i] = over * (p->scale[i] * grad[i] - along * x[i]);
   }
 }
 
-void norm_forward(struct pool *pool, struct norm *norm) {
-  const int each = rows_each(norm);
-  pool_run(pool, forward_rows, norm, (int)((norm->rows + each - 1) / each));
-}
-
-void norm_backward(struct pool *pool, struct norm *norm) {
-  const int each = rows_each(norm);
-  pool_run(pool, backward_rows, norm, (int)((norm->rows + each - 1) / each));
-}
+void norm_forward(struct pool *pool, struct norm *norm) { pool_run(pool, forward_rows, norm, norm_parts(norm)); }
+void norm_backward(struct pool *pool, struct norm *norm) { pool_run(pool, backward_rows, norm, norm_parts(norm)); }

@@ -3,7 +3,14 @@
 #include "pool.h"
 #include "vector.h"
 
-#define STRIDE 1024 /* numbers summed in float32; their sums are in float64, or a vocabulary would cost digits */
+static float largest(const float *x, int64_t count) {
+  __m256 most = _mm256_set1_ps(-INFINITY);
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) most = _mm256_max_ps(most, _mm256_loadu_ps(x + i));
+  float found = max8(most);
+  for (; i < count; i++) found = x[i] > found ? x[i] : found;
+  return found;
+}
 
 static float exponentials(float *x, int64_t count, __m256 most) {
   __m256 a = _mm256_setzero_ps(), b = a;
@@ -28,11 +35,11 @@ static void row(void *given, int item, int thread) {
   (void)thread;
   const struct softmax *p = given;
   float *x = p->x + item * p->width;
-  const __m256 most = _mm256_broadcast_ss(p->most + item);
+  const __m256 most = _mm256_set1_ps(softmax_begin(p, item, largest(x, p->width)));
   double total = 0.0;
-  for (int64_t i = 0; i < p->width; i += STRIDE)
-    total += exponentials(x + i, p->width - i < STRIDE ? p->width - i : STRIDE, most);
-  p->total[item] = (float)total;
+  for (int64_t i = 0; i < p->width; i += SOFTMAX_STRIDE)
+    total += exponentials(x + i, p->width - i < SOFTMAX_STRIDE ? p->width - i : SOFTMAX_STRIDE, most);
+  softmax_end(p, item, total);
 }
 
 void softmax_parts(struct pool *pool, struct softmax *softmax) { pool_run(pool, row, softmax, (int)softmax->rows); }

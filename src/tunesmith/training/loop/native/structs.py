@@ -3,6 +3,7 @@
 from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -26,6 +27,25 @@ class LowRank:
     def added(self, y_NO: Tensor, middle_NR: Tensor) -> Tensor:
         """The branch, added to ``y_NO`` in place."""
         return y_NO.addmm_(middle_NR, self.second.to(y_NO.dtype), alpha=self.second_scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What is known of rows of logits after some blocks of their columns; all (N,), float32.
+
+    Attributes:
+        most: the largest. total: the sum of e^(logit - most). chosen: the logit of the row's label.
+    """
+
+    most: Tensor
+    total: Tensor
+    chosen: Tensor
+
+    @classmethod
+    def none(cls, rows: int, device: torch.device) -> "Sums":
+        """Of no block."""
+        zeros_N = torch.zeros(rows, device=device)
+        return cls(torch.full_like(zeros_N, -torch.inf), zeros_N, torch.zeros_like(zeros_N))
 
 
 class Factor(Structure):
@@ -86,7 +106,7 @@ class Gated(Structure):
     """See gated.h."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("gate", "up", "grad", "out")),
+        *((name, c_void_p) for name in ("gate", "up", "product", "grad", "grad_up")),
         ("count", c_int64),
         ("activation", c_int32),
     )
@@ -106,7 +126,10 @@ class Norm(Structure):
 class Softmax(Structure):
     """See softmax.h."""
 
-    _fields_ = (*((name, c_void_p) for name in ("x", "total", "most")), ("rows", c_int64), ("width", c_int64))
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "shares", "most", "total", "factor", "chosen", "labels")),
+        *((name, c_int64) for name in ("rows", "width", "first")),
+    )
 
 
 class Outer(Structure):
