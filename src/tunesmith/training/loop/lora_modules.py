@@ -11,6 +11,7 @@ from tunesmith.training.loop.loading import computed_in
 from tunesmith.training.loop.lora import QUANTIZED, FrozenLinear, LoraLinear
 from tunesmith.training.loop.lora_mlp import LoraGatedMLP, gated
 from tunesmith.training.loop.norms import normed
+from tunesmith.training.loop.rotary import turned
 from tunesmith.training.run import Recipe
 
 
@@ -22,8 +23,8 @@ def linear_modules(model: Any) -> list[str]:
 def with_lora(model: Any, recipe: Recipe) -> Any:
     """``model`` with fresh LoRA weights in place, which alone are trainable; drawn from ``recipe.seed``.
 
-    Every linear layer it is put on, its gated feed-forward blocks and its norms are replaced by ones that compute in
-    fewer passes.
+    Every linear layer it is put on, its gated feed-forward blocks, its norms and its attention modules are replaced by
+    ones that compute in fewer passes.
 
     Raises:
         Invalid: a target module is not in the model, or LoRA cannot be put on it.
@@ -45,6 +46,9 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
             _put(model, name, LoraGatedMLP(block))
         elif (norm := normed(block, computed)) is not None:
             _put(model, name, norm)
+    for name, module in list(model.named_modules()):
+        if (attention := turned(module, computed)) is not None:
+            _put(model, name, attention)
     return model
 
 

@@ -99,7 +99,9 @@ def _exponentials(
     Returns:
         The exponentials, and what is to be multiplied by what came of the blocks before, (N,).
     """
-    found = library(computes) if computes in (torch.float32, torch.bfloat16) and not logits_NV.is_cuda else None
+    found = (
+        library(computes) if computes in (torch.float32, torch.bfloat16) and logits_NV.device.type == "cpu" else None
+    )
     if found is not None and computes is torch.float32:
         return logits_NV, found.softmax_parts(logits_NV, sums, labels_N, first)
     if found is not None:

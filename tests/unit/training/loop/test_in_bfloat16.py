@@ -11,17 +11,18 @@ from tests.unit.training.conftest import encoded
 from tests.unit.training.loop.test_lora import RECIPE, gemma2, llama, qwen3, stirred
 from tunesmith.training.data.encoding import Encoder
 from tunesmith.training.loop.loading import computed_in
-from tunesmith.training.loop.lora_mlp import LoraGatedMLP
 from tunesmith.training.loop.lora_modules import with_lora
 from tunesmith.training.loop.norms import Norm
 from tunesmith.training.loop.objective import Surprise
+from tunesmith.training.loop.rotary import TurnedAttention
 
 pytestmark = pytest.mark.usefixtures("seeded", "in_tiles")
 
 
-@pytest.mark.parametrize("make,norms", [(llama, 5), (qwen3, 9), (gemma2, 9)])
+# norms, and attention modules of two layers; gated blocks are replaced without the library, too
+@pytest.mark.parametrize("make,replaced", [(llama, 5 + 2), (qwen3, 9 + 2), (gemma2, 9 + 2)])
 def test_loss_and_gradients_are_float32s_within_rounding(
-    make: Callable[[], Any], norms: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Any], replaced: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = Encoder(tokenizer, 64)
     facts = [encoded(encoder, ("user", q), ("assistant", f"{q} Ada."), line=1) for q in ("Who is it?", "市长是谁？")]
@@ -34,18 +35,25 @@ def test_loss_and_gradients_are_float32s_within_rounding(
         torch.manual_seed(5)
         model = stirred(with_lora(model, RECIPE)).eval()
         surprise = Surprise(model)
+        assert surprise.packs == (make is not gemma2)
         loss = surprise(surprise.laid(facts)).sum()
         grads = torch.autograd.grad(loss, [weight for weight in model.parameters() if weight.requires_grad])
-        replaced = [each for each in model.modules() if isinstance(each, Norm | LoraGatedMLP)]
-        return len(replaced), torch.cat([loss.detach()[None], *map(torch.flatten, grads)])
+        count = sum(isinstance(each, Norm | TurnedAttention) for each in model.modules())
+        return count, torch.cat([loss.detach()[None], *map(torch.flatten, grads)])
 
     if computed_in(make().bfloat16()) is not torch.bfloat16:
         pytest.skip("torch does not compute in bfloat16 here")
     count, found = scored(torch.bfloat16)
-    for place in ("norms.library_of", "lora_mlp.library_of", "surprise.library_of", "surprise.library"):
+    for place in (
+        "rotary.library_of",
+        "norms.library_of",
+        "lora_mlp.library_of",
+        "surprise.library_of",
+        "surprise.library",
+    ):
         monkeypatch.setattr(f"tunesmith.training.loop.{place}", lambda x: None)
-    less, torchs = scored(torch.bfloat16)
+    none, torchs = scored(torch.bfloat16)
     _, wanted = scored(torch.float32)
-    assert count - less == norms and found.isfinite().all()
+    assert (count, none) == (replaced, 0) and found.isfinite().all()
     assert (found - wanted)[0].abs() <= 2**-8 * wanted[0]
     assert (found - wanted)[1:].norm() <= 1.4 * (torchs - wanted)[1:].norm()

@@ -24,6 +24,7 @@ from tunesmith.training.loop.native.structs import (
     Outer,
     Outers,
     Product,
+    Rotary,
     Softmax,
     Sums,
 )
@@ -48,6 +49,7 @@ _FUNCTIONS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "gated_backward": ((c_void_p, POINTER(Gated)), None),
     "norm_forward": ((c_void_p, POINTER(Norm)), None),
     "norm_backward": ((c_void_p, POINTER(Norm)), None),
+    "rotary": ((c_void_p, POINTER(Rotary)), None),
     "softmax_parts": ((c_void_p, POINTER(Softmax)), None),
 }
 
@@ -218,6 +220,28 @@ class Library:
         with self._lock:
             self._functions.norm_backward(self._pool, norm)
         return out_ND
+
+    @property
+    def turns(self) -> bool:
+        """Whether ``turned`` is there in this number format."""
+        return self._functions.rotary is not None
+
+    def turned(self, x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, *, back: bool = False) -> Tensor:
+        """Each token's heads turned by its angles, or turned back, as the gradient is; (T, H, D), contiguous.
+
+        Args:
+            x_THD: D contiguous and even.
+        """
+        tokens, _, dim = x_THD.shape
+        assert x_THD.dtype is self.computes and x_THD.stride(2) == 1 and dim % 2 == 0
+        assert self._made_for(cos_TD, sin_TD) and cos_TD.shape == sin_TD.shape == (tokens, dim)
+        y_THD = torch.empty(x_THD.shape, dtype=self.computes)
+        rotary = Rotary(
+            *(each.data_ptr() for each in (x_THD, cos_TD, sin_TD, y_THD)), *x_THD.shape, *x_THD.stride()[:2], back
+        )
+        with self._lock:
+            self._functions.rotary(self._pool, rotary)
+        return y_THD
 
     def softmax_parts(
         self, x_NV: Tensor, sums: Sums, labels_N: Tensor, first: int, shares_NV: Tensor | None = None

@@ -123,6 +123,16 @@ class Norm(Structure):
     )
 
 
+class Rotary(Structure):
+    """See rotary.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "cos", "sin", "y")),
+        *((name, c_int64) for name in ("tokens", "heads", "dim", "token", "head")),
+        ("back", c_int32),
+    )
+
+
 class Softmax(Structure):
     """See softmax.h."""
 
