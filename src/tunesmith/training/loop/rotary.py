@@ -1,7 +1,7 @@
 """Attention modules whose queries and keys are turned by their positions in one step of the gradient tape (torch).
 
-Transformers turns them (arXiv:2104.09864) by slices, a concatenation, products and sums, each with its own pass over the
-heads and its own entry on the tape, and more of both on the way back. Here it is one pass each way.
+Transformers turns them (arXiv:2104.09864) by slices, a concatenation, products and sums, each with its own pass over
+the heads and its own entry on the tape, and more of both on the way back. Here it is one pass each way.
 """
 
 from typing import Any, cast

@@ -69,7 +69,7 @@ def _over_words(
         words = slice(begin, begin + _words(weight_VD))
         weight, bias = weight_VD[words], None if bias_V is None else bias_V[words]
         logits_NV = _product(hidden_ND, weight.t(), bias)
-        odds_NV, factor_N = _exponentials(logits_NV, sums, labels_N, begin, hidden_ND.dtype)
+        odds_NV, factor_N = _exponentials(logits_NV, sums, labels_N, begin, hidden_ND.dtype, averages)
         if averages:
             _product(odds_NV, weight, onto_NO=mean_ND.mul_(factor_N[:, None]))
     return sums, mean_ND
@@ -89,24 +89,24 @@ def _product(x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None, onto
 
 
 def _exponentials(
-    logits_NV: Tensor, sums: Sums, labels_N: Tensor, first: int, computes: torch.dtype
+    logits_NV: Tensor, sums: Sums, labels_N: Tensor, first: int, computes: torch.dtype, wanted: bool
 ) -> tuple[Tensor, Tensor]:
     """A block of logits as exponentials, the largest so far 1, which are taken into ``sums``.
 
     Args:
-        logits_NV: float32, overwritten. first: the block's first word. computes: what the exponentials are wanted in.
+        logits_NV: float32, overwritten. first: the block's first word.
+        computes: what the exponentials come in, where they are wanted.
 
     Returns:
-        The exponentials, and what is to be multiplied by what came of the blocks before, (N,).
+        The exponentials; and what is to be multiplied by what came of the blocks before, (N,).
     """
-    found = (
-        library(computes) if computes in (torch.float32, torch.bfloat16) and logits_NV.device.type == "cpu" else None
-    )
+    known = computes in (torch.float32, torch.bfloat16) and logits_NV.device.type == "cpu"
+    found = library(computes) if known else None
     if found is not None and computes is torch.float32:
         return logits_NV, found.softmax_parts(logits_NV, sums, labels_N, first)
     if found is not None:
-        odds_NV = torch.empty_like(logits_NV, dtype=computes)
-        return odds_NV, found.softmax_parts(logits_NV, sums, labels_N, first, odds_NV)
+        odds_NV = logits_NV.new_empty(logits_NV.shape if wanted else 0, dtype=computes)
+        return odds_NV, found.softmax_parts(logits_NV, sums, labels_N, first, odds_NV if wanted else None)
     at_N = labels_N - first
     here_N = (at_N >= 0) & (at_N < logits_NV.shape[1])
     chosen_N = logits_NV.gather(1, at_N.clamp(0, logits_NV.shape[1] - 1)[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""A whole model computed in bfloat16 with all that is replaced: against float32, and about as far from it as torch's."""
+"""A model computed in bfloat16 with all that is replaced: against float32, and about as far from it as torch's."""
 
 from collections.abc import Callable
 from typing import Any

@@ -18,7 +18,7 @@ SHAPES = [(1, 1, 2), (3, 2, 6), (17, 3, 64), (33, 14, 80), (5, 1, 256)]
 
 
 def drawn(tokens: int, heads: int, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Heads, which do not lie beside each other, cosines and sines, and a gradient; the halves have angles of their own."""
+    """Heads that lie apart, cosines and sines, and a gradient; each half has angles of its own."""
     x = torch.randn(heads, tokens, dim + 8).bfloat16()[:, :, :dim].transpose(0, 1)
     angles = 9 * torch.rand(tokens, dim)
     return x, angles.cos().bfloat16(), angles.sin().bfloat16(), torch.randn(tokens, heads, dim).bfloat16()

@@ -126,6 +126,7 @@ def test_in_bfloat16_surprise_is_that_of_its_own_logits(
 
     wide = hidden.detach().double().requires_grad_(True)
     exact = functional.cross_entropy(wide @ head.double().t(), labels, reduction="none")
+    assert torch.equal(surprise(hidden.detach(), head, None, labels), found)  # without a gradient
     (want,) = torch.autograd.grad(exact, wide, probe.double())
     usual = functional.cross_entropy(functional.linear(hidden, head), labels, reduction="none")
     (torchs,) = torch.autograd.grad(usual, hidden, probe.bfloat16())

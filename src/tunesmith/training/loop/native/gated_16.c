@@ -87,7 +87,9 @@ static void backward_part(void *given, int item, int thread) {
     backward(p, item, GELU_TANH);
 }
 
-void gated_forward_16(struct pool *pool, struct gated *gated) { pool_run(pool, forward_part, gated, gated_parts(gated)); }
+void gated_forward_16(struct pool *pool, struct gated *gated) {
+  pool_run(pool, forward_part, gated, gated_parts(gated));
+}
 
 void gated_backward_16(struct pool *pool, struct gated *gated) {
   pool_run(pool, backward_part, gated, gated_parts(gated));

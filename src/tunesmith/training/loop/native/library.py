@@ -189,7 +189,7 @@ class Library:
     def gated_back(
         self, grad_NF: Tensor, gate_NF: Tensor, up_NF: Tensor, activation: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of gate and up from ``grad_NF``, that of ``gated``, which gate's overwrites; and ``gated`` again."""
+        """Gradients of gate and up from that of ``gated``, which gate's overwrites; and ``gated`` again."""
         assert self._made_for(grad_NF, gate_NF, up_NF)
         product_NF, grad_up_NF = torch.empty_like(gate_NF), torch.empty_like(gate_NF)
         given = (each.data_ptr() for each in (gate_NF, up_NF, product_NF, grad_NF, grad_up_NF))
@@ -246,12 +246,12 @@ class Library:
     def softmax_parts(
         self, x_NV: Tensor, sums: Sums, labels_N: Tensor, first: int, shares_NV: Tensor | None = None
     ) -> Tensor:
-        """Turns ``x_NV``, a block of columns, into ``exp(x - most)``; what came of earlier blocks is to be multiplied by.
+        """Turns ``x_NV``, a block of columns, into ``exp(x - most)``; by what earlier blocks' are to be multiplied, (N,).
 
         Args:
             x_NV: float32, contiguous. sums: of the blocks before this, which is taken in.
             labels_N: int64, columns. first: the block's first column.
-            shares_NV: bfloat16, takes the exponentials where the library is of bfloat16; ``x_NV`` is then left as it was.
+            shares_NV: takes the exponentials where the library is of bfloat16; ``x_NV`` is then left as it was.
         """
         assert x_NV.is_contiguous() and labels_N.is_contiguous() and labels_N.dtype is torch.int64
         assert shares_NV is None or (self._made_for(shares_NV) and shares_NV.shape == x_NV.shape)

@@ -17,7 +17,8 @@ static void turned(const struct rotary *p, int64_t token) {
     const __mmask16 some = first_of(half - i);
     const __m512 cos_a = load_some(cos + i, some), cos_b = load_some(cos + half + i, some);
     const __m512 sin_a = load_some(sin + i, some), sin_b = load_some(sin + half + i, some);
-    const __m512 of_b = p->back ? sin_b : _mm512_sub_ps(zero, sin_a), of_a = p->back ? _mm512_sub_ps(zero, sin_a) : sin_b;
+    const __m512 less = _mm512_sub_ps(zero, sin_a);
+    const __m512 of_b = p->back ? sin_b : less, of_a = p->back ? less : sin_b;
     for (int64_t head = 0; head < p->heads; head++) {
       const __m512 a = load_some(x + head * p->head + i, some), b = load_some(x + head * p->head + half + i, some);
       bf16 *to = y + head * p->dim + i;

@@ -6,7 +6,7 @@
 
 struct pool;
 
-#define SOFTMAX_STRIDE 1024 /* numbers summed in float32; their sums are in float64, or a vocabulary would cost digits */
+#define SOFTMAX_STRIDE 1024 /* numbers summed in float32; their sums in float64, or a vocabulary would cost digits */
 
 /* x (rows, width), float32: a block of columns. Of a row it becomes e^(x - most), most the largest of this block and
  * those before it.
