@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "examples.h"
 #include "pool.h"
 #include "tiles.h"
 
@@ -16,27 +17,12 @@
 #define LOG2E 1.44269504f    /* queries are multiplied by it, and e^score is a power of two */
 #define SHORT 256 /* tokens; the gradients of a longer example's keys are made a query head at a time, then summed */
 
-struct example {
-  int64_t begin, length;
-  int64_t place;  /* of its first row among the packed rows of all */
-  int64_t padded; /* rows to whole panels */
-};
-
-struct block {
-  int64_t example, first; /* query */
-};
-
-struct task {
-  int64_t example, head, heads;
-};
+static const struct sizes SIZES = {QUERIES, WIDE, SHORT};
 
 struct job {
   const struct attention *a;
-  struct example *examples;
-  struct block *blocks;
-  struct task *tasks;
+  struct parts parts;
   float *planes; /* (planes, rows, width): what is packed, and sums of gradients */
-  int64_t rows, count, task_count;
   int width;
 };
 
@@ -48,45 +34,22 @@ struct span {
 
 enum plane { TURNED_KEYS, TURNED_VALUES, PLAIN, PLANES }; /* one a key-value head each; then sums, one a query head */
 
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
-INLINE int64_t upwards(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-/* The first key that a query sees. */
-INLINE int64_t lowest(int64_t query, int64_t window) { return window ? largest(0, query - window + 1) : 0; }
-
 static float *plane(const struct job *job, int kind, int64_t head, const struct example *e) {
   const struct attention *a = job->a;
   const int64_t before = kind < PLANES ? kind * a->kv_heads : PLANES * a->kv_heads + (kind - PLANES) * a->heads;
-  return job->planes + ((before + head) * job->rows + e->place) * job->width;
+  return job->planes + ((before + head) * job->parts.rows + e->place) * job->width;
 }
 
 static const float *row(struct heads x, int64_t head, int64_t token) { return x.at + head * x.head + token * x.token; }
 
 int64_t attention_room(const struct attention *a, int backward) {
   const int64_t planes = PLANES * a->kv_heads + (backward ? 2 * a->heads : 0);
-  const int64_t rows = a->tokens + a->examples * WIDE, blocks = a->tokens / QUERIES + a->examples;
-  const int64_t tables = a->examples * (int64_t)sizeof(struct example) + blocks * (int64_t)sizeof(struct block) +
-                         a->examples * a->heads * (int64_t)sizeof(struct task);
-  return upwards(tables, 64) + planes * rows * upwards(a->dim, WIDE) * (int64_t)sizeof(float);
+  return tables_room(a, SIZES) + planes * most_rows(a, SIZES) * upwards(a->dim, WIDE) * (int64_t)sizeof(float);
 }
 
 static struct job job_of(const struct attention *a) {
-  struct job job = {.a = a, .examples = a->room, .width = (int)upwards(a->dim, WIDE)};
-  const int64_t group = a->heads / a->kv_heads, blocks = a->tokens / QUERIES + a->examples;
-  job.blocks = (struct block *)(job.examples + a->examples);
-  job.tasks = (struct task *)(job.blocks + blocks);
-  const int64_t tables = (char *)(job.tasks + a->examples * a->heads) - (char *)a->room;
-  job.planes = (float *)((char *)a->room + upwards(tables, 64));
-  for (int64_t i = 0, begin = 0; i < a->examples; i++) {
-    const int64_t length = a->lengths[i], padded = upwards(length, WIDE), heads = length > SHORT ? 1 : group;
-    job.examples[i] = (struct example){begin, length, job.rows, padded};
-    begin += length;
-    job.rows += padded;
-    for (int64_t first = 0; first < length; first += QUERIES) job.blocks[job.count++] = (struct block){i, first};
-    for (int64_t head = 0; head < a->heads; head += heads)
-      job.tasks[job.task_count++] = (struct task){i, head, heads};
-  }
+  struct job job = {.a = a, .parts = parts_of(a, SIZES), .width = (int)upwards(a->dim, WIDE)};
+  job.planes = (float *)job.parts.rest;
   return job;
 }
 
@@ -193,7 +156,7 @@ static void pack_forward(void *given, int item, int thread) {
   (void)thread;
   const struct job *job = given;
   const struct attention *a = job->a;
-  const struct example *e = job->examples + item / a->kv_heads;
+  const struct example *e = job->parts.examples + item / a->kv_heads;
   const int head = item % a->kv_heads;
   turn(row(a->k, head, e->begin), a->k.token, e->length, a->dim, job->width, plane(job, TURNED_KEYS, head, e));
   panels(row(a->v, head, e->begin), a->v.token, e->length, a->dim, job->width, 1.0f, e->padded,
@@ -205,8 +168,8 @@ static void forward(void *given, int item, int thread) {
   (void)thread;
   const struct job *job = given;
   const struct attention *a = job->a;
-  const struct block *block = job->blocks + item / a->heads;
-  const struct example *e = job->examples + block->example;
+  const struct block *block = job->parts.blocks + item / a->heads;
+  const struct example *e = job->parts.examples + block->example;
   const int64_t head = item % a->heads, kv_head = head / (a->heads / a->kv_heads), token = e->begin + block->first;
   const float *keys = plane(job, TURNED_KEYS, kv_head, e), *values = plane(job, PLAIN, kv_head, e);
   _Alignas(64) float q[ATTENTION_DIM * QUERIES], o[ATTENTION_DIM * QUERIES], scores[QUERIES * STRIDE];
@@ -241,14 +204,14 @@ static void forward(void *given, int item, int thread) {
 void attention_forward(struct pool *pool, struct attention *a) {
   struct job job = job_of(a);
   pool_run(pool, pack_forward, &job, (int)(a->examples * a->kv_heads));
-  pool_run(pool, forward, &job, (int)(job.count * a->heads));
+  pool_run(pool, forward, &job, (int)(job.parts.count * a->heads));
 }
 
 static void pack_backward(void *given, int item, int thread) {
   (void)thread;
   const struct job *job = given;
   const struct attention *a = job->a;
-  const struct example *e = job->examples + item / a->kv_heads;
+  const struct example *e = job->parts.examples + item / a->kv_heads;
   const int head = item % a->kv_heads;
   const float *k = row(a->k, head, e->begin), *v = row(a->v, head, e->begin);
   turn(k, a->k.token, e->length, a->dim, job->width, plane(job, TURNED_KEYS, head, e));
@@ -319,8 +282,8 @@ static void back_block(const struct job *job, const struct example *e, int64_t h
 static void backward(void *given, int item, int thread) {
   (void)thread;
   const struct job *job = given;
-  const struct task *task = job->tasks + item;
-  const struct example *e = job->examples + task->example;
+  const struct task *task = job->parts.tasks + item;
+  const struct example *e = job->parts.examples + task->example;
   float *dk = plane(job, PLANES, task->head, e), *dv = plane(job, PLANES + 1, task->head, e);
   memset(dk, 0, sizeof(float) * e->padded * job->width);
   memset(dv, 0, sizeof(float) * e->padded * job->width);
@@ -333,8 +296,8 @@ static void gather(void *given, int item, int thread) {
   (void)thread;
   const struct job *job = given;
   const struct attention *a = job->a;
-  const struct block *block = job->blocks + item / a->kv_heads;
-  const struct example *e = job->examples + block->example;
+  const struct block *block = job->parts.blocks + item / a->kv_heads;
+  const struct example *e = job->parts.examples + block->example;
   const int64_t head = item % a->kv_heads, group = a->heads / a->kv_heads, heads = e->length > SHORT ? group : 1;
   const int64_t last = least(block->first + QUERIES, e->length);
   for (int kind = 0; kind < 2; kind++) {
@@ -355,6 +318,6 @@ static void gather(void *given, int item, int thread) {
 void attention_backward(struct pool *pool, struct attention *a) {
   struct job job = job_of(a);
   pool_run(pool, pack_backward, &job, (int)(a->examples * a->kv_heads));
-  pool_run(pool, backward, &job, (int)job.task_count);
-  pool_run(pool, gather, &job, (int)(job.count * a->kv_heads));
+  pool_run(pool, backward, &job, (int)job.parts.task_count);
+  pool_run(pool, gather, &job, (int)(job.parts.count * a->kv_heads));
 }

@@ -1,0 +1,73 @@
+/* Examples that lie one after the other, cut into blocks of queries and parts of the way back: by their own length alone. */
+#pragma once
+
+#include "attention.h"
+
+struct example {
+  int64_t begin, length;
+  int64_t place;  /* of its first row among the packed rows of all */
+  int64_t padded; /* rows to whole panels or tiles */
+};
+
+struct block {
+  int64_t example, first; /* query */
+};
+
+struct task {
+  int64_t example, head, heads;
+};
+
+/* Blocks of `queries`, examples packed in multiples of `unit` rows; the gradients of the keys of an example of more than
+ * `together` tokens are made a query head at a time, then summed. */
+struct sizes {
+  int64_t queries, unit, together;
+};
+
+struct parts {
+  struct example *examples;
+  struct block *blocks;
+  struct task *tasks;
+  int64_t rows, count, task_count;
+  char *rest; /* of the room, on a line of the cache */
+};
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t upwards(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+/* The first key that a query sees. */
+static inline int64_t lowest(int64_t query, int64_t window) { return window ? largest(0, query - window + 1) : 0; }
+
+static inline int64_t most_blocks(const struct attention *a, struct sizes sizes) {
+  return a->tokens / sizes.queries + a->examples;
+}
+
+static inline int64_t most_rows(const struct attention *a, struct sizes sizes) {
+  return a->tokens + a->examples * sizes.unit;
+}
+
+/* Bytes of the tables in front of `rest`, wherever the room begins. */
+static inline int64_t tables_room(const struct attention *a, struct sizes sizes) {
+  return a->examples * (int64_t)sizeof(struct example) + most_blocks(a, sizes) * (int64_t)sizeof(struct block) +
+         a->examples * a->heads * (int64_t)sizeof(struct task) + 64;
+}
+
+static inline struct parts parts_of(const struct attention *a, struct sizes sizes) {
+  struct parts parts = {.examples = a->room};
+  const int64_t group = a->heads / a->kv_heads;
+  parts.blocks = (struct block *)(parts.examples + a->examples);
+  parts.tasks = (struct task *)(parts.blocks + most_blocks(a, sizes));
+  parts.rest = (char *)upwards((int64_t)(parts.tasks + a->examples * a->heads), 64);
+  for (int64_t i = 0, begin = 0; i < a->examples; i++) {
+    const int64_t length = a->lengths[i], padded = upwards(length, sizes.unit);
+    const int64_t heads = length > sizes.together ? 1 : group;
+    parts.examples[i] = (struct example){begin, length, parts.rows, padded};
+    begin += length;
+    parts.rows += padded;
+    for (int64_t first = 0; first < length; first += sizes.queries)
+      parts.blocks[parts.count++] = (struct block){i, first};
+    for (int64_t head = 0; head < a->heads; head += heads)
+      parts.tasks[parts.task_count++] = (struct task){i, head, heads};
+  }
+  return parts;
+}
