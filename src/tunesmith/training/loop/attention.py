@@ -2,8 +2,8 @@
 
 Examples lie one after the other in one row. Attention alone takes them apart: those of about equal length are laid
 side by side and attended to in one causal call; what pads the shorter ones stands behind their last token, where
-causal attention never looks. So nothing is masked, and the fast kernels of every device are used. In float32 on a
-processor the compiled library goes through the examples where they lie, where it is.
+causal attention never looks. So nothing is masked, and the fast kernels of every device are used. On a processor the
+compiled library goes through the examples where they lie, where it computes in their number format.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tunesmith.training.loop.native.library import Library, attends, library_for
+from tunesmith.training.loop.native.library import Library, attends, library_of
 
 IMPLEMENTATION = "tunesmith_packed"
 _WASTE = 0.2  # of a group's places may be padding
@@ -124,7 +124,7 @@ def _library_for(q_1HTD: Tensor, k_1HTD: Tensor, v_1HTD: Tensor) -> Library | No
     dim = q_1HTD.shape[-1]
     if not attends(dim) or k_1HTD.shape[-1] != dim or v_1HTD.shape[-1] != dim:
         return None
-    return library_for(q_1HTD) if q_1HTD.dtype == k_1HTD.dtype == v_1HTD.dtype else None
+    return library_of(q_1HTD) if q_1HTD.dtype == k_1HTD.dtype == v_1HTD.dtype else None
 
 
 class _Compiled(torch.autograd.Function):

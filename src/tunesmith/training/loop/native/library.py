@@ -144,11 +144,11 @@ class Library:
         """Causal attention in each of the examples that lie one after the other: (T, H, D), and what its gradient needs.
 
         Args:
-            q_THD, k_TGD, v_TGD: float32, D contiguous and such that ``attends`` is true, H a multiple of G.
+            q_THD, k_TGD, v_TGD: of the library's number format, D contiguous and such that ``attends`` is true, H a multiple of G.
             lengths_E: int64, of the examples. window: tokens seen, the own one the last of them; 0 for all.
         """
         tokens, heads, _ = q_THD.shape
-        out_THD, shares_HT2 = torch.empty(q_THD.shape), torch.empty(heads, tokens, 2)
+        out_THD, shares_HT2 = torch.empty(q_THD.shape, dtype=q_THD.dtype), torch.empty(heads, tokens, 2)
         job = _attention(q_THD, k_TGD, v_TGD, out_THD, shares_HT2, lengths_E, scale, window)
         self._attend(self._functions.attention_forward, job, False)
         return out_THD, shares_HT2
@@ -159,11 +159,11 @@ class Library:
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Gradients of ``attention``'s queries, keys and values from that of its first result."""
         job = _attention(q_THD, k_TGD, v_TGD, out_THD, shares_HT2, lengths_E, scale, window)
-        grads = torch.empty(q_THD.shape), torch.empty(k_TGD.shape), torch.empty(v_TGD.shape)
+        dq_THD, dk_TGD, dv_TGD = (torch.empty(x.shape, dtype=x.dtype) for x in (q_THD, k_TGD, v_TGD))
         job.grad = Heads.of(grad_THD)
-        job.dq, job.dk, job.dv = (grad.data_ptr() for grad in grads)
+        job.dq, job.dk, job.dv = dq_THD.data_ptr(), dk_TGD.data_ptr(), dv_TGD.data_ptr()
         self._attend(self._functions.attention_backward, job, True)
-        return grads
+        return dq_THD, dk_TGD, dv_TGD
 
     def _attend(self, function: Any, job: Attention, back: bool) -> None:
         room = torch.empty(self._functions.attention_room(job, back), dtype=torch.int8)

@@ -1,0 +1,244 @@
+/* Numbers of bfloat16 packed into tiles (AMX), and small products of them.
+ *
+ * A tile has 16 rows of 64 bytes. Of a product's two factors the first lies as (16 rows, 32 along the sum), the second as
+ * (16 pairs along the sum, 16 columns, 2); the result is (16, 16) of float32. So a matrix by rows is a first factor
+ * summed along its rows, and turned pair by pair (`turn`) a second one; two rows side by side (`pair`) are a second factor
+ * summed over the rows, and that turned a first one (`turn_pairs`). What is beyond the matrix is zero.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "vector.h"
+#include "wide.h"
+
+#if HAVE_WIDE
+WIDE_BEGIN
+
+#define TILE 512 /* numbers of 16 bits in a tile */
+#define SUMS 256 /* of float32 */
+#define WIDE_INLINE static inline __attribute__((always_inline))
+
+struct shapes {
+  uint8_t palette, start, reserved[14];
+  uint16_t bytes[16];
+  uint8_t rows[16];
+};
+
+/* All eight tiles whole. Each item of work begins so and ends with released(): others on this thread use tiles too. */
+WIDE_INLINE void shaped(void) {
+  struct shapes shapes = {.palette = 1};
+  for (int i = 0; i < 8; i++) shapes.bytes[i] = 64, shapes.rows[i] = 16;
+  _tile_loadconfig(&shapes);
+}
+
+WIDE_INLINE void released(void) { _tile_release(); }
+
+/* Tiles are read and written behind the compiler's back. */
+WIDE_INLINE void settled(void) { __asm__ volatile("" ::: "memory"); }
+
+/* A product rounded before anything is added to it. */
+WIDE_INLINE __m512 alone(__m512 product) {
+  __asm__("" : "+v"(product));
+  return product;
+}
+
+/* A factor's tiles: how far apart along the sum and across it. */
+struct strip {
+  const uint16_t *at;
+  int64_t along, across;
+};
+
+/* Four tiles of sums, `down` and `right` apart, their rows `stride` bytes, (+)= a b over `steps` of 32. */
+WIDE_INLINE void product4(struct strip a, struct strip b, int64_t steps, int added, float *c, int64_t down,
+                          int64_t right, int64_t stride) {
+  settled();
+  if (added) {
+    _tile_loadd(0, c, stride);
+    _tile_loadd(1, c + right, stride);
+    _tile_loadd(2, c + down, stride);
+    _tile_loadd(3, c + down + right, stride);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int64_t i = 0; i < steps; i++) {
+    _tile_loadd(4, a.at + i * a.along, 64);
+    _tile_loadd(6, b.at + i * b.along, 64);
+    _tile_loadd(7, b.at + i * b.along + b.across, 64);
+    _tile_loadd(5, a.at + i * a.along + a.across, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, c, stride);
+  _tile_stored(1, c + right, stride);
+  _tile_stored(2, c + down, stride);
+  _tile_stored(3, c + down + right, stride);
+  settled();
+}
+
+/* Sixteen by sixteen numbers of 32 bits turned. */
+WIDE_INLINE void turned16(__m512i r[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+/* Which of 32 numbers from `d` on a row of `dim`, a multiple of 8, has. */
+WIDE_INLINE __mmask32 within(int d, int dim) { return dim - d >= 32 ? ~0u : dim <= d ? 0 : (1u << (dim - d)) - 1; }
+
+/* 32 numbers of a row, zeros where it is not there. */
+WIDE_INLINE __m512i numbers32(const uint16_t *row, int there, __mmask32 mask) {
+  return _mm512_maskz_loadu_epi16(there ? mask : 0, row);
+}
+
+/* Rows, their columns beside each other in `to`: (rows / 16, width / 32, 16, 32). */
+WIDE_INLINE void lay(const uint16_t *from, int64_t stride, int64_t rows, int64_t padded, int dim, int width,
+                     uint16_t *to) {
+  for (int64_t first = 0; first < padded; first += 16)
+    for (int d = 0; d < width; d += 32, to += TILE)
+      for (int64_t r = 0; r < 16; r++) {
+        const uint16_t *row = from + (first + r) * stride + d;
+        _mm512_store_si512(to + r * 32, numbers32(row, first + r < rows, within(d, dim)));
+      }
+}
+
+/* (rows / 16, width / 32, 16 pairs, 16 rows, 2). */
+WIDE_INLINE void turn(const uint16_t *from, int64_t stride, int64_t rows, int64_t padded, int dim, int width,
+                      uint16_t *to) {
+  for (int64_t first = 0; first < padded; first += 16)
+    for (int d = 0; d < width; d += 32, to += TILE) {
+      __m512i r[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++)
+        r[i] = numbers32(from + (first + i) * stride + d, first + i < rows, within(d, dim));
+      turned16(r);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) _mm512_store_si512(to + i * 32, r[i]);
+    }
+}
+
+/* 0, 0, 1, 1, .. 15, 15, and `even` and `odd` added. */
+WIDE_INLINE __m512i twice_each(int even, int odd) {
+  const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  return _mm512_add_epi16(_mm512_mullo_epi32(count, _mm512_set1_epi32(0x10001)), _mm512_set1_epi32(odd << 16 | even));
+}
+
+/* Sixteen columns of two rows side by side, the low or the high half. */
+WIDE_INLINE __m512i side_by_side(__m512i a, __m512i b, int high) {
+  return _mm512_permutex2var_epi16(a, high ? twice_each(16, 48) : twice_each(0, 32), b);
+}
+
+/* The low half beside the high half. */
+WIDE_INLINE __m512i halves_paired(__m512i a) { return _mm512_permutexvar_epi16(twice_each(0, 16), a); }
+
+WIDE_INLINE void pairs32(const uint16_t *from, int64_t stride, int64_t rows, __mmask32 mask, __m512i low[16],
+                         __m512i high[16]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) {
+    const __m512i a = numbers32(from + 2 * i * stride, 2 * i < rows, mask);
+    const __m512i b = numbers32(from + (2 * i + 1) * stride, 2 * i + 1 < rows, mask);
+    low[i] = side_by_side(a, b, 0);
+    high[i] = side_by_side(a, b, 1);
+  }
+}
+
+/* (rows / 32, width / 16, 16 pairs, 16 columns, 2). */
+WIDE_INLINE void pair(const uint16_t *from, int64_t stride, int64_t rows, int64_t padded, int dim, int width,
+                      uint16_t *to) {
+  for (int64_t first = 0; first < padded; first += 32)
+    for (int d = 0; d < width; d += 32, to += 2 * TILE) {
+      __m512i low[16], high[16];
+      pairs32(from + first * stride + d, stride, rows - first, within(d, dim), low, high);
+      for (int i = 0; i < 16; i++) {
+        _mm512_store_si512(to + i * 32, low[i]);
+        _mm512_store_si512(to + TILE + i * 32, high[i]);
+      }
+    }
+}
+
+/* (rows / 32, width / 16, 16 columns, 32 rows). */
+WIDE_INLINE void turn_pairs(const uint16_t *from, int64_t stride, int64_t rows, int64_t padded, int dim, int width,
+                            uint16_t *to) {
+  for (int64_t first = 0; first < padded; first += 32)
+    for (int d = 0; d < width; d += 32, to += 2 * TILE) {
+      __m512i low[16], high[16];
+      pairs32(from + first * stride + d, stride, rows - first, within(d, dim), low, high);
+      turned16(low);
+      turned16(high);
+      for (int i = 0; i < 16; i++) {
+        _mm512_store_si512(to + i * 32, low[i]);
+        _mm512_store_si512(to + TILE + i * 32, high[i]);
+      }
+    }
+}
+
+/* 32 numbers of bfloat16, rounded to nearest even. */
+WIDE_INLINE __m512i narrowed(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
+/* Rows out of their sums (rows / 16, width / 16, 16 columns, 16 rows), each times its own of `by`. */
+WIDE_INLINE void rows_of(const float *sums, const float *by, int64_t rows, int dim, int width, uint16_t *to,
+                         int64_t stride) {
+  for (int64_t first = 0; first < rows; first += 16) {
+    const __m512 by16 = _mm512_loadu_ps(by + first);
+    for (int d = 0; d < width; d += 32, sums += 2 * SUMS) {
+      __m512i r[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) {
+        const __m512 even = _mm512_mul_ps(by16, _mm512_load_ps(sums + 32 * i));
+        const __m512 odd = _mm512_mul_ps(by16, _mm512_load_ps(sums + 32 * i + 16));
+        r[i] = halves_paired(narrowed(even, odd));
+      }
+      turned16(r);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++)
+        if (first + i < rows) _mm512_mask_storeu_epi16(to + (first + i) * stride + d, within(d, dim), r[i]);
+    }
+  }
+}
+
+/* 2^x for x that is not above 0, to 3e-6 of itself (a polynomial with the smallest largest error on [-1/2, 1/2]); 0 below
+ * -127, what is no number stays none. Adding SHIFT leaves the nearest integer, raised as an exponent is, in the lowest
+ * bits. */
+WIDE_INLINE __m512 power16(__m512 x) {
+  const __m512 shift = _mm512_set1_ps(12582912.0f + 127.0f);
+  x = _mm512_max_ps(_mm512_set1_ps(-127.0f), x); /* of a number and none, the second */
+  const __m512 shifted = _mm512_add_ps(x, shift), f = _mm512_sub_ps(x, _mm512_sub_ps(shifted, shift));
+  __m512 p = _mm512_set1_ps(9.582852817e-3f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.590642784e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402409864e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931241930e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  return _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+}
+
+WIDE_END
+#endif
