@@ -17,7 +17,7 @@
 #define LOG2E 1.44269504f    /* queries are multiplied by it, and e^score is a power of two */
 #define SHORT 256 /* tokens; the gradients of a longer example's keys are made a query head at a time, then summed */
 
-static const struct sizes SIZES = {QUERIES, WIDE, SHORT};
+static const struct sizes SIZES = {QUERIES, WIDE, SHORT, INT64_MAX};
 
 struct job {
   const struct attention *a;

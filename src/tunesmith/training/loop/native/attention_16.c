@@ -14,13 +14,12 @@
 WIDE_BEGIN
 
 #define QUERIES 128       /* of a block, a multiple of PIECE */
-#define KEYS 256          /* of a block forward, and */
+#define KEYS 64          /* of a block forward, and */
 #define KEYS_BACK 64      /* backward: shares and gradients of a block stay in the first cache */
 #define PIECE 32          /* queries and keys made at once, two tiles each */
 #define LOG2E 1.44269504f /* e^score is a power of two */
-#define SHORT 256 /* tokens; the gradients of a longer example's keys are made a query head at a time, then summed */
 
-static const struct sizes SIZES = {QUERIES, PIECE, SHORT};
+static const struct sizes SIZES = {QUERIES, PIECE, 256, 8};
 
 enum plane { KEYS_LAID, KEYS_TURNED, VALUES, PLANES }; /* one a key-value head each */
 
@@ -28,16 +27,12 @@ struct job {
   const struct attention *a;
   struct parts parts;
   uint16_t *planes; /* (planes, kv_heads, rows, width): what is packed */
-  float *sums;      /* (2, heads, rows, width): gradients of keys and values */
+  float *sums;      /* (tasks, 2, rows, width): gradients of keys and values */
   int width;
 };
 
 static uint16_t *plane(const struct job *job, int kind, int64_t head, const struct example *e) {
   return job->planes + ((kind * job->a->kv_heads + head) * job->parts.rows + e->place) * job->width;
-}
-
-static float *sums_of(const struct job *job, int kind, int64_t head, const struct example *e) {
-  return job->sums + ((kind * job->a->heads + head) * job->parts.rows + e->place) * job->width;
 }
 
 static const uint16_t *row(struct heads x, int64_t head, int64_t token) {
@@ -49,9 +44,9 @@ static uint16_t *row_to(void *x, int64_t heads, int64_t dim, int64_t head, int64
 }
 
 int64_t attention_room_16(const struct attention *a, int backward) {
-  const int64_t planes = PLANES * a->kv_heads * (int64_t)sizeof(uint16_t);
-  const int64_t sums = backward ? 2 * a->heads * (int64_t)sizeof(float) : 0;
-  return tables_room(a, SIZES) + (planes + sums) * most_rows(a, SIZES) * upwards(a->dim, PIECE);
+  const int64_t packed = PLANES * a->kv_heads * most_rows(a, SIZES) * (int64_t)sizeof(uint16_t);
+  const int64_t sums = backward ? 2 * rows_of_tasks(a, SIZES) * (int64_t)sizeof(float) : 0;
+  return tables_room(a, SIZES) + (packed + sums) * upwards(a->dim, PIECE);
 }
 
 static struct job job_of(const struct attention *a) {
@@ -373,45 +368,53 @@ static void back_block(const struct job *job, const struct example *e, int64_t h
   rows_of(s.dq, s.over, rows, a->dim, width, row_to(a->dq, a->heads, a->dim, head, token), a->heads * a->dim);
 }
 
+/* Rows [first, first + count) of the gradients of a head's keys and values, out of the tiles of `tasks` tasks in order. */
+static void gathered(const struct job *job, const struct task *task, int64_t tasks, int64_t first, int64_t count) {
+  const struct attention *a = job->a;
+  const struct example *e = job->parts.examples + task->example;
+  const int64_t head = task->head / (a->heads / a->kv_heads), plane = e->padded * job->width;
+  for (int kind = 0; kind < 2; kind++) {
+    const float *from = job->sums + 2 * task->place * job->width + kind * plane;
+    const __m512 by = _mm512_set1_ps(kind ? 1.0f : a->scale);
+    uint16_t *to = row_to(kind ? a->dv : a->dk, a->kv_heads, a->dim, head, e->begin + first);
+    for (int64_t r = first; r < first + count; r++, to += a->kv_heads * a->dim)
+      for (int d = 0; d < a->dim; d += 32) {
+        const float *at = from + r / 16 * 16 * job->width + d * 16 + r % 16 * 16;
+        __m512 low = _mm512_load_ps(at), high = _mm512_load_ps(at + SUMS);
+        for (int64_t i = 1; i < tasks; i++) {
+          low = _mm512_add_ps(low, _mm512_load_ps(at + i * 2 * plane));
+          high = _mm512_add_ps(high, _mm512_load_ps(at + i * 2 * plane + SUMS));
+        }
+        _mm512_mask_storeu_epi16(to + d, within(d, a->dim),
+                                 narrowed(_mm512_mul_ps(by, low), _mm512_mul_ps(by, high)));
+      }
+  }
+}
+
 /* One query head, or those that share keys, one after the other. */
 static void backward(void *given, int item, int thread) {
   (void)thread;
   const struct job *job = given;
   const struct task *task = job->parts.tasks + item;
   const struct example *e = job->parts.examples + task->example;
-  float *dk = sums_of(job, 0, task->head, e), *dv = sums_of(job, 1, task->head, e);
-  memset(dk, 0, sizeof(float) * e->padded * job->width);
-  memset(dv, 0, sizeof(float) * e->padded * job->width);
+  const int64_t plane = e->padded * job->width;
+  float *dk = job->sums + 2 * task->place * job->width;
+  memset(dk, 0, 2 * sizeof(float) * plane);
   shaped();
   for (int64_t head = task->head; head < task->head + task->heads; head++)
-    for (int64_t first = 0; first < e->length; first += QUERIES) back_block(job, e, head, first, dk, dv);
+    for (int64_t first = 0; first < e->length; first += QUERIES) back_block(job, e, head, first, dk, dk + plane);
   released();
+  if (task->heads * job->a->kv_heads == job->a->heads) gathered(job, task, 1, 0, e->length);
 }
 
-/* Rows of the gradients of a head's keys and values, out of their tiles and over the query heads in order. */
+/* A block of keys of one head where its query heads are tasks of their own. */
 static void gather(void *given, int item, int thread) {
   (void)thread;
   const struct job *job = given;
-  const struct attention *a = job->a;
-  const struct rows r = rows_of_block(job, item / a->kv_heads);
-  const int64_t head = item % a->kv_heads, group = a->heads / a->kv_heads, heads = r.e->length > SHORT ? group : 1;
-  for (int kind = 0; kind < 2; kind++) {
-    const float *from = sums_of(job, kind, head * group, r.e) + r.first * job->width;
-    const int64_t next = job->parts.rows * job->width;
-    const __m512 by = _mm512_set1_ps(kind ? 1.0f : a->scale);
-    uint16_t *to = row_to(kind ? a->dv : a->dk, a->kv_heads, a->dim, head, r.e->begin + r.first);
-    for (int64_t i = 0; i < r.count; i++, to += a->kv_heads * a->dim)
-      for (int d = 0; d < a->dim; d += 32) {
-        const float *at = from + i / 16 * 16 * job->width + d * 16 + i % 16 * 16;
-        __m512 low = _mm512_load_ps(at), high = _mm512_load_ps(at + SUMS);
-        for (int64_t h = 1; h < heads; h++) {
-          low = _mm512_add_ps(low, _mm512_load_ps(at + h * next));
-          high = _mm512_add_ps(high, _mm512_load_ps(at + h * next + SUMS));
-        }
-        _mm512_mask_storeu_epi16(to + d, within(d, a->dim),
-                                 narrowed(_mm512_mul_ps(by, low), _mm512_mul_ps(by, high)));
-      }
-  }
+  const int64_t group = job->a->heads / job->a->kv_heads;
+  const struct rows r = rows_of_block(job, item / job->a->kv_heads);
+  const struct task *tasks = job->parts.tasks + r.e->task;
+  if (tasks->heads < group) gathered(job, tasks + item % job->a->kv_heads * group, group, r.first, r.count);
 }
 
 void attention_backward_16(struct pool *pool, struct attention *a) {
