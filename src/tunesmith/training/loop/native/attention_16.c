@@ -97,32 +97,29 @@ struct state {
   __m512 most[2], total[2];
 };
 
-/* scores *= scale; what the sums so far are multiplied by, lane by lane. */
-WIDE_INLINE void raised(float *scores, int64_t query, int64_t begin, int64_t end, int64_t window, __m512 scale,
-                        struct state *state, __m512 by[2]) {
+/* scores *= scale; `top` becomes the largest that each query sees. */
+WIDE_INLINE void scale_piece(float *scores, int64_t query, int64_t key, int64_t window, int whole, __m512 scale,
+                             __m512 top[2]) {
   const __m512 lowest16 = _mm512_set1_ps(-INFINITY);
-  __m512 top[2] = {state->most[0], state->most[1]};
-  for (int64_t key = begin; key < end; key += PIECE) {
-    float *at = scores + (key - begin) * PIECE;
-    if (all_seen(query, key, window)) {
-      for (int r = 0; r < PIECE; r++, at += PIECE)
+  for (int r = 0; r < PIECE; r++, scores += PIECE)
 #pragma GCC unroll 2
-        for (int h = 0; h < 2; h++) {
-          const __m512 score = _mm512_mul_ps(scale, _mm512_load_ps(at + 16 * h));
-          _mm512_store_ps(at + 16 * h, score);
-          top[h] = _mm512_max_ps(score, top[h]);
-        }
-    } else {
-      for (int r = 0; r < PIECE; r++, at += PIECE)
-#pragma GCC unroll 2
-        for (int h = 0; h < 2; h++) {
-          const __m512 score = _mm512_mul_ps(scale, _mm512_load_ps(at + 16 * h));
-          _mm512_store_ps(at + 16 * h, score);
-          const __mmask16 seen = seeing(query + 16 * h, key + r, window);
-          top[h] = _mm512_max_ps(_mm512_mask_mov_ps(lowest16, seen, score), top[h]);
-        }
+    for (int h = 0; h < 2; h++) {
+      __m512 score = _mm512_mul_ps(scale, _mm512_load_ps(scores + 16 * h));
+      _mm512_store_ps(scores + 16 * h, score);
+      if (!whole) score = _mm512_mask_mov_ps(lowest16, seeing(query + 16 * h, key + r, window), score);
+      top[h] = _mm512_max_ps(score, top[h]); /* of no number and a number, the second */
     }
-  }
+}
+
+WIDE_INLINE void scaled(float *scores, int64_t query, int64_t key, int64_t window, __m512 scale, __m512 top[2]) {
+  if (all_seen(query, key, window))
+    scale_piece(scores, query, key, window, 1, scale, top);
+  else
+    scale_piece(scores, query, key, window, 0, scale, top);
+}
+
+/* What the sums so far are multiplied by, lane by lane. */
+WIDE_INLINE void raised(struct state *state, const __m512 top[2], __m512 by[2]) {
   for (int h = 0; h < 2; h++) {
     const __mmask16 same = _mm512_cmp_ps_mask(state->most[h], top[h], _CMP_EQ_OQ);
     const __m512 one = _mm512_set1_ps(1.0f);
@@ -175,11 +172,16 @@ static void forward_piece(const struct job *job, const struct example *e, int64_
   const int64_t lowest_key = lowest(first, a->window) / PIECE * PIECE;
   for (int64_t begin = lowest_key; begin < seen_to; begin += KEYS) {
     const int64_t end = least(begin + KEYS, seen_to);
-    for (int64_t key = begin; key < end; key += PIECE)
+    __m512 top[2] = {state.most[0], state.most[1]}, by[2];
+    for (int64_t key = begin; key < end; key += PIECE) {
+      float *const at = scores + (key - begin) * PIECE;
       product4((struct strip){keys + key * width, TILE, 16 * width}, (struct strip){q, TILE, 16 * width}, width / PIECE,
-               0, scores + (key - begin) * PIECE, 16 * PIECE, 16, 4 * PIECE);
-    __m512 by[2];
-    raised(scores, first, begin, end, a->window, scale, &state, by);
+               0, at, 16 * PIECE, 16, 4 * PIECE);
+      /* while this product is made, the one before is taken up */
+      if (key > begin) scaled(at - PIECE * PIECE, first, key - PIECE, a->window, scale, top);
+    }
+    scaled(scores + (end - PIECE - begin) * PIECE, first, end - PIECE, a->window, scale, top);
+    raised(&state, top, by);
     shares_of(scores, first, begin, end, a->window, &state, shares);
     if (begin > lowest_key)
       for (int h = 0; h < 2; h++)
