@@ -15,7 +15,7 @@ WIDE_BEGIN
 
 #define QUERIES 128       /* of a block, a multiple of PIECE */
 #define KEYS 64          /* of a block forward, and */
-#define KEYS_BACK 64      /* backward: shares and gradients of a block stay in the first cache */
+#define KEYS_BACK 128     /* backward: shares and gradients of a block stay in the first cache */
 #define PIECE 32          /* queries and keys made at once, two tiles each */
 #define LOG2E 1.44269504f /* e^score is a power of two */
 
@@ -97,13 +97,26 @@ struct state {
   __m512 most[2], total[2];
 };
 
+/* Rows of keys times those of queries, both as they are packed: (PIECE, PIECE). */
+WIDE_INLINE void dots_piece(const uint16_t *rows, const uint16_t *queries, int width, float *to) {
+  product4((struct strip){rows, TILE, 16 * width}, (struct strip){queries, TILE, 16 * width}, width / PIECE, 0, to,
+           16 * PIECE, 16, 4 * PIECE);
+}
+
+/* The same with narrow queries in registers, after kept(..). */
+WIDE_INLINE void dots_kept(const uint16_t *rows, int width, float *to) {
+  half_product(rows, width / PIECE, to, 16, 4 * PIECE);
+  half_product(rows + 16 * width, width / PIECE, to + 16 * PIECE, 16, 4 * PIECE);
+  settled();
+}
+
 /* scores *= scale; `top` becomes the largest that each query sees. */
-WIDE_INLINE void scale_piece(float *scores, int64_t query, int64_t key, int64_t window, int whole, __m512 scale,
-                             __m512 top[2]) {
+WIDE_INLINE void scale_piece(float *scores, int64_t query, int64_t key, int64_t window, int whole, int halves,
+                             __m512 scale, __m512 top[2]) {
   const __m512 lowest16 = _mm512_set1_ps(-INFINITY);
   for (int r = 0; r < PIECE; r++, scores += PIECE)
 #pragma GCC unroll 2
-    for (int h = 0; h < 2; h++) {
+    for (int h = 0; h < halves; h++) {
       __m512 score = _mm512_mul_ps(scale, _mm512_load_ps(scores + 16 * h));
       _mm512_store_ps(scores + 16 * h, score);
       if (!whole) score = _mm512_mask_mov_ps(lowest16, seeing(query + 16 * h, key + r, window), score);
@@ -111,29 +124,41 @@ WIDE_INLINE void scale_piece(float *scores, int64_t query, int64_t key, int64_t 
     }
 }
 
-WIDE_INLINE void scaled(float *scores, int64_t query, int64_t key, int64_t window, __m512 scale, __m512 top[2]) {
-  if (all_seen(query, key, window))
-    scale_piece(scores, query, key, window, 1, scale, top);
-  else
-    scale_piece(scores, query, key, window, 0, scale, top);
+/* One call for each kind of piece: whether all of it is seen, and whether it has more than 16 queries. */
+#define OF_PIECE(query, key, window, rows, PIECE_OF) \
+  if ((rows) <= 16)                                  \
+    PIECE_OF(0, 1);                                  \
+  else if (all_seen(query, key, window))             \
+    PIECE_OF(1, 2);                                  \
+  else                                               \
+    PIECE_OF(0, 2)
+
+WIDE_INLINE void scaled(float *scores, int64_t query, int64_t rows, int64_t key, int64_t window, __m512 scale,
+                        __m512 top[2]) {
+#define SCALED(whole, halves) scale_piece(scores, query, key, window, whole, halves, scale, top)
+  OF_PIECE(query, key, window, rows, SCALED);
+#undef SCALED
 }
 
-/* What the sums so far are multiplied by, lane by lane. */
-WIDE_INLINE void raised(struct state *state, const __m512 top[2], __m512 by[2]) {
+/* What the sums so far are multiplied by, lane by lane; whether that is anything but one. */
+WIDE_INLINE int raised(struct state *state, const __m512 top[2], __m512 by[2]) {
+  int changed = 0;
   for (int h = 0; h < 2; h++) {
     const __mmask16 same = _mm512_cmp_ps_mask(state->most[h], top[h], _CMP_EQ_OQ);
     const __m512 one = _mm512_set1_ps(1.0f);
     by[h] = _mm512_mask_mov_ps(power16(_mm512_sub_ps(state->most[h], top[h])), same, one);
     state->total[h] = _mm512_mul_ps(state->total[h], by[h]);
     state->most[h] = top[h];
+    changed |= same != 0xffff;
   }
+  return changed;
 }
 
 WIDE_INLINE void share_piece(const float *scores, int64_t query, int64_t key, int64_t window, int whole,
-                             struct state *state, uint16_t *shares) {
+                             int halves, struct state *state, uint16_t *shares) {
   for (int r = 0; r < PIECE; r += 2)
 #pragma GCC unroll 2
-    for (int h = 0; h < 2; h++) {
+    for (int h = 0; h < halves; h++) {
       __m512 share[2];
 #pragma GCC unroll 2
       for (int i = 0; i < 2; i++) {
@@ -147,19 +172,18 @@ WIDE_INLINE void share_piece(const float *scores, int64_t query, int64_t key, in
 }
 
 /* Scores become shares: two tiles of queries, (2, KEYS / PIECE, 16 pairs of keys, 16, 2). */
-WIDE_INLINE void shares_of(const float *scores, int64_t query, int64_t begin, int64_t end, int64_t window,
+WIDE_INLINE void shares_of(const float *scores, int64_t query, int64_t rows, int64_t begin, int64_t end, int64_t window,
                            struct state *state, uint16_t *shares) {
+#define SHARED(whole, halves) share_piece(scores, query, key, window, whole, halves, state, shares)
   for (int64_t key = begin; key < end; key += PIECE, scores += PIECE * PIECE, shares += TILE)
-    if (all_seen(query, key, window))
-      share_piece(scores, query, key, window, 1, state, shares);
-    else
-      share_piece(scores, query, key, window, 0, state, shares);
+    OF_PIECE(query, key, window, rows, SHARED);
+#undef SHARED
 }
 
 /* A piece of queries of one head. */
 static void forward_piece(const struct job *job, const struct example *e, int64_t head, int64_t first) {
   const struct attention *a = job->a;
-  const int width = job->width;
+  const int width = job->width, narrow = width <= 2 * PIECE;
   const int64_t kv_head = head / (a->heads / a->kv_heads), token = e->begin + first;
   const int64_t rows = least(PIECE, e->length - first), seen_to = first + PIECE;
   const uint16_t *keys = plane(job, KEYS_LAID, kv_head, e), *values = plane(job, VALUES, kv_head, e);
@@ -173,17 +197,20 @@ static void forward_piece(const struct job *job, const struct example *e, int64_
   for (int64_t begin = lowest_key; begin < seen_to; begin += KEYS) {
     const int64_t end = least(begin + KEYS, seen_to);
     __m512 top[2] = {state.most[0], state.most[1]}, by[2];
+    if (narrow) kept((struct strip){q, TILE, 16 * width}, width / PIECE);
     for (int64_t key = begin; key < end; key += PIECE) {
       float *const at = scores + (key - begin) * PIECE;
-      product4((struct strip){keys + key * width, TILE, 16 * width}, (struct strip){q, TILE, 16 * width}, width / PIECE,
-               0, at, 16 * PIECE, 16, 4 * PIECE);
+      if (narrow)
+        dots_kept(keys + key * width, width, at);
+      else
+        dots_piece(keys + key * width, q, width, at);
       /* while this product is made, the one before is taken up */
-      if (key > begin) scaled(at - PIECE * PIECE, first, key - PIECE, a->window, scale, top);
+      if (key > begin) scaled(at - PIECE * PIECE, first, rows, key - PIECE, a->window, scale, top);
     }
-    scaled(scores + (end - PIECE - begin) * PIECE, first, end - PIECE, a->window, scale, top);
-    raised(&state, top, by);
-    shares_of(scores, first, begin, end, a->window, &state, shares);
-    if (begin > lowest_key)
+    scaled(scores + (end - PIECE - begin) * PIECE, first, rows, end - PIECE, a->window, scale, top);
+    const int changed = raised(&state, top, by);
+    shares_of(scores, first, rows, begin, end, a->window, &state, shares);
+    if (begin > lowest_key && changed)
       for (int h = 0; h < 2; h++)
         for (int i = 0; i < 16 * width; i += 16) {
           float *at = out + h * 16 * width + i;
@@ -242,16 +269,17 @@ struct queries {
   float most[QUERIES], over[QUERIES], delta[QUERIES];
   uint16_t shares[KEYS_BACK * QUERIES], grads[KEYS_BACK * QUERIES]; /* tiles of (keys, queries) */
   uint16_t grads_pairs[KEYS_BACK * QUERIES];                        /* pairs of keys: (queries / 16, keys / 32, ..) */
+  float scores[PIECE * PIECE], score_grads[PIECE * PIECE];          /* of a piece */
 };
 
 /* Shares of a piece and the gradients of its scores. */
-WIDE_INLINE void gradients(struct queries *s, const float *scores, const float *grads, int64_t at, int64_t query,
-                           int64_t key, int64_t key_at, int64_t window, int whole, __m512 scale) {
+WIDE_INLINE void gradients(struct queries *s, int64_t at, int64_t query, int64_t key, int64_t key_at, int64_t window,
+                           int whole, int halves, __m512 scale) {
   uint16_t *const shares_to = s->shares + (key_at / 16 * (QUERIES / PIECE) + at / PIECE) * TILE;
   uint16_t *const grads_to = s->grads + (shares_to - s->shares);
   uint16_t *const pairs_to = s->grads_pairs + (at / 16 * (KEYS_BACK / PIECE) + key_at / PIECE) * TILE;
   __m512 most[2], over[2], delta[2];
-  for (int h = 0; h < 2; h++) {
+  for (int h = 0; h < halves; h++) {
     most[h] = _mm512_load_ps(s->most + at + 16 * h);
     over[h] = _mm512_load_ps(s->over + at + 16 * h);
     delta[h] = _mm512_load_ps(s->delta + at + 16 * h);
@@ -260,13 +288,13 @@ WIDE_INLINE void gradients(struct queries *s, const float *scores, const float *
     __m512i two[2];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {
-      __m512 share[2], grad[2];
+      __m512 share[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, grad[2] = {share[0], share[0]};
 #pragma GCC unroll 2
-      for (int h = 0; h < 2; h++) {
+      for (int h = 0; h < halves; h++) {
         const int place = (r + i) * PIECE + 16 * h;
-        const __m512 score = alone(_mm512_mul_ps(scale, _mm512_load_ps(scores + place)));
+        const __m512 score = alone(_mm512_mul_ps(scale, _mm512_load_ps(s->scores + place)));
         share[h] = _mm512_mul_ps(over[h], power16(_mm512_sub_ps(score, most[h])));
-        grad[h] = _mm512_mul_ps(share[h], _mm512_sub_ps(_mm512_load_ps(grads + place), delta[h]));
+        grad[h] = _mm512_mul_ps(share[h], _mm512_sub_ps(_mm512_load_ps(s->score_grads + place), delta[h]));
         if (!whole) {
           const __mmask16 seen = seeing(query + 16 * h, key + r + i, window);
           share[h] = _mm512_maskz_mov_ps(seen, share[h]);
@@ -281,6 +309,13 @@ WIDE_INLINE void gradients(struct queries *s, const float *scores, const float *
     _mm512_store_si512(pairs_to + r * 16, side_by_side(two[0], two[1], 0));
     _mm512_store_si512(pairs_to + KEYS_BACK / PIECE * TILE + r * 16, side_by_side(two[0], two[1], 1));
   }
+}
+
+WIDE_INLINE void gradients_of(struct queries *s, int64_t at, int64_t rows, int64_t first, int64_t key, int64_t key_at,
+                              int64_t window, __m512 scale) {
+#define GRADIENTS(whole, halves) gradients(s, at, first + at, key, key_at, window, whole, halves, scale)
+  OF_PIECE(first + at, key, window, rows - at, GRADIENTS);
+#undef GRADIENTS
 }
 
 WIDE_INLINE float dot(const uint16_t *x, const uint16_t *y, int dim) {
@@ -324,7 +359,6 @@ static void back_block(const struct job *job, const struct example *e, int64_t h
   const uint16_t *turned_keys = plane(job, KEYS_TURNED, kv_head, e);
   const __m512 scale = _mm512_set1_ps(a->scale * LOG2E);
   struct queries s;
-  _Alignas(64) float scores[PIECE * PIECE], grads[PIECE * PIECE];
   packed_queries(&s, job, head, token, rows, padded);
   for (int64_t begin = lowest(first, window) / PIECE * PIECE; begin < seen_to; begin += KEYS_BACK) {
     const int64_t end = least(begin + KEYS_BACK, seen_to);
@@ -333,15 +367,9 @@ static void back_block(const struct job *job, const struct example *e, int64_t h
       const int64_t from = largest(0, key - first) / PIECE * PIECE;
       const int64_t to = window ? least(padded, upwards(key + PIECE - 1 + window - first, PIECE)) : padded;
       for (int64_t at = from; at < to; at += PIECE) {
-        product4((struct strip){keys + key * width, TILE, 16 * width}, (struct strip){s.q + at * width, TILE, 16 * width},
-                 width / PIECE, 0, scores, 16 * PIECE, 16, 4 * PIECE);
-        product4((struct strip){values + key * width, TILE, 16 * width},
-                 (struct strip){s.grad + at * width, TILE, 16 * width}, width / PIECE, 0, grads, 16 * PIECE, 16,
-                 4 * PIECE);
-        if (all_seen(first + at, key, window))
-          gradients(&s, scores, grads, at, first + at, key, key - begin, window, 1, scale);
-        else
-          gradients(&s, scores, grads, at, first + at, key, key - begin, window, 0, scale);
+        dots_piece(keys + key * width, s.q + at * width, width, s.scores);
+        dots_piece(values + key * width, s.grad + at * width, width, s.score_grads);
+        gradients_of(&s, at, rows, first, key, key - begin, window, scale);
       }
       if (from >= to) continue;
       const int64_t tile = ((key - begin) / 16 * (QUERIES / PIECE) + from / PIECE) * TILE;
@@ -359,11 +387,11 @@ static void back_block(const struct job *job, const struct example *e, int64_t h
       const int64_t from = largest(begin, lowest(first + at, window) / PIECE * PIECE);
       const int64_t to = least(end, first + at + PIECE);
       if (from >= to) continue;
+      const uint16_t *const pairs = s.grads_pairs + (at / 16 * (KEYS_BACK / PIECE) + (from - begin) / PIECE) * TILE;
       for (int d = 0; d < width; d += 32)
         product4((struct strip){turned_keys + from * width + d * 32, 32 * width, TILE},
-                 (struct strip){s.grads_pairs + (at / 16 * (KEYS_BACK / PIECE) + (from - begin) / PIECE) * TILE, TILE,
-                                KEYS_BACK / PIECE * TILE},
-                 (to - from) / PIECE, 1, s.dq + at * width + d * 16, SUMS, 16 * width, 64);
+                 (struct strip){pairs, TILE, KEYS_BACK / PIECE * TILE}, (to - from) / PIECE, 1,
+                 s.dq + at * width + d * 16, SUMS, 16 * width, 64);
     }
   }
   for (int64_t r = 0; r < padded; r++) s.over[r] = a->scale;

@@ -81,6 +81,31 @@ WIDE_INLINE void product4(struct strip a, struct strip b, int64_t steps, int add
   settled();
 }
 
+/* Puts a factor of two tiles across and one or two along into registers, for half_product. */
+WIDE_INLINE void kept(struct strip b, int64_t steps) {
+  settled();
+  _tile_loadd(4, b.at, 64);
+  _tile_loadd(5, b.at + b.across, 64);
+  if (steps == 1) return;
+  _tile_loadd(6, b.at + b.along, 64);
+  _tile_loadd(7, b.at + b.along + b.across, 64);
+}
+
+WIDE_INLINE void half_product(const uint16_t *a, int64_t steps, float *c, int64_t right, int64_t stride) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_loadd(2, a, 64);
+  _tile_dpbf16ps(0, 2, 4);
+  _tile_dpbf16ps(1, 2, 5);
+  if (steps == 2) {
+    _tile_loadd(3, a + TILE, 64);
+    _tile_dpbf16ps(0, 3, 6);
+    _tile_dpbf16ps(1, 3, 7);
+  }
+  _tile_stored(0, c, stride);
+  _tile_stored(1, c + right, stride);
+}
+
 /* Sixteen by sixteen numbers of 32 bits turned. */
 WIDE_INLINE void turned16(__m512i r[16]) {
   __m512i t[16];
