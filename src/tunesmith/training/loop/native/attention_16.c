@@ -320,12 +320,10 @@ WIDE_INLINE void gradients_of(struct queries *s, int64_t at, int64_t rows, int64
 
 WIDE_INLINE float dot(const uint16_t *x, const uint16_t *y, int dim) {
   __m512 sum = _mm512_setzero_ps();
-  for (int d = 0; d < dim; d += 16) {
-    const __mmask16 mask = (__mmask16)within(d, dim);
-    const __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + d));
-    const __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, y + d));
-    sum = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)),
-                          sum);
+  for (int d = 0; d < dim; d += 32) {
+    const __mmask32 mask = within(d, dim);
+    sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_maskz_loadu_epi16(mask, x + d),
+                           (__m512bh)_mm512_maskz_loadu_epi16(mask, y + d));
   }
   return sum8(_mm256_add_ps(_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps(sum, 1)));
 }

@@ -140,20 +140,31 @@ WIDE_INLINE void turned16(__m512i r[16]) {
 /* Which of 32 numbers from `d` on a row of `dim`, a multiple of 8, has. */
 WIDE_INLINE __mmask32 within(int d, int dim) { return dim - d >= 32 ? ~0u : dim <= d ? 0 : (1u << (dim - d)) - 1; }
 
-/* 32 numbers of a row, zeros where it is not there. */
-WIDE_INLINE __m512i numbers32(const uint16_t *row, int there, __mmask32 mask) {
-  return _mm512_maskz_loadu_epi16(there ? mask : 0, row);
+/* 32 numbers of each of `count` rows, zeros where one is not there. */
+WIDE_INLINE void rows32(const uint16_t *from, int64_t stride, int64_t rows, __mmask32 mask, int count, __m512i *to) {
+  if (rows >= count) {
+#pragma GCC unroll 32
+    for (int i = 0; i < count; i++) to[i] = _mm512_maskz_loadu_epi16(mask, from + i * stride);
+  } else {
+    for (int i = 0; i < count; i++)
+      to[i] = i < rows ? _mm512_maskz_loadu_epi16(mask, from + i * stride) : _mm512_setzero_si512();
+  }
+}
+
+WIDE_INLINE void tile_of(const __m512i r[16], uint16_t *to) {
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) _mm512_store_si512(to + i * 32, r[i]);
 }
 
 /* Rows, their columns beside each other in `to`: (rows / 16, width / 32, 16, 32). */
 WIDE_INLINE void lay(const uint16_t *from, int64_t stride, int64_t rows, int64_t padded, int dim, int width,
                      uint16_t *to) {
   for (int64_t first = 0; first < padded; first += 16)
-    for (int d = 0; d < width; d += 32, to += TILE)
-      for (int64_t r = 0; r < 16; r++) {
-        const uint16_t *row = from + (first + r) * stride + d;
-        _mm512_store_si512(to + r * 32, numbers32(row, first + r < rows, within(d, dim)));
-      }
+    for (int d = 0; d < width; d += 32, to += TILE) {
+      __m512i r[16];
+      rows32(from + first * stride + d, stride, rows - first, within(d, dim), 16, r);
+      tile_of(r, to);
+    }
 }
 
 /* (rows / 16, width / 32, 16 pairs, 16 rows, 2). */
@@ -162,12 +173,9 @@ WIDE_INLINE void turn(const uint16_t *from, int64_t stride, int64_t rows, int64_
   for (int64_t first = 0; first < padded; first += 16)
     for (int d = 0; d < width; d += 32, to += TILE) {
       __m512i r[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++)
-        r[i] = numbers32(from + (first + i) * stride + d, first + i < rows, within(d, dim));
+      rows32(from + first * stride + d, stride, rows - first, within(d, dim), 16, r);
       turned16(r);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++) _mm512_store_si512(to + i * 32, r[i]);
+      tile_of(r, to);
     }
 }
 
@@ -187,12 +195,12 @@ WIDE_INLINE __m512i halves_paired(__m512i a) { return _mm512_permutexvar_epi16(t
 
 WIDE_INLINE void pairs32(const uint16_t *from, int64_t stride, int64_t rows, __mmask32 mask, __m512i low[16],
                          __m512i high[16]) {
+  __m512i r[32];
+  rows32(from, stride, rows, mask, 32, r);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) {
-    const __m512i a = numbers32(from + 2 * i * stride, 2 * i < rows, mask);
-    const __m512i b = numbers32(from + (2 * i + 1) * stride, 2 * i + 1 < rows, mask);
-    low[i] = side_by_side(a, b, 0);
-    high[i] = side_by_side(a, b, 1);
+    low[i] = side_by_side(r[2 * i], r[2 * i + 1], 0);
+    high[i] = side_by_side(r[2 * i], r[2 * i + 1], 1);
   }
 }
 
@@ -203,10 +211,8 @@ WIDE_INLINE void pair(const uint16_t *from, int64_t stride, int64_t rows, int64_
     for (int d = 0; d < width; d += 32, to += 2 * TILE) {
       __m512i low[16], high[16];
       pairs32(from + first * stride + d, stride, rows - first, within(d, dim), low, high);
-      for (int i = 0; i < 16; i++) {
-        _mm512_store_si512(to + i * 32, low[i]);
-        _mm512_store_si512(to + TILE + i * 32, high[i]);
-      }
+      tile_of(low, to);
+      tile_of(high, to + TILE);
     }
 }
 
@@ -219,10 +225,8 @@ WIDE_INLINE void turn_pairs(const uint16_t *from, int64_t stride, int64_t rows, 
       pairs32(from + first * stride + d, stride, rows - first, within(d, dim), low, high);
       turned16(low);
       turned16(high);
-      for (int i = 0; i < 16; i++) {
-        _mm512_store_si512(to + i * 32, low[i]);
-        _mm512_store_si512(to + TILE + i * 32, high[i]);
-      }
+      tile_of(low, to);
+      tile_of(high, to + TILE);
     }
 }
 
@@ -243,9 +247,9 @@ WIDE_INLINE void rows_of(const float *sums, const float *by, int64_t rows, int d
         r[i] = halves_paired(narrowed(even, odd));
       }
       turned16(r);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++)
-        if (first + i < rows) _mm512_mask_storeu_epi16(to + (first + i) * stride + d, within(d, dim), r[i]);
+      const __mmask32 mask = within(d, dim);
+      for (int i = 0; i < 16 && first + i < rows; i++)
+        _mm512_mask_storeu_epi16(to + (first + i) * stride + d, mask, r[i]);
     }
   }
 }
