@@ -72,7 +72,7 @@ def close(found: Sequence[Tensor], right: Sequence[Tensor], most: float = 2e-6) 
         assert float((one - other).abs().max()) <= 10 * most * max(1.0, float(other.abs().max()))
 
 
-@pytest.mark.parametrize("heads,kv_heads", [(2, 2), (4, 2), (7, 1)])
+@pytest.mark.parametrize("heads,kv_heads", [(2, 2), (4, 2), (7, 1), (16, 8)])
 @pytest.mark.parametrize("lengths", [*((length,) for length in LENGTHS), (31, 7, 137, 1, 2), (300, 20)], ids=str)
 def test_it_is_softmax_attention_in_every_example(
     libraries: Callable[[int], Library], monkeypatch: pytest.MonkeyPatch, heads: int, kv_heads: int,

@@ -1,4 +1,4 @@
-/* Examples that lie one after the other, cut into blocks of queries and parts of the way back: by their own length alone. */
+/* Examples that lie one after the other, cut into blocks and tasks by their own length alone. */
 #pragma once
 
 #include "attention.h"
@@ -20,8 +20,8 @@ struct task {
 };
 
 /* Blocks of `queries`, examples packed in multiples of `unit` rows. Gradients are made by tasks of all query heads that
- * share keys; with fewer than `few` such groups, those of an example of more than `together` tokens are made a query head
- * at a time, then summed. */
+ * share keys; with fewer than `few` such groups, those of an example of more than `together` tokens are made a query
+ * head at a time, then summed. */
 struct sizes {
   int64_t queries, unit, together, few;
 };

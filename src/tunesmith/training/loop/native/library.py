@@ -144,7 +144,7 @@ class Library:
         """Causal attention in each of the examples that lie one after the other: (T, H, D), and what its gradient needs.
 
         Args:
-            q_THD, k_TGD, v_TGD: of the library's number format, D contiguous and such that ``attends`` is true, H a multiple of G.
+            q_THD, k_TGD, v_TGD: as the library computes, D contiguous and such that ``attends``, H a multiple of G.
             lengths_E: int64, of the examples. window: tokens seen, the own one the last of them; 0 for all.
         """
         tokens, heads, _ = q_THD.shape

@@ -1,9 +1,9 @@
 /* Numbers of bfloat16 packed into tiles (AMX), and small products of them.
  *
- * A tile has 16 rows of 64 bytes. Of a product's two factors the first lies as (16 rows, 32 along the sum), the second as
- * (16 pairs along the sum, 16 columns, 2); the result is (16, 16) of float32. So a matrix by rows is a first factor
- * summed along its rows, and turned pair by pair (`turn`) a second one; two rows side by side (`pair`) are a second factor
- * summed over the rows, and that turned a first one (`turn_pairs`). What is beyond the matrix is zero.
+ * A tile has 16 rows of 64 bytes. Of a product's two factors the first lies as (16 rows, 32 along the sum), the second
+ * as (16 pairs along the sum, 16 columns, 2); the result is (16, 16) of float32. So a matrix by rows is a first factor
+ * summed along its rows, and turned pair by pair (`turn`) a second one; two rows side by side (`pair`) are a second
+ * factor summed over the rows, and that turned a first one (`turn_pairs`). What is beyond the matrix is zero.
  */
 #pragma once
 
@@ -29,6 +29,7 @@ struct shapes {
 WIDE_INLINE void shaped(void) {
   struct shapes shapes = {.palette = 1};
   for (int i = 0; i < 8; i++) shapes.bytes[i] = 64, shapes.rows[i] = 16;
+  __asm__ volatile("" : : "r"(&shapes) : "memory"); /* all of it is read, which compilers do not know */
   _tile_loadconfig(&shapes);
 }
 
@@ -254,9 +255,9 @@ WIDE_INLINE void rows_of(const float *sums, const float *by, int64_t rows, int d
   }
 }
 
-/* 2^x for x that is not above 0, to 3e-6 of itself (a polynomial with the smallest largest error on [-1/2, 1/2]); 0 below
- * -127, what is no number stays none. Adding SHIFT leaves the nearest integer, raised as an exponent is, in the lowest
- * bits. */
+/* 2^x for x that is not above 0, to 3e-6 of itself (a polynomial with the smallest largest error on [-1/2, 1/2]); 0
+ * below -127, what is no number stays none. Adding `shift` leaves the nearest integer, raised as an exponent is, in the
+ * lowest bits. */
 WIDE_INLINE __m512 power16(__m512 x) {
   const __m512 shift = _mm512_set1_ps(12582912.0f + 127.0f);
   x = _mm512_max_ps(_mm512_set1_ps(-127.0f), x); /* of a number and none, the second */
