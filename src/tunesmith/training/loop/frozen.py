@@ -3,6 +3,7 @@
 A weight may lie in memory narrower than the numbers computed with: bfloat16 files on a processor that multiplies
 float32 faster. Then a product with many rows is made in block fixed point where the compiled library is (eight times
 as exact as bfloat16 arithmetic); else the weight is widened while it is used, which costs a tenth of the product.
+Where bfloat16 is computed with, the library makes such a product on the processor's tiles.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.training.loop.loading import computed_in
-from tunesmith.training.loop.native.library import KINDS, Library, library
+from tunesmith.training.loop.native.library import KINDS, Library, library, library_of
 from tunesmith.training.loop.native.structs import LowRank
 
 # with fewer rows the work is reading the weights, with fewer columns turning the rows into integers
@@ -37,14 +38,14 @@ class Weight:
 
     def times(self, x_ND: Tensor, bias_O: Tensor | None) -> Tensor:
         """``x W' + bias``, (N, out)."""
-        found_NO = None if self.kept is None else by_fixed_point(x_ND, self.kept().t(), bias_O)
+        found_NO = None if self.kept is None else _compiled_product(x_ND, self.kept().t(), bias_O)
         if found_NO is not None:
             return found_NO
         return functional.linear(x_ND, self.wide(x_ND.dtype), None if bias_O is None else bias_O.to(x_ND.dtype))
 
     def back(self, grad_NO: Tensor) -> Tensor:
         """``grad W``, (N, in)."""
-        found_ND = None if self.kept is None else by_fixed_point(grad_NO, self.kept())
+        found_ND = None if self.kept is None else _compiled_product(grad_NO, self.kept())
         return grad_NO @ self.wide(grad_NO.dtype) if found_ND is None else found_ND
 
     def times_beside(self, x_ND: Tensor, bias_O: Tensor | None, low: LowRank) -> tuple[Tensor, Tensor]:
@@ -71,20 +72,30 @@ class Weight:
         found = None if self.kept is None else _suited(grad_NO, self.kept())
         if found is not None:
             return found.outer_products(grad_NO, low_NR, x_ND, grad_low_NR, scale)
+        # only one of the two middles may have come from the library, as float32
+        low_NR, grad_low_NR = low_NR.to(grad_NO.dtype), grad_low_NR.to(x_ND.dtype)
         return grad_low_NR.t() @ x_ND, (grad_NO.t() @ low_NR) * scale
 
 
 def by_fixed_point(x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None) -> Tensor | None:
     """``x @ weight + bias`` in block fixed point; None where it is to be made otherwise."""
+    return _compiled_product(x_NK, weight_KO, bias_O) if x_NK.dtype is torch.float32 else None
+
+
+def _compiled_product(x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None) -> Tensor | None:
     found = _suited(x_NK, weight_KO)
     return None if found is None else found.product(x_NK, weight_KO, bias_O)
 
 
 def _suited(x_NK: Tensor, weight_KO: Tensor) -> Library | None:
     """The library, where it is to make the product."""
-    if len(x_NK) < _FEW_ROWS or weight_KO.shape[1] < _FEW_COLUMNS or x_NK.dtype is not torch.float32:
+    if len(x_NK) < _FEW_ROWS or weight_KO.shape[1] < _FEW_COLUMNS:
         return None
-    return _library(weight_KO) if weight_KO.is_contiguous() or weight_KO.t().is_contiguous() else None
+    if not (weight_KO.is_contiguous() or weight_KO.t().is_contiguous()):
+        return None
+    if x_NK.dtype is torch.bfloat16:
+        return library_of(x_NK) if weight_KO.dtype is torch.bfloat16 else None
+    return _library(weight_KO) if x_NK.dtype is torch.float32 else None
 
 
 def arithmetic(model: Any) -> str:
@@ -98,7 +109,7 @@ def arithmetic(model: Any) -> str:
 
 def compiled(model: Any) -> bool:
     """Whether the compiled library computes what it can of a model; what it finds is rounded otherwise than torch's."""
-    return computed_in(model) is torch.float32 and model.device.type == "cpu" and library() is not None
+    return model.device.type == "cpu" and library(computed_in(model)) is not None
 
 
 def _library(weight: Tensor) -> Library | None:

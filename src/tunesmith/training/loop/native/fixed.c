@@ -49,7 +49,7 @@ static void pack_block(const struct job *job, int64_t tile, int64_t block) {
   int32_t pairs[BLOCK / 2 * TALL + 8];
   const int16_t *const integers[8] = {q[0], q[1], q[2], q[3], q[4], q[5], q[5], q[5]};
   float *scales = job->scales + (tile * cut.blocks + block) * TALL;
-  const float *x = p->x + first * cut.inner + begin;
+  const float *x = (const float *)p->x + first * cut.inner + begin;
   int64_t stride = cut.inner;
   if (first + TALL > p->rows || here < cut.length) {
     memset(v, 0, sizeof v);
@@ -226,7 +226,7 @@ static void multiply(void *given, int item, int thread) {
       const int64_t at = t * cut.blocks + block, rows = p->rows - t * TALL;
       const int32_t *x = (const int32_t *)(job->x + at * cut.length * TALL);
       const float *scales = job->scales + at * TALL, *middle = p->middle + t * TALL * job->ranks;
-      float *y = p->y + t * TALL * p->columns + first;
+      float *y = (float *)p->y + t * TALL * p->columns + first;
       for (int i = 0; i < count; i++)
         if (rows < TALL || columns < (i + 1) * WIDE)
           edge(stripes[i], x, scales, middle, y + i * WIDE, rows, columns - i * WIDE);

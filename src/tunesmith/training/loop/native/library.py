@@ -35,12 +35,13 @@ KINDS = {torch.float16: 1, torch.bfloat16: 2}
 _FASTER_ON = "AVX2"
 _WIDE_ENOUGH = ("AVX2", "AVX512")  # what the kernels are compiled for, and what has it too
 _MOST_DIM = 256  # ATTENTION_DIM in attention.h
-_TALL, _WIDE = 6, 16  # see low_rank.h
+_TALL, _WIDE = {torch.float32: 6, torch.bfloat16: 32}, 16  # rows and ranks of a middle; see fixed.h
 _SHARED = ("pool.c", "pool.h", "vector.h", "wide.c", "wide.h")  # the engine's
 _ENDINGS = {torch.float32: "", torch.bfloat16: "_16"}
 _FUNCTIONS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "frozen_scratch": ((c_void_p, POINTER(Product)), c_int64),
     "frozen_product": ((c_void_p, POINTER(Product)), None),
+    "outer_scratch": ((POINTER(Outers),), c_int64),
     "outer_products": ((c_void_p, POINTER(Outers)), None),
     "attention_room": ((POINTER(Attention), c_int), c_int64),
     "attention_forward": ((c_void_p, POINTER(Attention)), None),
@@ -90,11 +91,11 @@ class Library:
         """``x @ weight + bias``, (N, O), added to ``onto`` where that is given.
 
         Args:
-            x_NK: float32. weight_KO: float16 or bfloat16, contiguous or the transpose of what is.
+            x_NK: in the library's number format.
+            weight_KO: bfloat16, or float16 for the library of float32; contiguous or the transpose of what is.
             wide: float32 is to come out, whatever the library computes. With ``onto`` its format decides.
         """
-        assert wide or onto is None or onto.dtype is self.computes
-        return self._made(x_NK, weight_KO, bias_O, None, onto)[0]
+        return self._made(x_NK, weight_KO, bias_O, None, onto, wide=wide)[0]
 
     def product_beside(
         self, x_NK: Tensor, weight_KO: Tensor, low: LowRank, bias_O: Tensor | None = None, onto_NO: Tensor | None = None
@@ -103,19 +104,24 @@ class Library:
         return self._made(x_NK, weight_KO, bias_O, low, onto_NO)
 
     def _made(
-        self, x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None, low: LowRank | None, onto_NO: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None, low: LowRank | None, onto_NO: Tensor | None, *,
+        wide: bool = False,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         plain = weight_KO.is_contiguous()
         assert plain or weight_KO.t().is_contiguous()
+        assert x_NK.dtype is self.computes and weight_KO.dtype in KINDS
         x_NK, bias_O = x_NK.contiguous(), None if bias_O is None else bias_O.float().contiguous()
         (rows, inner), columns, rank = x_NK.shape, weight_KO.shape[1], 0 if low is None else low.first.shape[1]
-        y_NO = torch.empty(rows, columns) if onto_NO is None else onto_NO
-        assert y_NO.is_contiguous() and y_NO.shape == (rows, columns) and y_NO.dtype is torch.float32
-        middle = torch.empty(-(-rows // _TALL) * _TALL, -(-rank // _WIDE) * _WIDE)
+        y_NO = (
+            torch.empty(rows, columns, dtype=torch.float32 if wide else self.computes) if onto_NO is None else onto_NO
+        )
+        assert y_NO.is_contiguous() and y_NO.shape == (rows, columns) and y_NO.dtype in (self.computes, torch.float32)
+        tall = _TALL[self.computes]
+        middle = torch.empty(-(-rows // tall) * tall, -(-rank // _WIDE) * _WIDE)
         product = Product(
             x_NK.data_ptr(), weight_KO.data_ptr(), y_NO.data_ptr(), None, None if bias_O is None else bias_O.data_ptr(),
             middle.data_ptr(), rows=rows, inner=inner, columns=columns, rank=rank, kind=KINDS[weight_KO.dtype],
-            plain=plain, added=onto_NO is not None,
+            plain=plain, added=onto_NO is not None, wide=y_NO.dtype is torch.float32,
         )  # fmt: skip
         if low is not None:
             product.first = Factor.of(low.first, low.first_scale)
@@ -129,13 +135,26 @@ class Library:
     def outer_products(
         self, grad_NO: Tensor, low_NR: Tensor, x_NK: Tensor, grad_low_NR: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
-        """``grad_low' x`` and ``scale * grad' low``: (R, K) and (O, R), float32, the gradients of a branch's factors."""
+        """``grad_low' x`` and ``scale * grad' low``: (R, K) and (O, R), float32, the gradients of a branch's factors.
+
+        The wide ones in the library's number format, the low ones in that or float32.
+        """
         rank = low_NR.shape[1]
         A_RK, B_OR = torch.empty(rank, x_NK.shape[1]), torch.empty(grad_NO.shape[1], rank)
-        x_NK, grad_NO = x_NK.contiguous(), grad_NO.contiguous()
+        x_NK, grad_NO, low_NR, grad_low_NR = (
+            x_NK.contiguous(),
+            grad_NO.contiguous(),
+            low_NR.float(),
+            grad_low_NR.float(),
+        )
+        assert x_NK.dtype is grad_NO.dtype is self.computes
         both = Outer.of(x_NK, grad_low_NR, A_RK.t(), 1.0), Outer.of(grad_NO, low_NR, B_OR, scale)
+        outers = Outers(both, len(x_NK))
+        if self._functions.outer_scratch is not None:
+            packed = torch.empty(self._functions.outer_scratch(outers), dtype=torch.int8)
+            outers.packed = packed.data_ptr()
         with self._lock:
-            self._functions.outer_products(self._pool, Outers(both, len(x_NK)))
+            self._functions.outer_products(self._pool, outers)
         return A_RK, B_OR
 
     def attention(

@@ -15,7 +15,7 @@ static void slab(const struct outer *outer, int64_t rows, int64_t column, int64_
   float total[SLAB][WIDE] = {{0}}, low[ROWS][WIDE] = {{0}}, last[ROWS][TALL] = {{0}};
   for (int64_t begin = 0; begin < rows; begin += ROWS) {
     const int64_t length = rows - begin < ROWS ? rows - begin : ROWS;
-    const float *wide = outer->wide + begin * outer->columns + column;
+    const float *wide = (const float *)outer->wide + begin * outer->columns + column;
     for (int64_t i = 0; i < length; i++) {
       memcpy(low[i], outer->low + (begin + i) * outer->stride + rank, lanes * sizeof **low);
       for (int64_t c = 0; c < here && begin + ROWS + i < rows; c += 16)

@@ -23,22 +23,31 @@ struct factor {
 
 /* A sum over rows: to = scale wide' low, (columns, rank) by its strides.
  *
- * wide: (rows, columns), contiguous. low: (rows, rank), rows `stride` apart.
+ * wide: (rows, columns), contiguous, float32. low: (rows, rank), rows `stride` apart.
  */
 struct outer {
-  const float *wide, *low;
+  const void *wide;
+  const float *low;
   float *to;
   int64_t columns, rank, stride, column, lane;
   float scale;
 };
 
-/* The sums of a frozen layer's branch: those of A and of B. */
+/* The sums of a frozen layer's branch: those of A and of B.
+ *
+ * packed: scratch of outer_scratch_16() bytes, aligned to 64; NULL otherwise.
+ */
 struct outers {
   struct outer of[2];
   int64_t rows;
+  void *packed;
 };
 
 void outer_products(struct pool *pool, const struct outers *outers);
+
+/* wide: bfloat16, which the narrow matrix is rounded to. */
+int64_t outer_scratch_16(const struct outers *outers);
+void outer_products_16(struct pool *pool, const struct outers *outers);
 
 /* WIDE columns of a factor from `first` on: (rows, WIDE), zeros behind the last. */
 INLINE void pack_factor(const struct factor *factor, int64_t rows, int64_t columns, int64_t first, float *to) {

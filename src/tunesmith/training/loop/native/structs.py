@@ -77,6 +77,7 @@ class Product(Structure):
         ("kind", c_int32),
         ("plain", c_int32),
         ("added", c_int32),
+        ("wide", c_int32),
     )
 
 
@@ -159,7 +160,7 @@ class Outer(Structure):
 
     @classmethod
     def of(cls, wide_NC: Tensor, low_NR: Tensor, to_CR: Tensor, scale: float) -> "Outer":
-        assert wide_NC.is_contiguous() and low_NR.stride(1) == 1
+        assert wide_NC.is_contiguous() and low_NR.stride(1) == 1 and low_NR.dtype is torch.float32
         return cls(
             wide_NC.data_ptr(), low_NR.data_ptr(), to_CR.data_ptr(), *to_CR.shape, low_NR.stride(0), *to_CR.stride(),
             scale,
@@ -169,4 +170,4 @@ class Outer(Structure):
 class Outers(Structure):
     """See low_rank.h."""
 
-    _fields_ = (("of", Outer * 2), ("rows", c_int64))
+    _fields_ = (("of", Outer * 2), ("rows", c_int64), ("packed", c_void_p))

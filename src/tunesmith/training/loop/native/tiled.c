@@ -1,0 +1,347 @@
+/* Matrix products of bfloat16 on tiles, summed in float32 (AMX).
+ *
+ * Rows of x are tiles as they lie. The weight is packed while it is used: a block of the summed dimension of a group of
+ * panels at a time, which then comes from the second cache. Sums of
+ * the blocks before lie in float32 in the second cache, too. What is left of the summed dimension behind the last whole
+ * step, and the middle of the branch, are rows of their own beside x, and further steps of the last block.
+ *
+ * A row's sums depend on that row alone and are taken from the first step to the last: the same bytes for any number of
+ * threads and of rows.
+ */
+#include "fixed.h"
+#include "pool.h"
+#include "tiled.h"
+
+#if HAVE_WIDE
+#define LENGTH 32   /* most steps of a block: the sums of fewer would be stored more often */
+#define GROUP 8     /* most panels packed together */
+#define ROWS 1024   /* most rows of an item: its sums are 1 MB */
+#define PARTS 4     /* of the rows, for the last groups */
+#define TOGETHER 4  /* stripes of an item of the middle */
+#define CHUNK 32    /* steps of a factor packed by an item */
+
+struct job {
+  const struct product *product;
+  int64_t steps, tail, blocks, length; /* whole steps of the inner dimension, numbers behind them; blocks, their steps */
+  int64_t stripes, panels, groups, group;
+  int64_t ranks, beside;               /* steps of the rank, and numbers of a row beside x */
+  int64_t alone, parts, late;          /* groups by `parts` of the rows, and those after them by `late` */
+  uint16_t *rows;                      /* (stripes * STRIPE, beside): the tail and the middle of each */
+  uint16_t *last;                      /* (STRIPE, inner): the last stripe, where it is not whole */
+  uint16_t *first, *second;            /* (ranks, steps + 1, PACKED) and (panels, ranks, PACKED) */
+  char *own;                           /* of each thread */
+  int64_t each;
+};
+
+/* What a thread has for itself, laid out in job->own. */
+struct own {
+  uint16_t *panels; /* (group, length, PACKED) */
+  uint16_t *tails;  /* (group, PACKED) */
+  float *sums;      /* (stripes of an item, group, STRIPE * PANEL), tile by tile */
+};
+
+WIDE_BEGIN
+
+/* Lines of memory wanted soon: `lines` of each of `rows` rows. */
+struct ahead {
+  const char *at;
+  int64_t stride;
+  int rows, lines;
+};
+
+/* Tiles 0 to 3, (2, 2), += a stripe times a panel over `steps`. */
+INLINE void multiplied16(const uint16_t *a, int64_t stride, const uint16_t *b, int64_t steps, struct ahead x,
+                         struct ahead w) {
+  const int64_t bytes = stride * (int64_t)sizeof *a;
+  const uint16_t *below = a + SIDE * stride;
+  for (int64_t step = 0; step < steps; step++, a += STEP, below += STEP, b += PACKED) {
+    _tile_loadd(4, a, bytes);
+    _tile_loadd(6, b, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + TILE, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, below, bytes);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+    if (step < x.lines)
+      for (int row = 0; row < x.rows; row++) _mm_prefetch(x.at + row * x.stride + 64 * step, _MM_HINT_T1);
+    if (step < w.lines)
+      for (int row = 0; row < w.rows; row++) _mm_prefetch(w.at + row * w.stride + 64 * step, _MM_HINT_T1);
+  }
+}
+
+/* The same with one tile of columns. */
+INLINE void multiplied_narrow(const uint16_t *a, int64_t stride, const uint16_t *b, int64_t steps) {
+  const int64_t bytes = stride * (int64_t)sizeof *a;
+  for (int64_t step = 0; step < steps; step++, a += STEP, b += PACKED) {
+    _tile_loadd(6, b, 64);
+    _tile_loadd(4, a, bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, a + SIDE * stride, bytes);
+    _tile_dpbf16ps(2, 5, 6);
+  }
+}
+
+INLINE void cleared(void) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+/* The rows of a stripe as they lie, or the copy of the last. */
+INLINE const uint16_t *stripe_of(const struct job *job, int64_t stripe) {
+  const struct product *p = job->product;
+  return (stripe + 1) * STRIPE > p->rows ? job->last : (const uint16_t *)p->x + stripe * STRIPE * p->inner;
+}
+
+/* The middle of a stripe: in float32 for whoever called, and rounded beside x. */
+static void middle_of(const struct job *job, int64_t stripe) {
+  const struct product *p = job->product;
+  const uint16_t *x = stripe_of(job, stripe);
+  uint16_t *rows = job->rows + stripe * STRIPE * job->beside, *to = rows + (job->tail ? STEP : 0);
+  const int64_t stride = ROUND_UP(p->rank, SIDE);
+  float *middle = p->middle + stripe * STRIPE * stride;
+  const struct ahead none = {0};
+  for (int64_t at = 0; at < job->ranks; at++, middle += PANEL, to += STEP) {
+    const uint16_t *first = job->first + at * (job->steps + 1) * PACKED;
+    const int narrow = p->rank - at * STEP <= SIDE;
+    cleared();
+    if (narrow) {
+      multiplied_narrow(x, p->inner, first, job->steps);
+      multiplied_narrow(rows, job->beside, first + job->steps * PACKED, job->tail > 0);
+    } else {
+      multiplied16(x, p->inner, first, job->steps, none, none);
+      multiplied16(rows, job->beside, first + job->steps * PACKED, job->tail > 0, none, none);
+      _tile_stored(1, middle + SIDE, stride * 4);
+      _tile_stored(3, middle + SIDE * stride + SIDE, stride * 4);
+    }
+    _tile_stored(0, middle, stride * 4);
+    _tile_stored(2, middle + SIDE * stride, stride * 4);
+    for (int row = 0; row < STRIPE; row++) {
+      const float *from = middle + row * stride;
+      const __m512 high = narrow ? _mm512_setzero_ps() : _mm512_loadu_ps(from + SIDE);
+      _mm512_storeu_si512(to + row * job->beside, narrowed(_mm512_loadu_ps(from), high));
+    }
+  }
+}
+
+/* Whatever of some stripes lies beside x. */
+static void beside(void *given, int item, int thread) {
+  (void)thread;
+  const struct job *job = given;
+  const struct product *p = job->product;
+  const int64_t begin = (int64_t)item * TOGETHER, end = begin + TOGETHER < job->stripes ? begin + TOGETHER : job->stripes;
+  tiles_begin();
+  for (int64_t stripe = begin; stripe < end; stripe++) {
+    const int64_t first = stripe * STRIPE, here = p->rows - first < STRIPE ? p->rows - first : STRIPE;
+    const uint16_t *x = (const uint16_t *)p->x + first * p->inner;
+    if (here < STRIPE) {
+      memcpy(job->last, x, here * p->inner * sizeof *x);
+      memset(job->last + here * p->inner, 0, (STRIPE - here) * p->inner * sizeof *x);
+      x = job->last;
+    }
+    for (int row = 0; row < STRIPE && job->tail; row++) {
+      const __m512i v = _mm512_maskz_loadu_epi16(mask32(job->tail), x + row * p->inner + job->steps * STEP);
+      _mm512_storeu_si512(job->rows + (first + row) * job->beside, v);
+    }
+    written();
+    middle_of(job, stripe);
+  }
+  tiles_end();
+}
+
+/* One panel of the weight, `steps` from the inner place `begin` on. */
+static void pack_panel(const struct product *p, int64_t column, int64_t begin, int64_t steps, uint16_t *to) {
+  const uint16_t *weight = p->weight;
+  const int64_t columns = p->columns - column;
+  for (int64_t step = 0; step < steps; step++, begin += STEP, to += PACKED) {
+    const int64_t here = p->inner - begin;
+    if (p->plain) {
+      pack_rows16(weight + begin * p->columns + column, p->columns, here, columns, to);
+    } else {
+      pack_columns16(weight + column * p->inner + begin, p->inner, here, columns, to);
+      pack_columns16(weight + (column + SIDE) * p->inner + begin, p->inner, here, columns - SIDE, to + TILE);
+    }
+  }
+}
+
+static int64_t chunks(const struct job *job) { return (job->steps + 1 + CHUNK - 1) / CHUNK; }
+
+/* Both factors of the branch. */
+static void factors(void *given, int item, int thread) {
+  (void)thread;
+  const struct job *job = given;
+  const struct product *p = job->product;
+  const int64_t firsts = job->ranks * chunks(job);
+  if (item < firsts) {
+    const int64_t panel = item / chunks(job), begin = item % chunks(job) * CHUNK;
+    uint16_t *to = job->first + panel * (job->steps + 1) * PACKED;
+    for (int64_t step = begin; step < begin + CHUNK && step < job->steps + (job->tail > 0); step++)
+      pack_factor16(&p->first, p->inner, p->rank, step * STEP, panel * PANEL, to + step * PACKED);
+    return;
+  }
+  const int64_t panel = item - firsts;
+  for (int64_t step = 0; step < job->ranks; step++)
+    pack_factor16(&p->second, p->rank, p->columns, step * STEP, panel * PANEL,
+                  job->second + (panel * job->ranks + step) * PACKED);
+}
+
+INLINE __m512 found_in(const struct product *p, int64_t at, __mmask16 mask) {
+  if (p->wide) return _mm512_maskz_loadu_ps(mask, (const float *)p->y + at);
+  const __m256i v = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)p->y + at);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+}
+
+/* The sums of a stripe and a panel, (STRIPE, PANEL), with what is added to them, where they belong. */
+static void finish(const struct product *p, const float *sums, int64_t row, int64_t column) {
+  const __mmask16 masks[2] = {mask16(p->columns - column), mask16(p->columns - column - SIDE)};
+  const int64_t rows = p->rows - row < STRIPE ? p->rows - row : STRIPE;
+  __m512 bias[2];
+  for (int half = 0; half < 2; half++)
+    bias[half] = p->bias ? _mm512_maskz_loadu_ps(masks[half], p->bias + column + half * SIDE) : _mm512_setzero_ps();
+  for (int64_t i = 0; i < rows; i++, sums += PANEL) {
+    const int64_t at = (row + i) * p->columns + column;
+    __m512 v[2];
+    for (int half = 0; half < 2; half++) {
+      v[half] = _mm512_load_ps(sums + half * SIDE);
+      if (p->bias) v[half] = _mm512_add_ps(v[half], bias[half]);
+      if (p->added) v[half] = _mm512_add_ps(v[half], found_in(p, at + half * SIDE, masks[half]));
+      if (p->wide) _mm512_mask_storeu_ps((float *)p->y + at + half * SIDE, masks[half], v[half]);
+    }
+    if (!p->wide)
+      _mm512_mask_storeu_epi16((uint16_t *)p->y + at, masks[0] | (__mmask32)masks[1] << 16, narrowed(v[0], v[1]));
+  }
+}
+
+/* The share of a stripe and a panel in what the others will want: rows from `begin` to `end` of `of`, in even parts. */
+INLINE struct ahead share(const uint16_t *at, int64_t stride, int64_t rows, int64_t numbers, int64_t part, int64_t parts) {
+  const int64_t begin = part * rows / parts, end = (part + 1) * rows / parts;
+  return (struct ahead){(const char *)(at + begin * stride), stride * 2, (int)(end - begin), (int)((numbers + 31) / 32)};
+}
+
+/* A block of a group of panels times some stripes. */
+static void multiply_block(const struct job *job, const struct own *own, int64_t group, int64_t block, int64_t begin,
+                           int64_t end) {
+  const struct product *p = job->product;
+  const int64_t panel = group * job->group, left = job->panels - panel, count = left < job->group ? left : job->group;
+  const int64_t from = block * job->length, steps = job->steps - from < job->length ? job->steps - from : job->length;
+  const int last = block == job->blocks - 1, tail = last && job->tail, stripes = (int)(end - begin);
+  _Alignas(64) float whole[STRIPE * PANEL];
+  for (int64_t i = 0; i < count; i++) {
+    pack_panel(p, (panel + i) * PANEL, from * STEP, steps, own->panels + i * job->length * PACKED);
+    if (tail) pack_panel(p, (panel + i) * PANEL, job->steps * STEP, 1, own->tails + i * PACKED);
+  }
+  written();
+  /* the next block of the weight */
+  const int64_t next = (from + job->length) * STEP, first = panel * PANEL;
+  const int64_t numbers = p->inner - next < job->length * STEP ? p->inner - next : job->length * STEP;
+  const int64_t columns = p->columns - first < count * PANEL ? p->columns - first : count * PANEL;
+  const uint16_t *weight = (const uint16_t *)p->weight + (p->plain ? next * p->columns + first : first * p->inner + next);
+  for (int64_t stripe = begin; stripe < end; stripe++) {
+    const uint16_t *x = stripe_of(job, stripe) + from * STEP;
+    const uint16_t *rows = job->rows + stripe * STRIPE * job->beside;
+    for (int64_t i = 0; i < count; i++) {
+      float *sums = own->sums + ((stripe - begin) * count + i) * STRIPE * PANEL;
+      struct ahead soon = {0}, later = {0};
+      if (stripe + 1 < end) soon = share(stripe_of(job, stripe + 1) + from * STEP, p->inner, STRIPE, steps * STEP, i, count);
+      if (!last) {
+        const int64_t part = (stripe - begin) * count + i, parts = stripes * count;
+        later = p->plain ? share(weight, p->columns, numbers, columns, part, parts)
+                         : share(weight, p->inner, columns, numbers, part, parts);
+      }
+      if (block) {
+        _tile_loadd(0, sums, 64);
+        _tile_loadd(1, sums + 256, 64);
+        _tile_loadd(2, sums + 512, 64);
+        _tile_loadd(3, sums + 768, 64);
+      } else {
+        cleared();
+      }
+      multiplied16(x, p->inner, own->panels + i * job->length * PACKED, steps, soon, later);
+      if (!last) {
+        _tile_stored(0, sums, 64);
+        _tile_stored(1, sums + 256, 64);
+        _tile_stored(2, sums + 512, 64);
+        _tile_stored(3, sums + 768, 64);
+        continue;
+      }
+      const struct ahead none = {0};
+      if (tail) multiplied16(rows, job->beside, own->tails + i * PACKED, 1, none, none);
+      multiplied16(rows + (tail ? STEP : 0), job->beside, job->second + (panel + i) * job->ranks * PACKED, job->ranks, none,
+                   none);
+      _tile_stored(0, whole, PANEL * 4);
+      _tile_stored(1, whole + SIDE, PANEL * 4);
+      _tile_stored(2, whole + SIDE * PANEL, PANEL * 4);
+      _tile_stored(3, whole + SIDE * PANEL + SIDE, PANEL * 4);
+      finish(p, whole, stripe * STRIPE, (panel + i) * PANEL);
+    }
+  }
+}
+
+static struct own own_of(const struct job *job, int thread) {
+  uint16_t *at = (uint16_t *)(job->own + thread * job->each), *tails = at + job->group * job->length * PACKED;
+  return (struct own){at, tails, (float *)(tails + job->group * PACKED)};
+}
+
+/* A group of panels times a part of the rows. */
+static void multiply(void *given, int item, int thread) {
+  const struct job *job = given;
+  const struct own own = own_of(job, thread);
+  const int64_t late = item - job->alone * job->parts, parts = late < 0 ? job->parts : job->late;
+  const int64_t group = late < 0 ? item / parts : job->alone + late / parts, part = late < 0 ? item % parts : late % parts;
+  tiles_begin();
+  for (int64_t block = 0; block < job->blocks; block++)
+    multiply_block(job, &own, group, block, part * job->stripes / parts, (part + 1) * job->stripes / parts);
+  tiles_end();
+}
+
+WIDE_END
+
+/* The job, its scratch laid out from `at` on; the bytes that takes. */
+static int64_t laid(struct job *job, const struct pool *pool, const struct product *p, char *at) {
+  *job = (struct job){.product = p, .steps = p->inner / STEP, .tail = p->inner % STEP};
+  const int64_t threads = pool_threads(pool);
+  job->blocks = job->steps ? (job->steps + LENGTH - 1) / LENGTH : 1;
+  job->length = (job->steps + job->blocks - 1) / job->blocks;
+  if (job->steps) job->blocks = (job->steps + job->length - 1) / job->length;
+  job->stripes = (p->rows + STRIPE - 1) / STRIPE;
+  job->panels = (p->columns + PANEL - 1) / PANEL;
+  job->groups = (job->panels + GROUP - 1) / GROUP;
+  job->group = (job->panels + job->groups - 1) / job->groups;
+  job->groups = (job->panels + job->group - 1) / job->group;
+  job->ranks = (p->rank + STEP - 1) / STEP;
+  job->beside = (job->ranks + (job->tail > 0)) * STEP;
+  job->parts = (p->rows + ROWS - 1) / ROWS;
+  /* a thread without work at the end would wait for the others: the last groups are for all, by smaller parts */
+  job->alone = threads < 2 ? job->groups : job->groups > threads ? job->groups - threads : 0;
+  const int64_t wanted = PARTS * threads / (job->groups - job->alone ? job->groups - job->alone : 1);
+  job->late = job->parts * (wanted < 1 ? 1 : wanted);
+  if (job->late > job->stripes) job->late = job->stripes;
+  const int64_t two = sizeof(uint16_t), rows = ROUND_UP(job->stripes * STRIPE * job->beside * two, 64);
+  const int64_t last = ROUND_UP(STRIPE * p->inner * two, 64), first = job->ranks * (job->steps + 1) * PACKED * two;
+  const int64_t second = job->panels * job->ranks * PACKED * two;
+  const int64_t most = (job->stripes + job->parts - 1) / job->parts + 1, sums = job->blocks > 1 ? most : 0;
+  job->each = job->group * (job->length + 1) * PACKED * two + sums * job->group * STRIPE * PANEL * (int64_t)sizeof(float);
+  job->rows = (uint16_t *)at;
+  job->last = (uint16_t *)(at + rows);
+  job->first = (uint16_t *)(at + rows + last);
+  job->second = (uint16_t *)(at + rows + last + first);
+  job->own = at + rows + last + first + second;
+  return rows + last + first + second + threads * job->each;
+}
+
+int64_t frozen_scratch_16(const struct pool *pool, const struct product *product) {
+  struct job job;
+  return product->rows && product->columns ? laid(&job, pool, product, NULL) : 0;
+}
+
+void frozen_product_16(struct pool *pool, const struct product *product) {
+  struct job job;
+  if (!product->rows || !product->columns) return;
+  laid(&job, pool, product, product->packed);
+  if (job.ranks) pool_run(pool, factors, &job, (int)(job.ranks * chunks(&job) + job.panels));
+  if (job.beside || product->rows % STRIPE) pool_run(pool, beside, &job, (int)((job.stripes + TOGETHER - 1) / TOGETHER));
+  pool_run(pool, multiply, &job, (int)(job.alone * job.parts + (job.groups - job.alone) * job.late));
+}
+#endif
