@@ -1,9 +1,9 @@
 /* Matrix products of bfloat16 on tiles, summed in float32 (AMX).
  *
  * Rows of x are tiles as they lie. The weight is packed while it is used: a block of the summed dimension of a group of
- * panels at a time, which then comes from the second cache. Sums of
- * the blocks before lie in float32 in the second cache, too. What is left of the summed dimension behind the last whole
- * step, and the middle of the branch, are rows of their own beside x, and further steps of the last block.
+ * panels at a time, which then comes from the second cache, while a piece of a stripe of x stays in the first. Between
+ * pieces the sums of a stripe lie in memory, in float32. What is left of the summed dimension behind the last whole step,
+ * and the middle of the branch, are rows of their own beside x, and further steps of the last block.
  *
  * A row's sums depend on that row alone and are taken from the first step to the last: the same bytes for any number of
  * threads and of rows.
@@ -13,12 +13,13 @@
 #include "tiled.h"
 
 #if HAVE_WIDE
-#define LENGTH 32   /* most steps of a block: the sums of fewer would be stored more often */
-#define GROUP 8     /* most panels packed together */
-#define ROWS 1024   /* most rows of an item: its sums are 1 MB */
-#define PARTS 4     /* of the rows, for the last groups */
-#define TOGETHER 4  /* stripes of an item of the middle */
-#define CHUNK 32    /* steps of a factor packed by an item */
+#define PIECE 7    /* steps: those of a stripe, of a panel and the sums stay in the first cache */
+#define LENGTH 28  /* most steps of a block, which are packed together with those of */
+#define GROUP 16   /* most panels: 0.9 MB */
+#define ROWS 1024  /* most rows of an item: their sums are 2 MB where there are several blocks */
+#define PARTS 4    /* of the rows, for the last groups */
+#define TOGETHER 4 /* stripes of an item of the middle */
+#define CHUNK 32   /* steps of a factor packed by an item */
 
 struct job {
   const struct product *product;
@@ -35,38 +36,26 @@ struct job {
 
 /* What a thread has for itself, laid out in job->own. */
 struct own {
-  uint16_t *panels; /* (group, length, PACKED) */
+  uint16_t *panels; /* (pieces, group, PIECE, PACKED) */
   uint16_t *tails;  /* (group, PACKED) */
-  float *sums;      /* (stripes of an item, group, STRIPE * PANEL), tile by tile */
+  float *sums;      /* (stripes of an item, group, STRIPE * PANEL), tile by tile; of one stripe where one block is all */
 };
 
 WIDE_BEGIN
 
-/* Lines of memory wanted soon: `lines` of each of `rows` rows. */
-struct ahead {
-  const char *at;
-  int64_t stride;
-  int rows, lines;
-};
-
 /* Tiles 0 to 3, (2, 2), += a stripe times a panel over `steps`. */
-INLINE void multiplied16(const uint16_t *a, int64_t stride, const uint16_t *b, int64_t steps, struct ahead x,
-                         struct ahead w) {
+INLINE void multiplied16(const uint16_t *a, int64_t stride, const uint16_t *b, int64_t steps) {
   const int64_t bytes = stride * (int64_t)sizeof *a;
   const uint16_t *below = a + SIDE * stride;
   for (int64_t step = 0; step < steps; step++, a += STEP, below += STEP, b += PACKED) {
     _tile_loadd(4, a, bytes);
     _tile_loadd(6, b, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b + TILE, 64);
-    _tile_dpbf16ps(1, 4, 7);
     _tile_loadd(5, below, bytes);
+    _tile_loadd(7, b + TILE, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
-    if (step < x.lines)
-      for (int row = 0; row < x.rows; row++) _mm_prefetch(x.at + row * x.stride + 64 * step, _MM_HINT_T1);
-    if (step < w.lines)
-      for (int row = 0; row < w.rows; row++) _mm_prefetch(w.at + row * w.stride + 64 * step, _MM_HINT_T1);
   }
 }
 
@@ -102,7 +91,6 @@ static void middle_of(const struct job *job, int64_t stripe) {
   uint16_t *rows = job->rows + stripe * STRIPE * job->beside, *to = rows + (job->tail ? STEP : 0);
   const int64_t stride = ROUND_UP(p->rank, SIDE);
   float *middle = p->middle + stripe * STRIPE * stride;
-  const struct ahead none = {0};
   for (int64_t at = 0; at < job->ranks; at++, middle += PANEL, to += STEP) {
     const uint16_t *first = job->first + at * (job->steps + 1) * PACKED;
     const int narrow = p->rank - at * STEP <= SIDE;
@@ -111,8 +99,8 @@ static void middle_of(const struct job *job, int64_t stripe) {
       multiplied_narrow(x, p->inner, first, job->steps);
       multiplied_narrow(rows, job->beside, first + job->steps * PACKED, job->tail > 0);
     } else {
-      multiplied16(x, p->inner, first, job->steps, none, none);
-      multiplied16(rows, job->beside, first + job->steps * PACKED, job->tail > 0, none, none);
+      multiplied16(x, p->inner, first, job->steps);
+      multiplied16(rows, job->beside, first + job->steps * PACKED, job->tail > 0);
       _tile_stored(1, middle + SIDE, stride * 4);
       _tile_stored(3, middle + SIDE * stride + SIDE, stride * 4);
     }
@@ -193,31 +181,59 @@ INLINE __m512 found_in(const struct product *p, int64_t at, __mmask16 mask) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
 }
 
-/* The sums of a stripe and a panel, (STRIPE, PANEL), with what is added to them, where they belong. */
-static void finish(const struct product *p, const float *sums, int64_t row, int64_t column) {
-  const __mmask16 masks[2] = {mask16(p->columns - column), mask16(p->columns - column - SIDE)};
+/* The sums of a stripe and some panels, tile by tile, with what is added to them, where they belong. */
+static void finish(const struct product *p, const float *sums, int64_t row, int64_t first, int64_t panels) {
   const int64_t rows = p->rows - row < STRIPE ? p->rows - row : STRIPE;
-  __m512 bias[2];
-  for (int half = 0; half < 2; half++)
-    bias[half] = p->bias ? _mm512_maskz_loadu_ps(masks[half], p->bias + column + half * SIDE) : _mm512_setzero_ps();
-  for (int64_t i = 0; i < rows; i++, sums += PANEL) {
-    const int64_t at = (row + i) * p->columns + column;
-    __m512 v[2];
-    for (int half = 0; half < 2; half++) {
-      v[half] = _mm512_load_ps(sums + half * SIDE);
-      if (p->bias) v[half] = _mm512_add_ps(v[half], bias[half]);
-      if (p->added) v[half] = _mm512_add_ps(v[half], found_in(p, at + half * SIDE, masks[half]));
-      if (p->wide) _mm512_mask_storeu_ps((float *)p->y + at + half * SIDE, masks[half], v[half]);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t panel = 0; panel < panels; panel++) {
+      const int64_t column = first + panel * PANEL, at = (row + i) * p->columns + column;
+      const __mmask16 masks[2] = {mask16(p->columns - column), mask16(p->columns - column - SIDE)};
+      const float *from = sums + panel * STRIPE * PANEL + i / SIDE * 2 * SIDE * SIDE + i % SIDE * SIDE;
+      __m512 v[2];
+      for (int half = 0; half < 2; half++, from += SIDE * SIDE) {
+        const int64_t here = half * SIDE;
+        v[half] = _mm512_load_ps(from);
+        if (p->bias) v[half] = _mm512_add_ps(v[half], _mm512_maskz_loadu_ps(masks[half], p->bias + column + here));
+        if (p->added) v[half] = _mm512_add_ps(v[half], found_in(p, at + here, masks[half]));
+        if (p->wide) _mm512_mask_storeu_ps((float *)p->y + at + here, masks[half], v[half]);
+      }
+      if (!p->wide)
+        _mm512_mask_storeu_epi16((uint16_t *)p->y + at, masks[0] | (__mmask32)masks[1] << 16, narrowed(v[0], v[1]));
     }
-    if (!p->wide)
-      _mm512_mask_storeu_epi16((uint16_t *)p->y + at, masks[0] | (__mmask32)masks[1] << 16, narrowed(v[0], v[1]));
-  }
 }
 
-/* The share of a stripe and a panel in what the others will want: rows from `begin` to `end` of `of`, in even parts. */
-INLINE struct ahead share(const uint16_t *at, int64_t stride, int64_t rows, int64_t numbers, int64_t part, int64_t parts) {
-  const int64_t begin = part * rows / parts, end = (part + 1) * rows / parts;
-  return (struct ahead){(const char *)(at + begin * stride), stride * 2, (int)(end - begin), (int)((numbers + 31) / 32)};
+INLINE void tiles_from(const float *sums) {
+  _tile_loadd(0, sums, 64);
+  _tile_loadd(1, sums + SIDE * SIDE, 64);
+  _tile_loadd(2, sums + 2 * SIDE * SIDE, 64);
+  _tile_loadd(3, sums + 3 * SIDE * SIDE, 64);
+}
+
+INLINE void tiles_to(float *sums) {
+  _tile_stored(0, sums, 64);
+  _tile_stored(1, sums + SIDE * SIDE, 64);
+  _tile_stored(2, sums + 2 * SIDE * SIDE, 64);
+  _tile_stored(3, sums + 3 * SIDE * SIDE, 64);
+}
+
+/* Panels of a group: the block's steps, piece by piece, and behind the last what is no whole step. */
+static void pack_block(const struct job *job, const struct own *own, int64_t panel, int64_t count, int64_t from,
+                       int64_t steps, int last) {
+  for (int64_t at = 0; at < steps; at += PIECE)
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t here = steps - at < PIECE ? steps - at : PIECE;
+      uint16_t *to = own->panels + (at * count + i * here) * PACKED;
+      pack_panel(job->product, (panel + i) * PANEL, (from + at) * STEP, here, to);
+    }
+  for (int64_t i = 0; i < count && last && job->tail; i++)
+    pack_panel(job->product, (panel + i) * PANEL, job->steps * STEP, 1, own->tails + i * PACKED);
+  written();
+}
+
+/* `steps` of some rows of x are wanted soon. */
+INLINE void fetched(const uint16_t *x, int64_t stride, int64_t rows, int64_t steps) {
+  for (int64_t row = 0; row < rows; row++)
+    for (int64_t step = 0; step < steps; step++) _mm_prefetch((const char *)(x + row * stride + step * STEP), _MM_HINT_T1);
 }
 
 /* A block of a group of panels times some stripes. */
@@ -226,56 +242,34 @@ static void multiply_block(const struct job *job, const struct own *own, int64_t
   const struct product *p = job->product;
   const int64_t panel = group * job->group, left = job->panels - panel, count = left < job->group ? left : job->group;
   const int64_t from = block * job->length, steps = job->steps - from < job->length ? job->steps - from : job->length;
-  const int last = block == job->blocks - 1, tail = last && job->tail, stripes = (int)(end - begin);
-  _Alignas(64) float whole[STRIPE * PANEL];
-  for (int64_t i = 0; i < count; i++) {
-    pack_panel(p, (panel + i) * PANEL, from * STEP, steps, own->panels + i * job->length * PACKED);
-    if (tail) pack_panel(p, (panel + i) * PANEL, job->steps * STEP, 1, own->tails + i * PACKED);
-  }
-  written();
-  /* the next block of the weight */
-  const int64_t next = (from + job->length) * STEP, first = panel * PANEL;
-  const int64_t numbers = p->inner - next < job->length * STEP ? p->inner - next : job->length * STEP;
-  const int64_t columns = p->columns - first < count * PANEL ? p->columns - first : count * PANEL;
-  const uint16_t *weight = (const uint16_t *)p->weight + (p->plain ? next * p->columns + first : first * p->inner + next);
+  const int last = block == job->blocks - 1;
+  pack_block(job, own, panel, count, from, steps, last);
   for (int64_t stripe = begin; stripe < end; stripe++) {
-    const uint16_t *x = stripe_of(job, stripe) + from * STEP;
-    const uint16_t *rows = job->rows + stripe * STRIPE * job->beside;
-    for (int64_t i = 0; i < count; i++) {
-      float *sums = own->sums + ((stripe - begin) * count + i) * STRIPE * PANEL;
-      struct ahead soon = {0}, later = {0};
-      if (stripe + 1 < end) soon = share(stripe_of(job, stripe + 1) + from * STEP, p->inner, STRIPE, steps * STEP, i, count);
-      if (!last) {
-        const int64_t part = (stripe - begin) * count + i, parts = stripes * count;
-        later = p->plain ? share(weight, p->columns, numbers, columns, part, parts)
-                         : share(weight, p->inner, columns, numbers, part, parts);
+    float *sums = own->sums + (job->blocks > 1 ? stripe - begin : 0) * count * STRIPE * PANEL;
+    const uint16_t *x = stripe_of(job, stripe) + from * STEP, *rows = job->rows + stripe * STRIPE * job->beside;
+    int64_t at = 0;
+    do {
+      const int64_t here = steps - at < PIECE ? steps - at : PIECE;
+      const int begins = !block && !at, ends = last && at + PIECE >= steps;
+      for (int64_t i = 0; i < count; i++) {
+        float *to = sums + i * STRIPE * PANEL;
+        const int64_t row = i * STRIPE / count, behind = (i + 1) * STRIPE / count;
+        if (stripe + 1 < end) fetched(x + (STRIPE + row) * p->inner + at * STEP, p->inner, behind - row, here);
+        if (begins)
+          cleared();
+        else
+          tiles_from(to);
+        multiplied16(x + at * STEP, p->inner, own->panels + (at * count + i * here) * PACKED, here);
+        if (ends && job->beside) {
+          multiplied16(rows, job->beside, own->tails + i * PACKED, job->tail > 0);
+          multiplied16(rows + (job->tail ? STEP : 0), job->beside, job->second + (panel + i) * job->ranks * PACKED,
+                       job->ranks);
+        }
+        tiles_to(to);
       }
-      if (block) {
-        _tile_loadd(0, sums, 64);
-        _tile_loadd(1, sums + 256, 64);
-        _tile_loadd(2, sums + 512, 64);
-        _tile_loadd(3, sums + 768, 64);
-      } else {
-        cleared();
-      }
-      multiplied16(x, p->inner, own->panels + i * job->length * PACKED, steps, soon, later);
-      if (!last) {
-        _tile_stored(0, sums, 64);
-        _tile_stored(1, sums + 256, 64);
-        _tile_stored(2, sums + 512, 64);
-        _tile_stored(3, sums + 768, 64);
-        continue;
-      }
-      const struct ahead none = {0};
-      if (tail) multiplied16(rows, job->beside, own->tails + i * PACKED, 1, none, none);
-      multiplied16(rows + (tail ? STEP : 0), job->beside, job->second + (panel + i) * job->ranks * PACKED, job->ranks, none,
-                   none);
-      _tile_stored(0, whole, PANEL * 4);
-      _tile_stored(1, whole + SIDE, PANEL * 4);
-      _tile_stored(2, whole + SIDE * PANEL, PANEL * 4);
-      _tile_stored(3, whole + SIDE * PANEL + SIDE, PANEL * 4);
-      finish(p, whole, stripe * STRIPE, (panel + i) * PANEL);
-    }
+      at += PIECE;
+    } while (at < steps);
+    if (last) finish(p, sums, stripe * STRIPE, panel * PANEL, count);
   }
 }
 
@@ -321,8 +315,9 @@ static int64_t laid(struct job *job, const struct pool *pool, const struct produ
   const int64_t two = sizeof(uint16_t), rows = ROUND_UP(job->stripes * STRIPE * job->beside * two, 64);
   const int64_t last = ROUND_UP(STRIPE * p->inner * two, 64), first = job->ranks * (job->steps + 1) * PACKED * two;
   const int64_t second = job->panels * job->ranks * PACKED * two;
-  const int64_t most = (job->stripes + job->parts - 1) / job->parts + 1, sums = job->blocks > 1 ? most : 0;
-  job->each = job->group * (job->length + 1) * PACKED * two + sums * job->group * STRIPE * PANEL * (int64_t)sizeof(float);
+  const int64_t most = (job->stripes + job->parts - 1) / job->parts + 1;
+  const int64_t sums = (job->blocks > 1 ? most : 1) * job->group;
+  job->each = job->group * (job->length + 1) * PACKED * two + sums * STRIPE * PANEL * (int64_t)sizeof(float);
   job->rows = (uint16_t *)at;
   job->last = (uint16_t *)(at + rows);
   job->first = (uint16_t *)(at + rows + last);
