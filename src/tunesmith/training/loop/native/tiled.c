@@ -139,18 +139,16 @@ static void beside(void *given, int item, int thread) {
   tiles_end();
 }
 
-/* One panel of the weight, `steps` from the inner place `begin` on. */
-static void pack_panel(const struct product *p, int64_t column, int64_t begin, int64_t steps, uint16_t *to) {
+/* One step of a panel of the weight, from the inner place `begin` on. */
+INLINE void pack_step(const struct product *p, int64_t column, int64_t begin, uint16_t *to) {
+  const int64_t columns = p->columns - column, here = p->inner - begin;
   const uint16_t *weight = p->weight;
-  const int64_t columns = p->columns - column;
-  for (int64_t step = 0; step < steps; step++, begin += STEP, to += PACKED) {
-    const int64_t here = p->inner - begin;
-    if (p->plain) {
-      pack_rows16(weight + begin * p->columns + column, p->columns, here, columns, to);
-    } else {
-      pack_columns16(weight + column * p->inner + begin, p->inner, here, columns, to);
-      pack_columns16(weight + (column + SIDE) * p->inner + begin, p->inner, here, columns - SIDE, to + TILE);
-    }
+  if (p->plain) {
+    const uint16_t *from = weight + begin * p->columns + column;
+    pack_rows16(from, p->columns, here, columns, to);
+  } else {
+    pack_columns16(weight + column * p->inner + begin, p->inner, here, columns, to);
+    pack_columns16(weight + (column + SIDE) * p->inner + begin, p->inner, here, columns - SIDE, to + TILE);
   }
 }
 
@@ -216,17 +214,21 @@ INLINE void tiles_to(float *sums) {
   _tile_stored(3, sums + 3 * SIDE * SIDE, 64);
 }
 
-/* Panels of a group: the block's steps, piece by piece, and behind the last what is no whole step. */
+/* Panels of a group: the block's steps, piece by piece, and behind the last what is no whole step. The weight is read in
+ * the longest runs there are. */
 static void pack_block(const struct job *job, const struct own *own, int64_t panel, int64_t count, int64_t from,
                        int64_t steps, int last) {
-  for (int64_t at = 0; at < steps; at += PIECE)
-    for (int64_t i = 0; i < count; i++) {
+  const struct product *p = job->product;
+  const int64_t outer = p->plain ? steps : count, inner = p->plain ? count : steps;
+  for (int64_t a = 0; a < outer; a++)
+    for (int64_t b = 0; b < inner; b++) {
+      const int64_t step = p->plain ? a : b, i = p->plain ? b : a, at = step / PIECE * PIECE;
       const int64_t here = steps - at < PIECE ? steps - at : PIECE;
-      uint16_t *to = own->panels + (at * count + i * here) * PACKED;
-      pack_panel(job->product, (panel + i) * PANEL, (from + at) * STEP, here, to);
+      uint16_t *to = own->panels + (at * count + i * here + step - at) * PACKED;
+      pack_step(p, (panel + i) * PANEL, (from + step) * STEP, to);
     }
   for (int64_t i = 0; i < count && last && job->tail; i++)
-    pack_panel(job->product, (panel + i) * PANEL, job->steps * STEP, 1, own->tails + i * PACKED);
+    pack_step(p, (panel + i) * PANEL, job->steps * STEP, own->tails + i * PACKED);
   written();
 }
 
