@@ -17,7 +17,8 @@
 #define LENGTH 28  /* most steps of a block, which are packed together with those of */
 #define GROUP 16   /* most panels: 0.9 MB */
 #define ROWS 1024  /* most rows of an item: their sums are 2 MB where there are several blocks */
-#define PARTS 4    /* of the rows, for the last groups */
+#define FEWEST 4   /* panels of a group, where there are many threads */
+#define PARTS 2    /* for each thread, of the rows of the last groups; each part packs them again */
 #define TOGETHER 4 /* stripes of an item of the middle */
 #define CHUNK 32   /* steps of a factor packed by an item */
 
@@ -303,7 +304,8 @@ static int64_t laid(struct job *job, const struct pool *pool, const struct produ
   if (job->steps) job->blocks = (job->steps + job->length - 1) / job->length;
   job->stripes = (p->rows + STRIPE - 1) / STRIPE;
   job->panels = (p->columns + PANEL - 1) / PANEL;
-  job->groups = (job->panels + GROUP - 1) / GROUP;
+  const int64_t fair = job->panels / threads, group = fair > GROUP ? GROUP : fair < FEWEST ? FEWEST : fair;
+  job->groups = (job->panels + group - 1) / group;
   job->group = (job->panels + job->groups - 1) / job->groups;
   job->groups = (job->panels + job->group - 1) / job->group;
   job->ranks = (p->rank + STEP - 1) / STEP;
@@ -311,8 +313,8 @@ static int64_t laid(struct job *job, const struct pool *pool, const struct produ
   job->parts = (p->rows + ROWS - 1) / ROWS;
   /* a thread without work at the end would wait for the others: the last groups are for all, by smaller parts */
   job->alone = threads < 2 ? job->groups : job->groups > threads ? job->groups - threads : 0;
-  const int64_t wanted = PARTS * threads / (job->groups - job->alone ? job->groups - job->alone : 1);
-  job->late = job->parts * (wanted < 1 ? 1 : wanted);
+  const int64_t shared = job->groups - job->alone;
+  job->late = job->parts * (shared ? (PARTS * threads + shared - 1) / shared : 1);
   if (job->late > job->stripes) job->late = job->stripes;
   const int64_t two = sizeof(uint16_t), rows = ROUND_UP(job->stripes * STRIPE * job->beside * two, 64);
   const int64_t last = ROUND_UP(STRIPE * p->inner * two, 64), first = job->ranks * (job->steps + 1) * PACKED * two;
