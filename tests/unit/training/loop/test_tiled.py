@@ -49,7 +49,7 @@ def branches(inner: int, columns: int, rank: int) -> tuple[LowRank, LowRank]:
 
 
 def off(found: Tensor, exact: Tensor) -> float:
-    return float(((found.detach().double() - exact.detach()).norm() / exact.detach().norm()))
+    return float((found.detach().double() - exact.detach()).norm() / exact.detach().norm())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
