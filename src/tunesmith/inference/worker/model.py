@@ -105,6 +105,8 @@ class LanguageModel:
         Args:
             known: where the model's record is; None asks transformers.
         """
+        if not self.fused:
+            self.precision = plain(self.precision)
         self.dtype = self.precision.computed
         held = stored if self.fused else self.dtype
         self._attention = PackedAttention()
@@ -113,9 +115,7 @@ class LanguageModel:
             if known is None
             else known.survey(held, self.dtype, self._attention)
         )
-        if not self.fused:
-            self.precision = plain(self.precision)
-        exact = self.dtype == torch.float32 and self.precision.name != "int8"
+        exact = self.dtype == torch.float32 and self.precision.name not in ("bfloat16", "int8")
         self.architecture, self.vocabulary, self.context = found.architecture, found.vocabulary, found.context
         self.lora = Lora(self.dtype, self.device)
         self._run: Runs = (

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunesmith.inference.worker.native.library import KINDS, PANEL, Library, Product, library, packed_shape
+from tunesmith.inference.worker.native.library import PANEL, Kind, Library, Product, library, packed_shape
 from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import Precision
 
@@ -69,8 +69,9 @@ class Sliced:
 
 
 class Panels:
-    """The compiled kernels: weights of 32 or 16 bits, widened in registers, with float32 inputs and sums; or of 8 bits,
-    multiplied with inputs of 16 bits in integers. Inputs and outputs are float32.
+    """The compiled kernels: weights of 32 or 16 bits, widened in registers, with float32 inputs and sums; bfloat16 by
+    tiles, with inputs rounded to bfloat16 and float32 sums; or of 8 bits, multiplied with inputs of 16 bits in integers.
+    Inputs and outputs are float32.
 
     16 bits stay those of the checkpoint, bfloat16 or float16; 8 bits have one scale an output, their inputs one for 256
     of a row, which costs a hundredth of what rounding the weights costs. A row's numbers are the same to the last bit
@@ -84,19 +85,20 @@ class Panels:
         self._native, self._bias = native, None if bias is None else bias.contiguous()
         outputs, inputs = weight_OI.shape
         self._scale = torch.empty(outputs) if precision.name == "int8" else None
-        kept = _kept(weight_OI.dtype, precision)
-        self._weight = torch.empty(packed_shape(kept, outputs, inputs), dtype=kept)
+        self._kind = _kind(weight_OI.dtype, precision, native)
+        self._weight = torch.empty(packed_shape(self._kind, outputs, inputs), dtype=self._kind.dtype)
         for begin in range(0, outputs, _OUTPUTS):
             some = weight_OI[begin : begin + _OUTPUTS]
-            native.pack(self._rounded(some, begin), self._weight[begin // PANEL :])
+            native.pack(self._kind, self._rounded(some, begin), self._weight[begin // PANEL :])
             let_go([some])
         self.nbytes = self._weight.nbytes
-        self._order = None if self._scale is not None else _order(self._weight.dtype, native)
+        tiles = self._kind is Kind.BFLOAT16_TILES
+        self._order = torch.arange(PANEL) if tiles or self._scale is not None else _order(self._kind, native)
         self.product = Product(
             self._weight.data_ptr(),
             None if self._scale is None else self._scale.data_ptr(),
             None if self._bias is None else self._bias.data_ptr(),
-            KINDS[self._weight.dtype],
+            self._kind,
             inputs,
             outputs,
         )
@@ -106,15 +108,18 @@ class Panels:
 
     def keeps(self, weight_OI: Tensor) -> bool:
         """Whether ``rows`` gives back what ``weight_OI``, which it was made of, holds: nothing of it was rounded."""
-        if self._order is None or self._weight.dtype not in (weight_OI.dtype, torch.float32):
+        if self._scale is not None or self._weight.dtype not in (weight_OI.dtype, torch.float32):
             return False
         some = torch.linspace(0, len(weight_OI) - 1, _TRIED).long()
         return bool(torch.equal(self.rows(some), weight_OI[some].to(self._weight.dtype)))
 
     def rows(self, outputs_T: Tensor) -> Tensor:
         """The weights of these outputs, (tokens, in), where they ``keep`` them."""
-        assert self._order is not None
-        return self._weight[outputs_T // PANEL, :, self._order[outputs_T % PANEL]]
+        panels = self._weight
+        if self._kind is Kind.BFLOAT16_TILES:  # two inputs of an output are one number of 32 bits
+            panels = panels.view(torch.int32).view(len(panels), -1, PANEL)
+        found = panels[outputs_T // PANEL, :, self._order[outputs_T % PANEL]]
+        return found.contiguous().view(self._weight.dtype)[:, : self.product.inputs]
 
     def _rounded(self, weight_OI: Tensor, begin: int) -> Tensor:
         if self._scale is None:
@@ -124,19 +129,21 @@ class Panels:
         return (weight_OI / scales[:, None]).round_().to(torch.int8)
 
 
-def _order(dtype: torch.dtype, native: Library) -> Tensor:
+def _order(kind: Kind, native: Library) -> Tensor:
     """Where in a panel each of its outputs lies: the library's own matter."""
-    panel = torch.empty(1, 1, PANEL, dtype=dtype)
-    native.pack(torch.arange(PANEL).to(dtype)[:, None], panel)
+    panel = torch.empty(1, 1, PANEL, dtype=kind.dtype)
+    native.pack(kind, torch.arange(PANEL).to(kind.dtype)[:, None], panel)
     return panel.flatten().float().argsort()
 
 
-def _kept(stored: torch.dtype, precision: Precision) -> torch.dtype:
+def _kind(stored: torch.dtype, precision: Precision, native: Library) -> Kind:
     if precision.name == "int8":
-        return torch.int8
+        return Kind.INT8_TILES if native.tiles else Kind.INT8
+    if precision.name == "bfloat16":
+        return Kind.BFLOAT16_TILES if native.tiles else Kind.BFLOAT16
     if precision.name == "float16":
-        return stored if stored == torch.bfloat16 else torch.float16
-    return torch.float32
+        return Kind.BFLOAT16 if stored == torch.bfloat16 else Kind.FLOAT16
+    return Kind.FLOAT32
 
 
 class Dense:

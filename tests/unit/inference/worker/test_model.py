@@ -127,6 +127,8 @@ def test_a_checkpoint_of_16_bits_gives_what_transformers_computes_in_32(
         plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         right = plain(torch.tensor([tokens])).logits[0, [1, 3]]
     assert model.fused and plain.config.num_hidden_layers == 2
+    if model.precision.name == "bfloat16":  # inputs of products, and through torch all numbers, have 8 bits
+        error = 0.01 if computed_by == "compiled" else 0.03
     assert (found - right).norm() < error * right.norm()
 
 

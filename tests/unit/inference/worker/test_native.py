@@ -21,13 +21,17 @@ from tunesmith.inference.worker import weights
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.model import LanguageModel
 from tunesmith.inference.worker.native import library as native
-from tunesmith.inference.worker.native.library import KINDS, Library, Product, packed_shape
+from tunesmith.inference.worker.native.library import Kind, Library, Product, packed_shape
 from tunesmith.inference.worker.precision import Precision
 from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.weights import Panels, pack
 
 COMPILERS = ("cc", "gcc", "clang")
 BLOCK = 256  # inputs with one scale, to weights of 8 bits; see product.h
+TILES = (Kind.BFLOAT16_TILES, Kind.INT8_TILES)
+without_tiles = pytest.mark.skipif(not native.tiles(), reason="no tiles are multiplied here")
+KINDS = [pytest.param(kind, marks=[without_tiles] * (kind in TILES), id=kind.name) for kind in Kind]
+EIGHT_BITS = [each for each in KINDS if each.values[0] in (Kind.INT8, Kind.INT8_TILES)]
 # outputs and inputs: whole panels and broken ones, whole blocks of inputs and broken ones
 SHAPES = [(16, 8), (1, 1), (33, 257), (70, 96), (47, 530), (96, 256)]
 
@@ -46,14 +50,22 @@ def threads() -> Iterator[Callable[[int], Library]]:
     made.clear()
 
 
-def packed(library: Library, weight_OI: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor | None) -> Any:
+def packed(
+    library: Library,
+    weight_OI: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+    kind: Kind | None = None,
+) -> Any:
     """The product with these weights as they are; a function that keeps what its struct points to."""
+    if kind is None:
+        kind = next(one for one in Kind if one.dtype == weight_OI.dtype)
     outputs, inputs = weight_OI.shape
-    panels = torch.full(packed_shape(weight_OI.dtype, outputs, inputs), 99).to(weight_OI.dtype)
-    library.pack(weight_OI, panels)
+    panels = torch.full(packed_shape(kind, outputs, inputs), 99).to(weight_OI.dtype)
+    library.pack(kind, weight_OI, panels)
     kept = (panels, bias, scale)
     addresses = (None if one is None else one.data_ptr() for one in (scale, bias))
-    product = Product(panels.data_ptr(), *addresses, KINDS[weight_OI.dtype], inputs, outputs)
+    product = Product(panels.data_ptr(), *addresses, kind, inputs, outputs)
     return lambda x, kept=kept: library.product(product, x)
 
 
@@ -75,73 +87,130 @@ def test_the_kernels_are_there_wherever_they_can_be_compiled() -> None:
     assert native.library() is not None or not (compiled and usable), "python hatch_build.py compiles them"
 
 
-@pytest.mark.parametrize("dtype", KINDS, ids=str)
+def test_tiles_are_used_wherever_the_processor_has_them() -> None:
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    if native.library() is None or not {"amx_bf16", "amx_int8", "avx512_bf16"} <= set(flags):
+        pytest.skip("no library, or the processor has no tiles")
+    assert native.tiles(), "the compiler knows no tiles, or the system grants none"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
 @pytest.mark.parametrize("biased", [False, True])
 def test_products_of_all_kinds_are_exact(
-    threads: Callable[[int], Library], dtype: torch.dtype, outputs: int, inputs: int, biased: bool
+    threads: Callable[[int], Library], kind: Kind, outputs: int, inputs: int, biased: bool
 ) -> None:
     torch.manual_seed(outputs + inputs)
-    weight, x = some_weights(dtype, outputs, inputs), torch.randn(40, inputs)
+    weight, x = some_weights(kind.dtype, outputs, inputs), torch.randn(40, inputs)
     bias = torch.randn(outputs) if biased else None
-    scale = torch.rand(outputs).add_(0.01) if dtype == torch.int8 else None
+    scale = torch.rand(outputs).add_(0.01) if kind.dtype == torch.int8 else None
     wide = weight.double() if scale is None else weight.double() * scale.double()[:, None]
-    right = torch.nn.functional.linear(x.double(), wide, None if bias is None else bias.double())
-    most = torch.nn.functional.linear(x.abs().double(), wide.abs(), None if bias is None else bias.abs().double())
-    alone = packed(threads(1), weight, bias, scale)
-    shared = packed(threads(3), weight, bias, scale)
+    taken = (x.bfloat16() if kind == Kind.BFLOAT16_TILES else x).double()
+    right = torch.nn.functional.linear(taken, wide, None if bias is None else bias.double())
+    most = torch.nn.functional.linear(taken.abs(), wide.abs(), None if bias is None else bias.abs().double())
+    alone = packed(threads(1), weight, bias, scale, kind)
+    shared = packed(threads(3), weight, bias, scale, kind)
     every = alone(x)
     assert every.shape == right.shape and alone(x[:0]).shape == (0, outputs)
     allowed = most * (inputs + 2) * 2.0**-24  # float32's rounding, and no more
-    if dtype == torch.int8:  # inputs keep 15 bits of the largest of their block
+    if kind.dtype == torch.int8:  # inputs keep 15 bits of the largest of their block
         allowed += torch.nn.functional.linear(largest_near(x).double(), wide.abs()) / (2 * 32767)
     assert bool(((every - right).abs() <= allowed).all())
-    for rows in (1, 2, 5, 6, 7, 11, 12, 13, 16, 17, 18, 23, 31, 40):
+    for rows in range(1, 41):
         assert torch.equal(alone(x[:rows]), every[:rows])
         assert torch.equal(shared(x[40 - rows :]), every[40 - rows :])
 
 
-@pytest.mark.parametrize("dtype", KINDS, ids=str)
+@without_tiles
+@pytest.mark.parametrize("outputs", [15, 48])
+@pytest.mark.parametrize("inputs", [31, 33, 64, 260, 700, 5000])
+def test_tiles_of_eight_bits_give_what_is_computed_without_them_to_the_bit(
+    threads: Callable[[int], Library], outputs: int, inputs: int
+) -> None:
+    torch.manual_seed(inputs)
+    weight, scale, bias = torch.randint(-128, 128, (outputs, inputs)).to(torch.int8), torch.rand(outputs), None
+    x = torch.randn(70, inputs) * torch.rand(inputs).pow(8) * 1000
+    x[3], x[4, 5], x[5, inputs - 1], x[6, 0] = 7.0, float("nan"), float("-inf"), 1e30
+    x[7], x[8] = 0.0, 1e-32
+    plain = packed(threads(1), weight, bias, scale, Kind.INT8)
+    tiles = packed(threads(2), weight, bias, scale, Kind.INT8_TILES)
+    for rows in (1, 2, 9, 15, 16, 17, 33, 70):
+        found, right = tiles(x[70 - rows :]), plain(x[70 - rows :])
+        assert torch.equal(found.view(torch.int32), right.view(torch.int32))
+    assert torch.equal(tiles(x).nan_to_num(nan=0.5), plain(x).nan_to_num(nan=0.5))
+
+
+@without_tiles
+@pytest.mark.parametrize("kind", TILES)
+def test_tiles_of_more_rows_than_are_multiplied_at_once(threads: Callable[[int], Library], kind: Kind) -> None:
+    torch.manual_seed(11)
+    weight, x = some_weights(kind.dtype, 50, 6000), torch.randn(1300, 6000)
+    product = packed(threads(2), weight, kind=kind)
+    every = product(x)
+    right = torch.nn.functional.linear(x.bfloat16().double(), weight.double())
+    assert torch.linalg.vector_norm(every - right) < 3e-3 * torch.linalg.vector_norm(right)
+    for first, rows in ((0, 1), (95, 40), (127, 2), (700, 600), (1299, 1)):
+        assert torch.equal(product(x[first : first + rows]), every[first : first + rows])
+
+
+@without_tiles
+def test_inputs_of_tiles_are_rounded_to_the_nearest_and_ties_to_even(threads: Callable[[int], Library]) -> None:
+    bits = torch.arange(0x3F7F7FFF, 0x3F838002, 0x3FFF).to(torch.int32)
+    bits = torch.cat((bits, torch.arange(0x3F808000 - 2, 0x3F808003), torch.arange(0x3F818000 - 2, 0x3F818003)))
+    x = bits.to(torch.int32).view(torch.float32)[:, None]
+    product = packed(threads(1), torch.ones(1, 1).bfloat16(), kind=Kind.BFLOAT16_TILES)
+    assert torch.equal(product(x), x.bfloat16().float()) and torch.equal(product(-x), -x.bfloat16().float())
+    ends = torch.tensor([float("inf"), float("-inf"), 3.4e38, 0.0])[:, None]
+    assert torch.equal(product(ends), ends.bfloat16().float())
+    assert bool(product(torch.full((1, 1), float("nan"))).isnan().all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_numbers_that_are_none_stay_in_their_row_and_their_output(
-    threads: Callable[[int], Library], dtype: torch.dtype
+    threads: Callable[[int], Library], kind: Kind
 ) -> None:
     torch.manual_seed(1)
-    weight, bias = some_weights(dtype, 40, 70), torch.randn(40)
-    scale = torch.rand(40) if dtype == torch.int8 else None
+    weight, bias = some_weights(kind.dtype, 40, 70), torch.randn(40)
+    scale = torch.rand(40) if kind.dtype == torch.int8 else None
     x = torch.randn(21, 70)
-    right = packed(threads(2), weight, bias, scale)(x)
+    right = packed(threads(2), weight, bias, scale, kind)(x)
     spoilt = x.clone()
     spoilt[4, 3], spoilt[17, 69] = float("nan"), float("inf")
-    found = packed(threads(2), weight, bias, scale)(spoilt)
+    found = packed(threads(2), weight, bias, scale, kind)(spoilt)
     others = [row for row in range(21) if row not in (4, 17)]
     assert torch.equal(found[others], right[others])
     assert bool(found[4].isnan().all()) and not bool(found[17].isfinite().all())
-    if dtype != torch.int8:
+    if kind.dtype != torch.int8:
         weight[7, 5] = float("nan")
-        found = packed(threads(2), weight, bias, scale)(x)
+        found = packed(threads(2), weight, bias, scale, kind)(x)
         assert bool(found[:, 7].isnan().all())
         assert torch.equal(found[:, [*range(7), *range(8, 40)]], right[:, [*range(7), *range(8, 40)]])
 
 
+@pytest.mark.parametrize("kind", EIGHT_BITS)
 @pytest.mark.parametrize("inputs", [1, 3, 256, 257, 512, 4864])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_eight_bits_at_their_ends_go_over_nothing(threads: Callable[[int], Library], inputs: int, sign: int) -> None:
+def test_eight_bits_at_their_ends_go_over_nothing(
+    threads: Callable[[int], Library], kind: Kind, inputs: int, sign: int
+) -> None:
     outputs = torch.tensor([127.0, -127.0, -128.0, 0.0, 1.0]).repeat(5)  # in both halves of a panel
-    product = packed(threads(1), outputs[:, None].repeat(1, inputs).to(torch.int8), None, None)
+    product = packed(threads(1), outputs[:, None].repeat(1, inputs).to(torch.int8), kind=kind)
     found = product(torch.full((7, inputs), sign * 4.0))
     assert torch.allclose(found, (sign * 4.0 * inputs) * outputs.expand(7, -1), rtol=1e-6)
 
 
-def test_eight_bits_find_each_weight_where_it_was_put(threads: Callable[[int], Library]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_weight_is_found_where_it_was_put(threads: Callable[[int], Library], kind: Kind) -> None:
     torch.manual_seed(7)
-    weight = some_weights(torch.int8, 37, 263)
-    found = packed(threads(2), weight, None, None)(torch.eye(263))
+    weight = some_weights(kind.dtype, 37, 263)
+    found = packed(threads(2), weight, kind=kind)(torch.eye(263))
     assert torch.allclose(found.t(), weight.float(), rtol=1e-6)
 
 
 def test_an_input_far_above_the_others_costs_those_of_its_block_alone(threads: Callable[[int], Library]) -> None:
     torch.manual_seed(8)
-    product = packed(threads(1), some_weights(torch.int8, 20, 3 * BLOCK), None, None)
+    product = packed(threads(1), some_weights(torch.int8, 20, 3 * BLOCK))
     far, others = torch.zeros(1, 3 * BLOCK), torch.randn(1, 3 * BLOCK)
     far[0, BLOCK + 9], others[0, BLOCK : 2 * BLOCK] = 1e4, 0
     found = product(far + others) - product(far)
@@ -151,7 +220,7 @@ def test_an_input_far_above_the_others_costs_those_of_its_block_alone(threads: C
 @pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-31, 1e-20, 1e30, 3e38])
 def test_eight_bits_take_inputs_of_any_size(threads: Callable[[int], Library], size: float) -> None:
     x = torch.tensor([[size, -size / 2, 0.0, size / 3]])
-    found = packed(threads(1), torch.eye(4).to(torch.int8), None, None)(x)
+    found = packed(threads(1), torch.eye(4).to(torch.int8))(x)
     assert bool(found.isfinite().all())
     assert torch.allclose(found, x, rtol=0, atol=max(size * 2.0**-15, 1e-30))
 
@@ -161,7 +230,7 @@ def test_every_number_of_16_bits_is_widened_as_torch_widens_it(
     threads: Callable[[int], Library], dtype: torch.dtype
 ) -> None:
     every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
-    found = packed(threads(1), every[:, None], None, None)(torch.ones(1, 1))[0]
+    found = packed(threads(1), every[:, None])(torch.ones(1, 1))[0]
     assert torch.equal(found.nan_to_num(nan=12345.0), every.float().nan_to_num(nan=12345.0))
     assert torch.equal(found.isnan(), every.isnan())
 
@@ -171,7 +240,7 @@ def test_any_number_of_threads_does_all_of_many_short_products(threads: Callable
     """More of them than the machine has cores, at work, asleep, and on their way from one to the other."""
     torch.manual_seed(count)
     weight, x = torch.randn(16 * 40, 8), torch.randn(20, 8)
-    product = packed(threads(count), weight, None, None)
+    product = packed(threads(count), weight)
     right = product(x)
     assert torch.allclose(right, x @ weight.t(), atol=1e-5)
     end, runs = time.monotonic() + 0.12, 0
@@ -214,7 +283,7 @@ def test_each_item_of_a_run_is_done_once_by_a_thread_of_its_own(count: int) -> N
 def test_callers_of_several_threads_take_turns(threads: Callable[[int], Library]) -> None:
     torch.manual_seed(5)
     weight, x = torch.randn(16 * 30, 64), torch.randn(24, 64)
-    product = packed(threads(3), weight, None, None)
+    product = packed(threads(3), weight)
     right, wrong = product(x), []
 
     def ask(rows: int) -> None:
@@ -250,7 +319,7 @@ def test_a_product_without_memory_says_so_and_the_next_is_right(threads: Callabl
     rows = 1 << 20
     weight, x = torch.ones(1, 1), torch.ones(rows, 1)
     library = threads(1)
-    product = packed(library, weight, None, None)
+    product = packed(library, weight)
     y = torch.empty(rows, 1)
     with room_for(32 << 20), pytest.raises(MemoryError), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "empty", lambda *size: y)  # the results' memory is not the library's
@@ -328,12 +397,17 @@ def logits_of(model: LanguageModel) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8"])
 def test_the_rows_of_a_packed_weight_are_those_it_was_made_of(stored: torch.dtype, precision: Any) -> None:
     weight = torch.randn(77, 40, generator=torch.Generator().manual_seed(3)).to(stored)
     packed = pack(weight, None, Precision(precision, torch.float32))
-    rounded = precision == "int8" or (precision == "float16" and stored == torch.float32)
-    assert isinstance(packed, Panels) and packed.keeps(weight) is not rounded
-    if not rounded:
+    rounded = {
+        "float32": (),
+        "float16": (torch.float32,),
+        "bfloat16": (torch.float32, torch.float16),
+        "int8": (torch.float32, torch.float16, torch.bfloat16),
+    }[precision]
+    assert isinstance(packed, Panels) and packed.keeps(weight) is (stored not in rounded)
+    if stored not in rounded:
         some = torch.tensor([0, 76, 15, 16, 8, 8, 33])
         assert torch.equal(packed.rows(some).to(stored), weight[some])

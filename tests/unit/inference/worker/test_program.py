@@ -56,6 +56,7 @@ SIZES: dict[str, Any] = {
 WINDOWS: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 70, "max_window_layers": 1}
 BOOK = [5 + (7 * i * i + 3 * i) % 90 for i in range(900)]
 
+without_tiles = pytest.mark.skipif(not native.tiles(), reason="no tiles are multiplied here")
 pytestmark = pytest.mark.skipif(native.library() is None, reason="nothing is compiled here")
 
 
@@ -188,8 +189,9 @@ readings = st.builds(
         (Gemma3TextConfig(**SIZES, sliding_window=9, layer_types=["sliding_attention", "full_attention"]), "int8"),
         (LlamaConfig(**SIZES | {"num_key_value_heads": 1, "dtype": "bfloat16"}, attention_bias=True), "float16"),
         (Qwen2Config(**SIZES | {"hidden_size": 128}), "float16"),
+        pytest.param(MistralConfig(**SIZES, sliding_window=65), "bfloat16", marks=without_tiles),
     ],
-    ids=["qwen3", "gemma3-int8", "llama-bfloat16", "qwen2-float16"],
+    ids=["qwen3", "gemma3-int8", "llama-bfloat16", "qwen2-float16", "mistral-tiles"],
 )
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_row_reads_the_same_to_the_last_bit_however_it_is_cut_and_whatever_is_beside_it(

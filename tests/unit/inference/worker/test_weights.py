@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tunesmith.inference.worker import precision
-from tunesmith.inference.worker.precision import Precision, choose, packs
+from tunesmith.inference.worker.precision import Precision, choose, packs, plain
 from tunesmith.inference.worker.weights import pack
 from tunesmith.kernel.problems import Unsupported
 
@@ -61,6 +61,20 @@ def test_auto_rounds_nothing_that_the_checkpoint_holds() -> None:
     assert choose("auto", torch.float32, CPU) == Precision("float32", torch.float32)
     narrow = choose("auto", torch.bfloat16, CPU)
     assert narrow.name in {"bfloat16", "float16", "float32"}
-    assert (narrow.computed == torch.bfloat16) == (narrow.name == "bfloat16")
+    assert narrow.computed == torch.float32 or narrow.name == "bfloat16"
     with pytest.raises(Unsupported, match="int7"):
         choose("int7", torch.float32, CPU)
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_with_tiles_bfloat16_is_computed_between_products_in_float32(
+    tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "tiles", lambda device: tiles)
+    asked = choose("bfloat16", torch.float32, CPU)
+    assert asked == Precision("bfloat16", torch.float32 if tiles else torch.bfloat16)
+    assert plain(asked) == Precision("bfloat16", torch.bfloat16)
+    if tiles:
+        assert choose("auto", torch.bfloat16, CPU) == asked
+        assert choose("auto", torch.float16, CPU) == Precision("float16", torch.float32)
+        assert choose("auto", torch.float32, CPU) == Precision("float32", torch.float32)

@@ -3,6 +3,7 @@
 import ctypes
 import threading
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
+from enum import IntEnum
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -13,13 +14,29 @@ import torch
 from torch import Tensor
 
 PANEL = 16
-QUAD = 4  # inputs of 8-bit weights are filled up to a multiple of it
-KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 SITES = 4  # products of a layer: q with k and v, out, gate with up, down
 SILU, GELU = 0, 1
 _WIDE_ENOUGH = frozenset({"AVX2", "AVX512"})
 
 log = structlog.get_logger(__name__)
+
+
+class Kind(IntEnum):
+    """How weights lie in memory and are multiplied; see product.h. Those of tiles are for a library with ``tiles``."""
+
+    FLOAT32 = 0
+    FLOAT16 = 1
+    BFLOAT16 = 2
+    INT8 = 3
+    BFLOAT16_TILES = 4
+    INT8_TILES = 5
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.bfloat16, torch.int8)[self]
+
+
+_WHOLE = {Kind.INT8: 4, Kind.BFLOAT16_TILES: 32, Kind.INT8_TILES: 64}  # inputs are filled up to a multiple of it
 
 
 class Product(Structure):
@@ -109,13 +126,18 @@ class Step(Structure):
     )
 
 
-def packed_shape(dtype: torch.dtype, outputs: int, inputs: int) -> tuple[int, int, int]:
-    """Of weights as they are multiplied: whole panels, and with 8 bits whole fours of inputs."""
-    return -(-outputs // PANEL), -(-inputs // QUAD) * QUAD if dtype == torch.int8 else inputs, PANEL
+def packed_shape(kind: Kind, outputs: int, inputs: int) -> tuple[int, int, int]:
+    """Of weights as they are multiplied: whole panels, and of some kinds whole fours or tiles of inputs."""
+    whole = _WHOLE.get(kind, 1)
+    return -(-outputs // PANEL), -(-inputs // whole) * whole, PANEL
 
 
 class Library:
-    """The functions, and threads of their own that they share. Calls from several threads take turns."""
+    """The functions, and threads of their own that they share. Calls from several threads take turns.
+
+    Attributes:
+        tiles: the processor multiplies tiles (AMX) of bfloat16 and of 8 bits.
+    """
 
     def __init__(self, functions: ctypes.CDLL, threads: int) -> None:
         functions.engine_new.argtypes, functions.engine_new.restype = (c_int,), c_void_p
@@ -125,16 +147,17 @@ class Library:
         functions.engine_pack.restype = None
         functions.engine_step.argtypes = (c_void_p, POINTER(Model), POINTER(Step))
         self._functions, self._lock = functions, threading.Lock()
+        self.tiles = bool(functions.engine_tiles())
         self._engine = functions.engine_new(threads)
         if not self._engine:
             raise MemoryError("no memory for the engine's threads")
         # not as the process ends: a thread that nobody waits for may still be in a step
         finalize(self, functions.engine_free, self._engine).atexit = False
 
-    def pack(self, weight_OI: Tensor, packed: Tensor) -> None:
-        """Write weights as they are multiplied: of ``packed_shape``, and the same type."""
+    def pack(self, kind: Kind, weight_OI: Tensor, packed: Tensor) -> None:
+        """Write weights of that kind's type as they are multiplied: of ``packed_shape``, and the same type."""
         weight_OI = weight_OI.contiguous()
-        kind, (outputs, inputs) = KINDS[weight_OI.dtype], weight_OI.shape
+        outputs, inputs = weight_OI.shape
         with self._lock:
             self._functions.engine_pack(self._engine, kind, weight_OI.data_ptr(), outputs, inputs, packed.data_ptr())
 
@@ -166,6 +189,12 @@ def library() -> Library | None:
     except OSError as error:
         log.warning("no compiled kernels, torch multiplies", why=str(error))
         return None
+
+
+def tiles() -> bool:
+    """Whether there is a library, and it multiplies tiles."""
+    found = library()
+    return found is not None and found.tiles
 
 
 def reason() -> str:

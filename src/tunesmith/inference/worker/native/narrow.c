@@ -23,7 +23,9 @@ struct narrow narrow_in(const struct product *it, int rows, char *room) {
   return (struct narrow){x, scale, (int32_t *)(scale + all), rows};
 }
 
-static void narrow_block(const float *x, int16_t *to, float *scale, int32_t *start) {
+void narrow_block(const float *x, int some, int16_t *to, float *scale, int32_t *start) {
+  float last[BLOCK] = {0};
+  if (some < BLOCK) x = memcpy(last, x, sizeof(float) * some);
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff), ones = _mm256_set1_epi16(1);
   __m256i top = _mm256_setzero_si256(); /* as integers: what is no number is above what is infinite */
   for (int k = 0; k < BLOCK; k += 8)
@@ -58,9 +60,7 @@ void narrow_row(const struct product *it, const float *x, int row, const struct 
   for (int b = 0; b < blocks_of(it->inputs); b++, x += BLOCK) {
     const long at = (long)b * to->rows + row;
     const int some = it->inputs - b * BLOCK;
-    float last[BLOCK] = {0};
-    if (some < BLOCK) memcpy(last, x, sizeof(float) * some);
-    narrow_block(some < BLOCK ? last : x, to->x + at * BLOCK, to->scale + at, to->start + at);
+    narrow_block(x, some < BLOCK ? some : BLOCK, to->x + at * BLOCK, to->scale + at, to->start + at);
   }
 }
 

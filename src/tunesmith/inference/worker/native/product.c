@@ -188,6 +188,16 @@ void add_sums(const float *x, long ldx, const float *w, long ldw, int inputs, in
 PACKED(packed_4, uint32_t)
 PACKED(packed_2, uint16_t)
 
+/* four bytes of each output beside the next output's */
+static void packed_tiles(const char *from, int outputs, long bytes, long whole, char *to) {
+  for (long at = 0; at < whole; at += 4)
+    for (int o = 0; o < PANEL; o++, to += 4) {
+      const long left = o < outputs ? bytes - at : 0;
+      memset(to, 0, 4);
+      if (left > 0) memcpy(to, from + o * bytes + at, left < 4 ? left : 4);
+    }
+}
+
 void pack_panel(int kind, const void *from, int outputs, int inputs, void *to) {
   static const int plain[PANEL] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   static const int halves[PANEL] = {0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15};
@@ -195,4 +205,6 @@ void pack_panel(int kind, const void *from, int outputs, int inputs, void *to) {
   if (kind == FLOAT16) packed_2(from, outputs, inputs, plain, to);
   if (kind == BFLOAT16) packed_2(from, outputs, inputs, halves, to);
   if (kind == INT8) pack_narrow(from, outputs, inputs, to);
+  const long bytes = stride_of(kind) / PANEL, whole = bytes * padded(kind, inputs);
+  if (kind == BFLOAT16_TILES || kind == INT8_TILES) packed_tiles(from, outputs, bytes * inputs, whole, to);
 }

@@ -14,16 +14,17 @@
 #define QUAD 4     /* INT8: inputs are filled up to a multiple of it */
 #define AHEAD 4096 /* bytes of weights that are asked for before they are wanted: the processor asks for too few */
 
-enum kind { FLOAT32, FLOAT16, BFLOAT16, INT8 };
+enum kind { FLOAT32, FLOAT16, BFLOAT16, INT8, BFLOAT16_TILES, INT8_TILES };
 
 /* y = x W^T * scale + bias; weights in panels, the last filled up with zeros.
  *
  * A panel of BFLOAT16 has its outputs in the order 0, 8, 1, 9, ...: then the lower and the upper halves of 32 bits are
  * eight outputs each. One of INT8 has two inputs of an output beside each other, outputs 0 to 7 in the lower halves of
- * 16 bits and 128 above what they are, outputs 8 to 15 in the upper halves. */
+ * 16 bits and 128 above what they are, outputs 8 to 15 in the upper halves. Those of tiles (tiles.h) have four bytes of
+ * an output, two or four of its inputs, beside the next output's, and whole tiles of inputs. */
 struct product {
   const void *weight;
-  const float *scale; /* (outputs), INT8 alone */
+  const float *scale; /* (outputs), INT8 and INT8_TILES alone */
   const float *bias;  /* (outputs), or NULL */
   int32_t kind, inputs, outputs;
 };
@@ -31,13 +32,18 @@ struct product {
 static inline int panels_of(const struct product *it) { return (it->outputs + PANEL - 1) / PANEL; }
 
 /* Bytes of the numbers that one panel has for one input. */
-static inline long stride_of(int kind) { return PANEL * (kind == FLOAT32 ? 4 : kind == INT8 ? 1 : 2); }
+static inline long stride_of(int kind) {
+  return PANEL * (kind == FLOAT32 ? 4 : kind == INT8 || kind == INT8_TILES ? 1 : 2);
+}
 
-static inline int padded(int kind, int inputs) { return kind == INT8 ? (inputs + QUAD - 1) / QUAD * QUAD : inputs; }
+static inline int padded(int kind, int inputs) {
+  const int by = kind == INT8 ? QUAD : kind == BFLOAT16_TILES ? 32 : kind == INT8_TILES ? 64 : 1;
+  return (inputs + by - 1) / by * by;
+}
 
 static inline long panel_bytes(int kind, int inputs) { return stride_of(kind) * padded(kind, inputs); }
 
-/* sums (rows, 16) of one panel that is not INT8, before the bias. Every sum runs over the inputs in their order,
+/* sums (rows, 16) of one panel of 32 or 16 bits, before the bias. Every sum runs over the inputs in their order,
  * whatever the number of rows, so that a row's numbers do not depend on what else is computed.
  *
  * block: room for BLOCK * PANEL floats, used with more than FEW rows. */
@@ -62,6 +68,9 @@ struct narrow {
 /* Bytes of memory for it, and where things lie in them. */
 long narrow_room(const struct product *it, int rows);
 struct narrow narrow_in(const struct product *it, int rows, char *room);
+
+/* BLOCK inputs, the last of which from `some` on are zeros; its scale, and what `struct narrow` says of `start`. */
+void narrow_block(const float *x, int some, int16_t *to, float *scale, int32_t *start);
 
 /* Write one row's inputs. */
 void narrow_row(const struct product *it, const float *x, int row, const struct narrow *to);

@@ -3,6 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tiles.h"
+#include "wide.h"
+
 #ifndef SOURCES
 #define SOURCES ""
 #endif
@@ -17,6 +20,8 @@ struct engine {
 };
 
 const char *engine_sources(void) { return SOURCES; }
+
+int engine_tiles(void) { return wide_tiles(); }
 
 struct engine *engine_new(int threads) {
   struct engine *engine = calloc(1, sizeof *engine);
@@ -48,6 +53,7 @@ struct job {
   const float *x;
   float *y;
   int rows, span; /* span: panels an item */
+  int first; /* of the rows among those of the segments */
   int added; /* the results are added to what is there */
   int gate; /* panels [0, gate) are gates of [gate, 2 gate): their products are the results */
   int activation;
@@ -56,11 +62,18 @@ struct job {
   float *low; /* (rows, ranks), what the adapters make of x */
   char *room; /* `each` bytes a thread */
   long each;
-  char *shared; /* narrow_room */
+  char *shared; /* inputs_room */
   struct narrow narrow; /* x, where the weights are INT8 */
+  struct tiled tiled; /* x, where they are multiplied by tiles */
 };
 
-static long product_room(int rows) { return (long)sizeof(float) * (2L * rows * PANEL + BLOCK * PANEL) + 64; }
+static long product_room(int rows) {
+  return (long)sizeof(float) * (2 * tiled_height(rows) * PANEL + BLOCK * PANEL) + 64;
+}
+
+static long inputs_room(const struct product *it, int rows) {
+  return by_tiles(it->kind) ? tiled_room(it, tiled_rows(it, rows)) : narrow_room(it, rows);
+}
 
 /* scale, bias and adapters of one panel's sums (rows, 16) */
 static void finished(const struct job *j, int panel, float *sums) {
@@ -73,8 +86,10 @@ static void finished(const struct job *j, int panel, float *sums) {
   for (int i = 0; i < j->count; i++) {
     const struct segment *segment = &j->segments[i];
     const struct worn *worn = segment->worn[j->site];
-    for (int r = segment->begin; worn && r < segment->end; r++)
-      adapter_sums(worn, j->low + (long)r * j->ranks, at, sums + r * PANEL);
+    const int begin = segment->begin > j->first ? segment->begin - j->first : 0;
+    const int end = segment->end - j->first < j->rows ? segment->end - j->first : j->rows;
+    for (int r = begin; worn && r < end; r++)
+      adapter_sums(worn, j->low + (long)(j->first + r) * j->ranks, at, sums + r * PANEL);
   }
 }
 
@@ -102,7 +117,9 @@ static void sums_of(const struct job *j, int panel, float *sums, float *block) {
 }
 
 static void sums_of_two(const struct job *j, int first, int second, float *sums, float *more, float *block) {
-  if (j->product->kind != INT8 && j->rows <= PAIRED) {
+  if (by_tiles(j->product->kind)) {
+    tiled_sums(j->product, first, second, &j->tiled, sums, more);
+  } else if (j->product->kind != INT8 && j->rows <= PAIRED) {
     panel_sums_of_two(j->product, first, second, j->x, j->rows, sums, more);
   } else {
     sums_of(j, first, sums, block);
@@ -114,9 +131,11 @@ static void one_item(void *context, int item, int thread) {
   const struct job *j = context;
   const struct product *p = j->product;
   float *block = (float *)(j->room + j->each * thread);
-  float *sums = block + BLOCK * PANEL, *more = sums + (long)j->rows * PANEL;
+  float *sums = block + BLOCK * PANEL, *more = sums + tiled_height(j->rows) * PANEL;
+  const int tiles = by_tiles(p->kind);
   const int all = j->gate ? j->gate : panels_of(p);
   const int end = (item + 1) * j->span < all ? (item + 1) * j->span : all;
+  if (tiles) tiles_begin(&j->tiled);
   for (int panel = item * j->span; panel < end; panel++) {
     const int at = panel * PANEL;
     foreseen(j, panel);
@@ -129,10 +148,10 @@ static void one_item(void *context, int item, int thread) {
         gated(j->activation, sums + r * PANEL, more + r * PANEL, j->y + (long)r * j->gate * PANEL + at);
       continue;
     }
-    const int pair = j->rows <= PAIRED && panel + 1 < end;
-    if (pair) {
-      foreseen(j, panel + 1);
-      sums_of_two(j, panel, panel + 1, sums, more, block);
+    const int pair = (tiles || j->rows <= PAIRED) && panel + 1 < end;
+    if (pair || tiles) {
+      if (pair) foreseen(j, panel + 1);
+      sums_of_two(j, panel, panel + pair, sums, more, block);
     } else {
       sums_of(j, panel, sums, block);
     }
@@ -147,32 +166,49 @@ static void one_item(void *context, int item, int thread) {
     }
     panel += pair;
   }
+  if (tiles) tiles_end();
 }
 
-static void narrow_token(void *context, int row, int thread) {
+static void input_row(void *context, int row, int thread) {
   const struct job *j = context;
   (void)thread;
-  narrow_row(j->product, j->x + (long)row * j->product->inputs, row, &j->narrow);
+  const float *x = j->x + (long)row * j->product->inputs;
+  if (by_tiles(j->product->kind))
+    tiled_row(j->product, x, row, &j->tiled);
+  else
+    narrow_row(j->product, x, row, &j->narrow);
 }
 
-static void multiply(struct pool *pool, struct job *j) {
-  if (j->rows < 1) return;
-  if (j->product->kind == INT8) {
-    j->narrow = narrow_in(j->product, j->rows, j->shared);
+static void some_rows(struct pool *pool, struct job *j) {
+  const int tiles = by_tiles(j->product->kind), kind = j->product->kind;
+  if (tiles) j->tiled = tiled_in(j->product, j->rows, j->shared);
+  if (kind == INT8) j->narrow = narrow_in(j->product, j->rows, j->shared);
+  if (tiles || kind == INT8) {
     const int together = (long)j->rows * j->product->inputs < LONG;
-    for (int row = 0; together && row < j->rows; row++) narrow_token(j, row, 0);
-    if (!together) pool_run(pool, narrow_token, j, j->rows);
+    for (int row = 0; together && row < j->rows; row++) input_row(j, row, 0);
+    if (!together) pool_run(pool, input_row, j, j->rows);
   }
   const int panels = j->gate ? j->gate : panels_of(j->product);
   j->span = panels / (pool_threads(pool) * 12);
   j->span = j->span < 1 ? 1 : j->span > 8 ? 8 : j->span;
-  if (j->rows <= PAIRED && !j->gate && j->span % 2) j->span++; /* panels go in pairs */
+  if ((tiles || j->rows <= PAIRED) && !j->gate && j->span % 2) j->span++; /* panels go in pairs */
   pool_run(pool, one_item, j, (panels + j->span - 1) / j->span);
+}
+
+static void multiply(struct pool *pool, struct job *j) {
+  const int outputs = j->gate ? j->gate * PANEL : j->product->outputs;
+  const int most = by_tiles(j->product->kind) ? tiled_rows(j->product, j->rows) : j->rows;
+  for (int first = 0; first < j->rows; first += most) {
+    struct job some = *j;
+    some.first = first, some.rows = j->rows - first < most ? j->rows - first : most;
+    some.x = j->x + (long)first * j->product->inputs, some.y = j->y + (long)first * outputs;
+    some_rows(pool, &some);
+  }
 }
 
 int engine_product(struct engine *engine, const struct product *product, const float *x, int rows, float *y) {
   const long each = (product_room(rows) + 63) / 64 * 64;
-  char *room = room_of(engine, each * pool_threads(engine->pool) + narrow_room(product, rows));
+  char *room = room_of(engine, each * pool_threads(engine->pool) + inputs_room(product, rows));
   if (!room) return -1;
   struct job job = {.product = product, .x = x, .y = y, .rows = rows, .room = room, .each = each};
   job.shared = room + each * pool_threads(engine->pool);
@@ -331,10 +367,10 @@ static int most_ranks(const struct model *m, const struct step *s) {
   return most;
 }
 
-static long most_narrow(const struct model *m, int rows) {
-  long most = narrow_room(&m->head, rows);
+static long most_inputs(const struct model *m, int rows) {
+  long most = inputs_room(&m->head, rows);
   for (int i = 0; i < m->count * SITES; i++) {
-    const long room = narrow_room(&m->layers[i / SITES].products[i % SITES], rows);
+    const long room = inputs_room(&m->layers[i / SITES].products[i % SITES], rows);
     most = room > most ? room : most;
   }
   return most;
@@ -352,7 +388,7 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
   f.each = product_room(s->tokens) > attention_room(m) ? product_room(s->tokens) : attention_room(m);
   f.each = (f.each + 63) / 64 * 64;
   const long numbers = tokens * (2 * m->width + qkv + seen + m->inner + f.ranks);
-  const long shared = (most_narrow(m, s->tokens) + 63) / 64 * 64, each = f.each * pool_threads(engine->pool);
+  const long shared = (most_inputs(m, s->tokens) + 63) / 64 * 64, each = f.each * pool_threads(engine->pool);
   char *memory = room_of(engine, numbers * (long)sizeof(float) + 6 * 64 + shared + each);
   if (!memory) return -1;
   f.normed = part_of(&memory, tokens * m->width);

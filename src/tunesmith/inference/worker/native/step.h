@@ -79,6 +79,9 @@ struct step {
 /* What the library was compiled from: the SHA-256 of the sources, one after the other by name. */
 const char *engine_sources(void);
 
+/* Whether products of BFLOAT16_TILES and INT8_TILES can be computed here. */
+int engine_tiles(void);
+
 struct engine; /* a pool, and the memory of a step, which is kept for the next */
 
 struct engine *engine_new(int threads);
