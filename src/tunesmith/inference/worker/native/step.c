@@ -118,7 +118,8 @@ static void sums_of(const struct job *j, int panel, float *sums, float *block) {
 
 static void sums_of_two(const struct job *j, int first, int second, float *sums, float *more, float *block) {
   if (by_tiles(j->product->kind)) {
-    tiled_sums(j->product, first, second, &j->tiled, sums, more);
+    const int width = j->gate ? j->gate * PANEL : j->product->outputs;
+    tiled_sums(j->product, first, second, &j->tiled, sums, more, j->y + first * PANEL, width);
   } else if (j->product->kind != INT8 && j->rows <= PAIRED) {
     panel_sums_of_two(j->product, first, second, j->x, j->rows, sums, more);
   } else {

@@ -10,7 +10,8 @@
 #define DEEP 8                 /* tiles of a panel's weights that stay in the first cache while the rows pass */
 #define FOUR (BLOCK / 64)      /* tiles of a block of 8-bit inputs */
 #define NEAR (5 << 18)         /* bytes of inputs that stay in the second cache */
-#define MOST_ROWS 512
+#define SOON 4                 /* tiles that are asked for before they are wanted where all rows pass at once */
+#define MOST_ROWS 256
 
 static int tiles_of(int rows) { return (rows + HIGH - 1) / HIGH; }
 
@@ -100,13 +101,24 @@ INLINE void ahead(const char *v, const char *w, int begin, int end) {
   }
 }
 
-/* What one pass over the rows is given: `count` tiles of the weights of two panels, which rows they are for, and which of
- * the lines `far` bytes ahead it asks for. */
+/* What one pass over the rows is given: `count` tiles of the weights of two panels; which of the lines `far` bytes ahead it
+ * asks for; and which rows will be written next. */
 struct pass {
   const char *v, *w;
   int count, begin, end;
   long far;
+  float *y; /* or NULL */
+  long ldy;
+  int rows;
 };
+
+INLINE void written_soon(const struct pass *p, int k) {
+  if (!p->y) return;
+  for (int row = p->rows * k / p->count; row < p->rows * (k + 1) / p->count; row++) {
+    __builtin_prefetch(p->y + row * p->ldy, 1);
+    __builtin_prefetch(p->y + row * p->ldy + PANEL, 1);
+  }
+}
 
 /* Two panels' sums of one tile of rows, and of two. */
 INLINE void one_tile(const struct pass *p, const char *a, long step, float *sums, float *more) {
@@ -115,6 +127,7 @@ INLINE void one_tile(const struct pass *p, const char *a, long step, float *sums
   for (long k = 0; k < p->count; k++) {
     const char *v = p->v + k * BYTES, *w = p->w + k * BYTES;
     ahead(v + p->far, w + p->far, p->begin, p->end);
+    written_soon(p, k);
     _tile_loadd(4, a + k * step, 64);
     _tile_loadd(6, v, 64);
     _tile_dpbf16ps(0, 4, 6);
@@ -134,6 +147,7 @@ INLINE void two_tiles(const struct pass *p, const char *a, const char *b, long s
   for (long k = 0; k < p->count; k++) {
     const char *v = p->v + k * BYTES, *w = p->w + k * BYTES;
     ahead(v + p->far, w + p->far, p->begin, p->end);
+    written_soon(p, k);
     _tile_loadd(4, a + k * step, 64);
     _tile_loadd(6, v, 64);
     _tile_dpbf16ps(0, 4, 6);
@@ -150,17 +164,23 @@ INLINE void two_tiles(const struct pass *p, const char *a, const char *b, long s
 }
 
 static void sums_of_16(const struct product *it, const char *v, const char *w, const struct tiled *in, float *sums,
-                       float *more) {
-  const int all = padded(it->kind, it->inputs) / 32, passes = (in->tiles + 1) / 2, deep = passes > 1 ? DEEP : all;
+                       float *more, float *y, long ldy) {
+  const int all = padded(it->kind, it->inputs) / 32, passes = (in->tiles + 1) / 2;
+  const int deep = passes > 1 ? DEEP : all > SOON ? all - SOON : all;
+  const long size = (long)all * BYTES, turn = w == v + size ? size : 0; /* the other panel is not to be asked for again */
   const long step = 64L * in->height, below = (long)PANEL * in->height;
   memset(sums, 0, sizeof(float) * in->tiles * below);
   memset(more, 0, sizeof(float) * in->tiles * below);
   __asm__ volatile("" : : : "memory"); /* tiles are loaded behind the compiler's back */
   for (int k = 0; k < all; k += deep) {
-    struct pass p = {v + k * BYTES, w + k * BYTES, all - k < deep ? all - k : deep, 0, 0, passes > 1 ? DEEP * BYTES : AHEAD};
+    struct pass p = {.v = v + k * BYTES, .w = w + k * BYTES, .count = all - k < deep ? all - k : deep};
+    p.far = (passes > 1 ? DEEP : SOON) * BYTES + (k + deep < all ? 0 : turn);
     for (int n = 0, tile = 0; n < passes; n++, tile += 2) {
       const char *a = in->x + tile * step * all + k * step;
       float *to = sums + tile * below, *also = more + tile * below;
+      const int left = in->rows - tile * in->height;
+      p.y = k + deep < all || passes == 1 ? NULL : y + tile * in->height * ldy, p.ldy = ldy;
+      p.rows = left < 2 * in->height ? left : 2 * in->height;
       p.begin = BYTES / 64 * n / passes * 64, p.end = BYTES / 64 * (n + 1) / passes * 64;
       if (tile + 1 < in->tiles)
         two_tiles(&p, a, a + step * all, step, to, also, below);
@@ -180,7 +200,7 @@ INLINE void added(const int32_t *high, const int32_t *low, const float *scale, i
 }
 
 static void sums_of_8(const struct product *it, const char *v, const char *w, const struct tiled *in, float *sums,
-                      float *more) {
+                      float *more, float *y, long ldy) {
   const int all = padded(it->kind, it->inputs) / 64, height = in->height;
   const long step = 64L * height;
   const char *a = in->x;
@@ -189,16 +209,18 @@ static void sums_of_8(const struct product *it, const char *v, const char *w, co
   memset(sums, 0, sizeof(float) * PANEL * in->rows);
   memset(more, 0, sizeof(float) * PANEL * in->rows);
   for (int b = 0; b < all; b += FOUR, v += FOUR * BYTES, w += FOUR * BYTES) {
-    const int count = all - b < FOUR ? all - b : FOUR;
-    const long far = in->tiles > 1 ? FOUR * BYTES : AHEAD;
+    struct pass p = {.v = v, .w = w, .count = all - b < FOUR ? all - b : FOUR, .far = FOUR * BYTES, .ldy = ldy};
     for (int tile = 0; tile < in->tiles; tile++, a += 2 * FOUR * step) {
-      const int begin = BYTES / 64 * tile / in->tiles * 64, end = BYTES / 64 * (tile + 1) / in->tiles * 64;
+      const int row = tile * height, rows = in->rows - row < height ? in->rows - row : height;
+      p.begin = BYTES / 64 * tile / in->tiles * 64, p.end = BYTES / 64 * (tile + 1) / in->tiles * 64;
+      p.y = b + FOUR < all || in->tiles <= 2 ? NULL : y + row * ldy, p.rows = rows;
       _tile_zero(0);
       _tile_zero(1);
       _tile_zero(2);
       _tile_zero(3);
-      for (long k = 0; k < count; k++) {
-        ahead(v + k * BYTES + far, w + k * BYTES + far, begin, end);
+      for (long k = 0; k < p.count; k++) {
+        ahead(v + k * BYTES + p.far, w + k * BYTES + p.far, p.begin, p.end);
+        written_soon(&p, k);
         _tile_loadd(4, a + 2 * k * step, 64);
         _tile_loadd(6, v + k * BYTES, 64);
         _tile_dpbssd(0, 4, 6);
@@ -212,7 +234,6 @@ static void sums_of_8(const struct product *it, const char *v, const char *w, co
       _tile_stored(1, found[1], 64);
       _tile_stored(2, found[2], 64);
       _tile_stored(3, found[3], 64);
-      const int row = tile * height, rows = in->rows - row < height ? in->rows - row : height;
       added(found[0], found[1], scale + row, rows, sums + (long)row * PANEL);
       added(found[2], found[3], scale + row, rows, more + (long)row * PANEL);
     }
@@ -220,13 +241,14 @@ static void sums_of_8(const struct product *it, const char *v, const char *w, co
   }
 }
 
-void tiled_sums(const struct product *it, int first, int second, const struct tiled *in, float *sums, float *more) {
+void tiled_sums(const struct product *it, int first, int second, const struct tiled *in, float *sums, float *more,
+                float *y, long ldy) {
   const long size = panel_bytes(it->kind, it->inputs);
   const char *all = it->weight;
   if (it->kind == INT8_TILES)
-    sums_of_8(it, all + size * first, all + size * second, in, sums, more);
+    sums_of_8(it, all + size * first, all + size * second, in, sums, more, y, ldy);
   else
-    sums_of_16(it, all + size * first, all + size * second, in, sums, more);
+    sums_of_16(it, all + size * first, all + size * second, in, sums, more, y, ldy);
 }
 
 WIDE_END
@@ -236,7 +258,8 @@ void tiles_end(void) {}
 void tiled_row(const struct product *it, const float *x, int row, const struct tiled *to) {
   (void)it, (void)x, (void)row, (void)to;
 }
-void tiled_sums(const struct product *it, int first, int second, const struct tiled *in, float *sums, float *more) {
-  (void)it, (void)first, (void)second, (void)in, (void)sums, (void)more;
+void tiled_sums(const struct product *it, int first, int second, const struct tiled *in, float *sums, float *more,
+                float *y, long ldy) {
+  (void)it, (void)first, (void)second, (void)in, (void)sums, (void)more, (void)y, (void)ldy;
 }
 #endif

@@ -11,13 +11,13 @@
 /* In front of the first function, after all headers; not one inside another. */
 #if HAVE_WIDE && defined(__clang__)
 #define WIDE_BEGIN                                                                                                  \
-  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16," \
+  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,prfchw,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16," \
           "amx-tile,amx-bf16,amx-int8\"))), apply_to = function)")
 #define WIDE_END _Pragma("clang attribute pop")
 #elif HAVE_WIDE
 #define WIDE_BEGIN               \
   _Pragma("GCC push_options")    \
-  _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16,amx-int8\")")
+  _Pragma("GCC target(\"avx2,fma,f16c,prfchw,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16,amx-int8\")")
 #define WIDE_END _Pragma("GCC pop_options")
 #else
 #define WIDE_BEGIN
