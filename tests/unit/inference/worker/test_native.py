@@ -155,6 +155,20 @@ def test_tiles_of_more_rows_than_are_multiplied_at_once(threads: Callable[[int],
 
 
 @without_tiles
+@pytest.mark.parametrize("kind", TILES)
+def test_torch_finds_its_own_tiles_as_it_left_them(threads: Callable[[int], Library], kind: Kind) -> None:
+    torch.manual_seed(12)
+    a, b = torch.randn(40, 96).bfloat16(), torch.randn(50, 96).bfloat16()
+    right = torch.nn.functional.linear(a, b)
+    weight, x = some_weights(kind.dtype, 50, 96), torch.randn(5, 96)
+    product = packed(threads(1), weight, kind=kind)
+    ours = product(x)
+    for _ in range(3):
+        assert torch.equal(torch.nn.functional.linear(a, b), right)
+        assert torch.equal(product(x), ours)
+
+
+@without_tiles
 def test_inputs_of_tiles_are_rounded_to_the_nearest_and_ties_to_even(threads: Callable[[int], Library]) -> None:
     bits = torch.arange(0x3F7F7FFF, 0x3F838002, 0x3FFF).to(torch.int32)
     bits = torch.cat((bits, torch.arange(0x3F808000 - 2, 0x3F808003), torch.arange(0x3F818000 - 2, 0x3F818003)))

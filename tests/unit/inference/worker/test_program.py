@@ -284,6 +284,38 @@ def test_a_long_text_in_growing_arenas_reads_as_in_transformers(
         model.cache.release(lease)
 
 
+@without_tiles
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen3Config(**SIZES | {"dtype": "bfloat16"}),
+        GemmaConfig(**SIZES | {"head_dim": 64, "dtype": "bfloat16"}),
+        Gemma3TextConfig(
+            **SIZES | {"dtype": "bfloat16"}, sliding_window=9, layer_types=["sliding_attention", "full_attention"]
+        ),
+        MistralConfig(**SIZES | {"dtype": "bfloat16"}, sliding_window=65),
+        Qwen2Config(**SIZES | {"hidden_size": 72, "dtype": "bfloat16"}, tie_word_embeddings=True),
+        Phi3Config(**SIZES | {"hidden_size": 128, "dtype": "bfloat16"}),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_by_tiles_a_text_reads_as_in_transformers_but_for_the_rounding_of_inputs(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded(config, tmp_path / "model", "auto")
+    assert (model.precision.name, model.dtype) == ("bfloat16", torch.float32)
+    with torch.no_grad():
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+        right = plain(torch.tensor([BOOK[:300]])).logits[0]
+    compiled = alone(model, BOOK[:300])
+    assert torch.linalg.vector_norm(compiled - right) < 0.03 * torch.linalg.vector_norm(right)
+    worn = adapter(model, 8)
+    wearing = alone(model, BOOK[:300], worn)
+    monkeypatch.setattr(model, "_program", None)  # the same products, and torch between them
+    for found, by_torch in ((compiled, alone(model, BOOK[:300])), (wearing, alone(model, BOOK[:300], worn))):
+        assert torch.linalg.vector_norm(found - by_torch) < 0.01 * torch.linalg.vector_norm(by_torch)
+
+
 def test_adapters_of_any_rank_add_what_torch_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(Qwen3Config(**SIZES), tmp_path / "model")
     worn = [adapter(model, rank) for rank in (1, 2, 15, 16, 64, 256)]
