@@ -188,13 +188,15 @@ void add_sums(const float *x, long ldx, const float *w, long ldw, int inputs, in
 PACKED(packed_4, uint32_t)
 PACKED(packed_2, uint16_t)
 
-/* four bytes of each output beside the next output's */
+/* four bytes of each output beside the next output's, a line of each at a time; the last are filled up with zeros */
 static void packed_tiles(const char *from, int outputs, long bytes, long whole, char *to) {
-  for (long at = 0; at < whole; at += 4)
-    for (int o = 0; o < PANEL; o++, to += 4) {
-      const long left = o < outputs ? bytes - at : 0;
-      memset(to, 0, 4);
-      if (left > 0) memcpy(to, from + o * bytes + at, left < 4 ? left : 4);
+  const long fours = bytes / 4 * 4;
+  if (outputs < PANEL || bytes < whole) memset(to, 0, whole * PANEL);
+  for (long line = 0; line < bytes; line += 64)
+    for (int o = 0; o < outputs; o++) {
+      const char *row = from + o * bytes;
+      for (long at = line; at < fours && at < line + 64; at += 4) memcpy(to + at * PANEL + 4 * o, row + at, 4);
+      if (line + 64 >= bytes && fours < bytes) memcpy(to + fours * PANEL + 4 * o, row + fours, bytes - fours);
     }
 }
 

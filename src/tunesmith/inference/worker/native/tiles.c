@@ -101,8 +101,8 @@ INLINE void ahead(const char *v, const char *w, int begin, int end) {
   }
 }
 
-/* What one pass over the rows is given: `count` tiles of the weights of two panels; which of the lines `far` bytes ahead it
- * asks for; and which rows will be written next. */
+/* What one pass over the rows is given: `count` tiles of the weights of two panels; which of the lines `far` bytes ahead
+ * it asks for; and which rows will be written next. */
 struct pass {
   const char *v, *w;
   int count, begin, end;
@@ -167,7 +167,7 @@ static void sums_of_16(const struct product *it, const char *v, const char *w, c
                        float *more, float *y, long ldy) {
   const int all = padded(it->kind, it->inputs) / 32, passes = (in->tiles + 1) / 2;
   const int deep = passes > 1 ? DEEP : all > SOON ? all - SOON : all;
-  const long size = (long)all * BYTES, turn = w == v + size ? size : 0; /* the other panel is not to be asked for again */
+  const long size = (long)all * BYTES, turn = w == v + size ? size : 0; /* over the other panel */
   const long step = 64L * in->height, below = (long)PANEL * in->height;
   memset(sums, 0, sizeof(float) * in->tiles * below);
   memset(more, 0, sizeof(float) * in->tiles * below);
