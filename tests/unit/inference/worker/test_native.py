@@ -17,6 +17,7 @@ import torch
 from structlog.testing import capture_logs
 
 from tests.unit.inference.worker.narrow_memory import room_for
+from tests.unit.inference.worker.narrow_vectors import narrow_vectors
 from tunesmith.inference.worker import weights
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.model import LanguageModel
@@ -120,6 +121,23 @@ def test_products_of_all_kinds_are_exact(
     for rows in range(1, 41):
         assert torch.equal(alone(x[:rows]), every[:rows])
         assert torch.equal(shared(x[40 - rows :]), every[40 - rows :])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)  # not multiplied by tiles
+@pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
+def test_products_have_the_same_bits_with_avx512_and_avx2(
+    threads: Callable[[int], Library], dtype: torch.dtype, outputs: int, inputs: int
+) -> None:
+    torch.manual_seed(outputs)
+    weight, bias, x = some_weights(dtype, outputs, inputs), torch.randn(outputs), torch.randn(40, inputs)
+    x[5, 0] = float("nan")
+    product = packed(threads(2), weight, bias, None)
+    every = range(1, 41)
+    wide = [product(x[:rows]) for rows in every]
+    with narrow_vectors():
+        for rows, right in zip(every, wide, strict=True):
+            assert torch.equal(product(x[:rows]).nan_to_num(nan=12345.0), right.nan_to_num(nan=12345.0))
+            assert bool(right[5:6].isnan().all())
 
 
 @without_tiles

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from tests.unit.inference.worker.narrow_memory import room_for
+from tests.unit.inference.worker.narrow_vectors import narrow_vectors
 from tunesmith.inference.engine import Sampling
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.block import Decoder
@@ -236,6 +237,44 @@ def test_a_row_reads_the_same_to_the_last_bit_however_it_is_cut_and_whatever_is_
         assert torch.equal(alone(model, BOOK[:300], worn[1]), one_thread)
     any_cut()
     assert model.cache.allocated == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "precision"),
+    [
+        (Qwen3Config(**SIZES, **WINDOWS), "float32"),
+        (Gemma3TextConfig(**SIZES, sliding_window=9, layer_types=["sliding_attention", "full_attention"]), "float32"),
+        (LlamaConfig(**SIZES | {"hidden_size": 56, "head_dim": 64, "num_attention_heads": 14}), "float16"),
+        (LlamaConfig(**SIZES | {"num_key_value_heads": 1, "head_dim": 80}, attention_bias=True), "float32"),
+        (Phi3Config(**SIZES | {"hidden_size": 128}, partial_rotary_factor=0.5), "float32"),
+    ],
+    ids=["qwen3", "gemma3", "llama-float16", "llama-biased", "phi3"],
+)
+def test_a_row_reads_the_same_to_the_last_bit_with_avx512_and_avx2(config: Any, precision: str, tmp_path: Path) -> None:
+    model = LanguageModel(written(config, tmp_path / "model"), cache_bytes=1 << 26, precision=precision)
+    worn = [None, *(adapter(model, rank) for rank in (1, 8, 16, 19)), adapter(model, 16, cut=True)]
+    spoilt = adapter(model, 16, only="v_proj")
+    for site in spoilt.sites.values():
+        site.parts[0].B.fill_(float("inf"))
+    cases = [(worn[n % 6], 1 + 23 * n % 97) for n in range(14)] + [(spoilt, 9), (None, 300)]
+
+    def all_of() -> list[torch.Tensor]:
+        """Of prompts and then of some tokens of each row together."""
+        rows = [(model.cache.lease(310), one, count) for one, count in cases]
+        found = ran(model, [Piece(lease, BOOK[:count], one) for lease, one, count in rows])
+        for more in (1, 1, 5):
+            found += ran(model, [Piece(lease, BOOK[lease.length : lease.length + more], one) for lease, one, _ in rows])
+        for lease, _, _ in rows:
+            model.cache.release(lease)
+        return found
+
+    wide = all_of()
+    with narrow_vectors():
+        narrow = all_of()
+    for n, (one, other) in enumerate(zip(wide, narrow, strict=True)):
+        bad = cases[n % len(cases)][0] is spoilt
+        assert bool(one.isfinite().all()) != bad
+        assert torch.equal(one.isfinite(), other.isfinite()) if bad else torch.equal(one, other)
 
 
 def test_a_beginning_used_again_gives_the_same_bits(tmp_path: Path) -> None:

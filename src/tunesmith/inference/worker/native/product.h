@@ -6,7 +6,7 @@
 #include "vector.h"
 
 #define PANEL 16  /* outputs whose weights lie together: (inputs, 16) */
-#define TILE 6    /* rows whose sums are in registers at once */
+#define TILE 6    /* rows whose sums are in registers at once, with AVX2 */
 #define PAIRED 2  /* rows up to which panels are computed in pairs: there are registers for so many sums */
 #define FEW 16    /* rows up to which each tile widens the weights for itself, while they come from memory */
 #define BLOCK 256 /* inputs that are widened at once where there are more rows than that; INT8: those of one scale */
@@ -52,9 +52,6 @@ void panel_sums(const struct product *it, int panel, const float *x, long ldx, i
 /* The same for two panels at once and up to PAIRED rows, which lie one after the other. */
 void panel_sums_of_two(const struct product *it, int first, int second, const float *x, int rows, float *sums,
                        float *more);
-
-/* The same for numbers in memory: sums (rows, 16) += x (rows, inputs) w (inputs, 16), w with `ldw` floats an input. */
-void add_sums(const float *x, long ldx, const float *w, long ldw, int inputs, int rows, float *sums, long lds);
 
 /* Inputs of an INT8 product: (blocks, rows, BLOCK) of 16 bits, filled up with zeros. A row's block has a scale of its
  * own, so its numbers keep 15 bits of the largest near them, and depend on nothing else. */

@@ -1,4 +1,4 @@
-#include "step.h"
+#include "kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,8 @@
 #ifndef SOURCES
 #define SOURCES ""
 #endif
-#define MANY 16 /* tokens from which on norms and rotations are shared out */
+#define MANY (1 << 15) /* numbers from which on norms and rotations are shared out: the threads have to meet again */
+#define GROUP 16 /* tokens whose inputs an adapter is given at once */
 #define FORESEEN 8 /* adapters that are asked for before they are wanted */
 #define LONG (1 << 14) /* inputs from which on it is shared out to write them in fewer bits */
 
@@ -49,6 +50,7 @@ static char *room_of(struct engine *engine, long size) {
 
 /* What one product of a step is given, and where its results go. */
 struct job {
+  const struct kernels *kernels;
   const struct product *product;
   const float *x;
   float *y;
@@ -79,17 +81,16 @@ static long inputs_room(const struct product *it, int rows) {
 static void finished(const struct job *j, int panel, float *sums) {
   const struct product *p = j->product;
   const int at = panel * PANEL, some = p->outputs - at < PANEL ? p->outputs - at : PANEL;
-  for (int r = 0; p->scale && r < j->rows; r++)
-    for (int o = 0; o < some; o++) sums[r * PANEL + o] *= p->scale[at + o];
-  for (int r = 0; p->bias && r < j->rows; r++)
-    for (int o = 0; o < some; o++) sums[r * PANEL + o] += p->bias[at + o];
+  const float *scale = p->scale ? p->scale + at : NULL, *bias = p->bias ? p->bias + at : NULL;
+  if (scale || bias) j->kernels->scaled(sums, j->rows, some, scale, bias);
   for (int i = 0; i < j->count; i++) {
     const struct segment *segment = &j->segments[i];
     const struct worn *worn = segment->worn[j->site];
     const int begin = segment->begin > j->first ? segment->begin - j->first : 0;
     const int end = segment->end - j->first < j->rows ? segment->end - j->first : j->rows;
-    for (int r = begin; worn && r < end; r++)
-      adapter_sums(worn, j->low + (long)(j->first + r) * j->ranks, at, sums + r * PANEL);
+    const float *low = j->low + (long)(j->first + begin) * j->ranks;
+    if (worn && begin < end)
+      j->kernels->adapter_sums(worn, low, j->ranks, end - begin, at, sums + begin * PANEL);
   }
 }
 
@@ -98,14 +99,6 @@ static void foreseen(const struct job *j, int panel) {
   for (int i = 0; i < j->count && i < FORESEEN; i++) {
     const struct worn *worn = j->segments[i].worn[j->site];
     if (worn) adapter_foreseen(worn, panel * PANEL);
-  }
-}
-
-static void gated(int activation, const float *gate, const float *up, float *to) {
-  for (int o = 0; o < PANEL; o += 8) {
-    const __m256 g = _mm256_loadu_ps(gate + o);
-    const __m256 a = activation == SILU ? silu8(g) : gelu8(g);
-    _mm256_storeu_ps(to + o, _mm256_mul_ps(a, _mm256_loadu_ps(up + o)));
   }
 }
 
@@ -145,8 +138,7 @@ static void one_item(void *context, int item, int thread) {
       sums_of_two(j, panel, panel + j->gate, sums, more, block);
       finished(j, panel, sums);
       finished(j, panel + j->gate, more);
-      for (int r = 0; r < j->rows; r++)
-        gated(j->activation, sums + r * PANEL, more + r * PANEL, j->y + (long)r * j->gate * PANEL + at);
+      j->kernels->gated(j->activation, sums, more, j->rows, j->y + at, (long)j->gate * PANEL);
       continue;
     }
     const int pair = (tiles || j->rows <= PAIRED) && panel + 1 < end;
@@ -160,10 +152,7 @@ static void one_item(void *context, int item, int thread) {
       const int from = at + n * PANEL, some = p->outputs - from < PANEL ? p->outputs - from : PANEL;
       float *found = n ? more : sums;
       finished(j, panel + n, found);
-      for (int r = 0; r < j->rows; r++) {
-        float *to = j->y + (long)r * p->outputs + from;
-        for (int o = 0; o < some; o++) to[o] = j->added ? to[o] + found[r * PANEL + o] : found[r * PANEL + o];
-      }
+      j->kernels->written(found, j->rows, some, j->added, j->y + from, p->outputs);
     }
     panel += pair;
   }
@@ -211,7 +200,7 @@ int engine_product(struct engine *engine, const struct product *product, const f
   const long each = (product_room(rows) + 63) / 64 * 64;
   char *room = room_of(engine, each * pool_threads(engine->pool) + inputs_room(product, rows));
   if (!room) return -1;
-  struct job job = {.product = product, .x = x, .y = y, .rows = rows, .room = room, .each = each};
+  struct job job = {.kernels = kernels(), .product = product, .x = x, .y = y, .rows = rows, .room = room, .each = each};
   job.shared = room + each * pool_threads(engine->pool);
   multiply(engine->pool, &job);
   return 0;
@@ -240,6 +229,7 @@ void engine_pack(struct engine *engine, int kind, const void *from, int outputs,
 /* Everything below is one forward. */
 
 struct forward {
+  const struct kernels *kernels;
   const struct model *m;
   const struct step *s;
   struct pool *pool;
@@ -251,34 +241,24 @@ struct forward {
   float *out;
 };
 
-static void norm_row(const float *x, const float *weight, float eps, int width, float *out) {
-  __m256 sum = _mm256_setzero_ps();
-  int d = 0;
-  for (; d + 8 <= width; d += 8) sum = _mm256_fmadd_ps(_mm256_loadu_ps(x + d), _mm256_loadu_ps(x + d), sum);
-  float squares = sum8(sum);
-  for (; d < width; d++) squares += x[d] * x[d];
-  const float by = 1.0f / sqrtf(squares / (float)width + eps);
-  for (d = 0; d < width; d++) out[d] = x[d] * by * weight[d];
-}
-
 static void norm_token(void *context, int token, int thread) {
   const struct forward *f = context;
   (void)thread;
   const long at = (long)token * f->m->width;
-  norm_row(f->in + at, f->weight, f->m->eps, f->m->width, f->out + at);
+  f->kernels->norm(f->in + at, f->weight, f->m->eps, f->m->width, f->out + at);
 }
 
-static void shared_out(struct forward *f, work_fn work, int items) {
-  if (items >= MANY) {
-    pool_run(f->pool, work, f, items);
+static void shared_out(struct forward *f, work_fn token, int numbers) {
+  if ((long)f->tokens * numbers >= MANY) {
+    pool_run(f->pool, token, f, f->tokens);
     return;
   }
-  for (int item = 0; item < items; item++) work(f, item, 0);
+  for (int item = 0; item < f->tokens; item++) token(f, item, 0);
 }
 
 static void norm(struct forward *f, const float *in, const float *weight, float *out) {
   f->in = in, f->weight = weight, f->out = out;
-  shared_out(f, norm_token, f->tokens);
+  shared_out(f, norm_token, f->m->width);
 }
 
 /* normed queries and keys, and their rotary embedding (arXiv:2104.09864) */
@@ -287,45 +267,41 @@ static void rotate_token(void *context, int token, int thread) {
   (void)thread;
   const struct model *m = f->m;
   const struct layer *layer = &m->layers[f->layer];
-  const int width = m->head_width, rotated = f->s->rotated[layer->rotary], half = rotated / 2;
+  const int width = m->head_width, rotated = f->s->rotated[layer->rotary], heads = m->heads + m->kv_heads;
   const long at = (long)token * rotated;
-  const float *cos = f->s->cos[layer->rotary] + at, *sin = f->s->sin[layer->rotary] + at;
-  float *head = f->qkv + (long)token * (m->heads + 2 * m->kv_heads) * width;
-  for (int h = 0; h < m->heads + m->kv_heads; h++, head += width) {
+  float *const head = f->qkv + (long)token * (heads + m->kv_heads) * width;
+  for (int h = 0; h < heads; h++) {
     const float *weight = h < m->heads ? layer->q_norm : layer->k_norm;
-    if (weight) norm_row(head, weight, m->eps, width, head);
-    for (int d = 0; d < half; d++) {
-      const float a = head[d], b = head[d + half];
-      head[d] = a * cos[d] + b * sin[d];
-      head[d + half] = b * cos[d + half] + a * sin[d + half];
-    }
+    if (weight) f->kernels->norm(head + (long)h * width, weight, m->eps, width, head + (long)h * width);
   }
+  f->kernels->rotate(head, heads, width, f->s->cos[layer->rotary] + at, f->s->sin[layer->rotary] + at, rotated);
 }
 
-static void low_token(void *context, int token, int thread) {
+/* what the adapters make of some tokens' inputs */
+static void low_tokens(void *context, int item, int thread) {
   const struct job *j = context;
   (void)thread;
+  const int from = item * GROUP, to = from + GROUP, inputs = j->product->inputs;
   for (int i = 0; i < j->count; i++) {
     const struct segment *segment = &j->segments[i];
-    const struct worn *worn = token >= segment->begin && token < segment->end ? segment->worn[j->site] : NULL;
-    const int inputs = j->product->inputs;
-    if (worn) adapter_low(worn, j->x + (long)token * inputs, inputs, j->low + (long)token * j->ranks);
+    const struct worn *worn = segment->worn[j->site];
+    const int begin = segment->begin > from ? segment->begin : from, end = segment->end < to ? segment->end : to;
+    if (worn && begin < end)
+      j->kernels->adapter_low(worn, j->x + (long)begin * inputs, inputs, end - begin,
+                              j->low + (long)begin * j->ranks, j->ranks);
   }
 }
 
 static void product(struct forward *f, enum site site, const float *x, float *y, int added) {
   const struct model *m = f->m;
   struct job job = {
-      .product = &m->layers[f->layer].products[site], .x = x, .y = y, .rows = f->tokens, .added = added,
-      .activation = m->activation, .segments = f->s->segment, .count = f->s->segments, .ranks = f->ranks,
-      .site = f->layer * SITES + site, .low = f->low, .room = f->room, .each = f->each,
+      .kernels = f->kernels, .product = &m->layers[f->layer].products[site], .x = x, .y = y, .rows = f->tokens,
+      .added = added, .activation = m->activation, .segments = f->s->segment, .count = f->s->segments,
+      .ranks = f->ranks, .site = f->layer * SITES + site, .low = f->low, .room = f->room, .each = f->each,
       .shared = f->shared,
   };
   if (site == GATE_UP) job.gate = m->inner / PANEL;
-  if (job.count && job.rows >= MANY)
-    pool_run(f->pool, low_token, &job, job.rows);
-  else if (job.count)
-    for (int token = 0; token < job.rows; token++) low_token(&job, token, 0);
+  if (job.count) pool_run(f->pool, low_tokens, &job, (job.rows + GROUP - 1) / GROUP);
   multiply(f->pool, &job);
 }
 
@@ -386,6 +362,7 @@ static float *part_of(char **memory, long numbers) {
 int engine_step(struct engine *engine, const struct model *m, const struct step *s) {
   const long tokens = s->tokens, seen = (long)m->heads * m->head_width, qkv = seen + 2L * m->kv_heads * m->head_width;
   struct forward f = {.m = m, .s = s, .pool = engine->pool, .tokens = s->tokens, .ranks = most_ranks(m, s)};
+  f.kernels = kernels();
   f.each = product_room(s->tokens) > attention_room(m) ? product_room(s->tokens) : attention_room(m);
   f.each = (f.each + 63) / 64 * 64;
   const long numbers = tokens * (2 * m->width + qkv + seen + m->inner + f.ranks);
@@ -404,7 +381,7 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
     const struct layer *layer = &m->layers[f.layer];
     norm(&f, s->x, layer->before_attention, f.normed);
     product(&f, QKV, f.normed, f.qkv, 0);
-    shared_out(&f, rotate_token, f.tokens);
+    shared_out(&f, rotate_token, (m->heads + m->kv_heads) * m->head_width);
     attend(f.pool, m, f.layer, s, f.qkv, f.seen, f.room);
     if (f.layer == m->count - 1 && s->kept < s->tokens) only_kept(&f);
     if (!f.tokens) return 0; /* its keys and values are all that was wanted */
@@ -415,7 +392,7 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
   }
   norm(&f, s->x, m->norm, f.normed);
   struct job head = {
-      .product = &m->head, .x = f.normed, .y = s->logits, .rows = f.tokens, .room = f.room, .each = f.each,
+      .kernels = f.kernels, .product = &m->head, .x = f.normed, .y = s->logits, .rows = f.tokens, .room = f.room, .each = f.each,
       .shared = f.shared};
   multiply(f.pool, &head);
   return 0;

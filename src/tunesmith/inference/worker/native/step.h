@@ -21,12 +21,6 @@ struct worn {
   int32_t ranks, count;
 };
 
-/* low (ranks) = x (inputs) a, each sum over the inputs in their order. */
-void adapter_low(const struct worn *worn, const float *x, int inputs, float *low);
-
-/* Add low b to the sums of outputs [at, at + PANEL). */
-void adapter_sums(const struct worn *worn, const float *low, int at, float *sums);
-
 /* Ask for what adapter_sums will read. */
 void adapter_foreseen(const struct worn *worn, int at);
 

@@ -43,18 +43,3 @@ static inline __m256 exp8(__m256 x) {
   p = _mm256_andnot_ps(vanishes, p);
   return _mm256_blendv_ps(p, kept, odd);
 }
-
-/* x / (1 + e^-a): SiLU with a = x (arXiv:1702.03118). */
-static inline __m256 gated8(__m256 x, __m256 a) {
-  const __m256 one = _mm256_set1_ps(1.0f);
-  return _mm256_div_ps(x, _mm256_add_ps(one, exp8(_mm256_sub_ps(_mm256_setzero_ps(), a))));
-}
-
-static inline __m256 silu8(__m256 x) { return gated8(x, x); }
-
-/* GELU in its tanh form (arXiv:1606.08415): 0.5 (1 + tanh u) = 1 / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3). */
-static inline __m256 gelu8(__m256 x) {
-  const __m256 cube = _mm256_mul_ps(_mm256_mul_ps(x, x), x);
-  const __m256 inner = _mm256_fmadd_ps(cube, _mm256_set1_ps(0.044715f), x);
-  return gated8(x, _mm256_mul_ps(inner, _mm256_set1_ps(1.5957691216f)));
-}
