@@ -19,7 +19,7 @@ from tunesmith.inference.worker.server import Worker
 from tunesmith.kernel.problems import Unavailable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-NAME = "t" * 12_000  # every frame says it, so a dozen fill what the sockets hold
+NAME = "t" * 60_000  # every frame says it, so two fill what the sockets hold, however fast the words come
 LONG = {
     "model": NAME,
     "messages": [{"role": "user", "content": "hello"}],
