@@ -44,20 +44,38 @@ struct own {
 
 WIDE_BEGIN
 
-/* Tiles 0 to 3, (2, 2), += a stripe times a panel over `steps`. */
+/* One step of a stripe, rows `bytes` apart, and one of a panel in tiles 4 to 7. */
+INLINE void loaded(const uint16_t *a, int64_t bytes, const uint16_t *b) {
+  _tile_loadd(4, a, bytes);
+  _tile_loadd(6, b, 64);
+  _tile_loadd(5, a + SIDE / 2 * bytes, bytes);
+  _tile_loadd(7, b + TILE, 64);
+}
+
+/* Tiles 0 to 3, (2, 2), += their product. */
+INLINE void multiplied_step(void) {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+/* The same over `steps`. */
 INLINE void multiplied16(const uint16_t *a, int64_t stride, const uint16_t *b, int64_t steps) {
-  const int64_t bytes = stride * (int64_t)sizeof *a;
-  const uint16_t *below = a + SIDE * stride;
-  for (int64_t step = 0; step < steps; step++, a += STEP, below += STEP, b += PACKED) {
-    _tile_loadd(4, a, bytes);
-    _tile_loadd(6, b, 64);
-    _tile_loadd(5, below, bytes);
-    _tile_loadd(7, b + TILE, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+  for (int64_t step = 0; step < steps; step++, a += STEP, b += PACKED) {
+    loaded(a, stride * (int64_t)sizeof *a, b);
+    multiplied_step();
   }
+}
+
+/* The same where the first step is loaded. */
+INLINE void multiplied_rest(const uint16_t *a, int64_t stride, const uint16_t *b, int64_t steps) {
+  for (int64_t step = 1; step < steps; step++) {
+    multiplied_step();
+    a += STEP, b += PACKED;
+    loaded(a, stride * (int64_t)sizeof *a, b);
+  }
+  multiplied_step();
 }
 
 /* The same with one tile of columns. */
@@ -247,9 +265,12 @@ static void multiply_block(const struct job *job, const struct own *own, int64_t
   const int64_t from = block * job->length, steps = job->steps - from < job->length ? job->steps - from : job->length;
   const int last = block == job->blocks - 1;
   pack_block(job, own, panel, count, from, steps, last);
+  /* what comes next is loaded before sums are stored: the tiles would wait for both */
+  if (steps && begin < end) loaded(stripe_of(job, begin) + from * STEP, p->inner * 2, own->panels);
   for (int64_t stripe = begin; stripe < end; stripe++) {
     float *sums = own->sums + (job->blocks > 1 ? stripe - begin : 0) * count * STRIPE * PANEL;
     const uint16_t *x = stripe_of(job, stripe) + from * STEP, *rows = job->rows + stripe * STRIPE * job->beside;
+    const uint16_t *below = stripe_of(job, stripe + 1 < end ? stripe + 1 : stripe) + from * STEP;
     int64_t at = 0;
     do {
       const int64_t here = steps - at < PIECE ? steps - at : PIECE;
@@ -262,12 +283,18 @@ static void multiply_block(const struct job *job, const struct own *own, int64_t
           cleared();
         else
           tiles_from(to);
-        multiplied16(x + at * STEP, p->inner, own->panels + (at * count + i * here) * PACKED, here);
+        const uint16_t *packed = own->panels + (at * count + i * here) * PACKED;
+        if (here) multiplied_rest(x + at * STEP, p->inner, packed, here);
         if (ends && job->beside) {
           multiplied16(rows, job->beside, own->tails + i * PACKED, job->tail > 0);
           multiplied16(rows + (job->tail ? STEP : 0), job->beside, job->second + (panel + i) * job->ranks * PACKED,
                        job->ranks);
         }
+        /* panels lie one behind the other, piece after piece */
+        const int next = i + 1 < count ? 0 : at + PIECE < steps ? 1 : 2;
+        if (here)
+          loaded(next == 0 ? x + at * STEP : next == 1 ? x + (at + PIECE) * STEP : below, p->inner * 2,
+                 next == 2 ? own->panels : packed + here * PACKED);
         tiles_to(to);
       }
       at += PIECE;
