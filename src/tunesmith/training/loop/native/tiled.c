@@ -2,8 +2,8 @@
  *
  * Rows of x are tiles as they lie. The weight is packed while it is used: a block of the summed dimension of a group of
  * panels at a time, which then comes from the second cache, while a piece of a stripe of x stays in the first. Between
- * pieces the sums of a stripe lie in memory, in float32. What is left of the summed dimension behind the last whole step,
- * and the middle of the branch, are rows of their own beside x, and further steps of the last block.
+ * pieces the sums of a stripe lie in memory, in float32. What is left of the summed dimension behind the last whole
+ * step, and the middle of the branch, are rows of their own beside x, and further steps of the last block.
  *
  * A row's sums depend on that row alone and are taken from the first step to the last: the same bytes for any number of
  * threads and of rows.
@@ -24,7 +24,7 @@
 
 struct job {
   const struct product *product;
-  int64_t steps, tail, blocks, length; /* whole steps of the inner dimension, numbers behind them; blocks, their steps */
+  int64_t steps, tail, blocks, length; /* whole steps, numbers behind them; blocks of steps, and how many of one */
   int64_t stripes, panels, groups, group;
   int64_t ranks, beside;               /* steps of the rank, and numbers of a row beside x */
   int64_t alone, parts, late;          /* groups by `parts` of the rows, and those after them by `late` */
@@ -39,7 +39,7 @@ struct job {
 struct own {
   uint16_t *panels; /* (pieces, group, PIECE, PACKED) */
   uint16_t *tails;  /* (group, PACKED) */
-  float *sums;      /* (stripes of an item, group, STRIPE * PANEL), tile by tile; of one stripe where one block is all */
+  float *sums;      /* (stripes of an item, or one with one block, group, STRIPE * PANEL), tile by tile */
 };
 
 WIDE_BEGIN
@@ -138,7 +138,8 @@ static void beside(void *given, int item, int thread) {
   (void)thread;
   const struct job *job = given;
   const struct product *p = job->product;
-  const int64_t begin = (int64_t)item * TOGETHER, end = begin + TOGETHER < job->stripes ? begin + TOGETHER : job->stripes;
+  const int64_t begin = (int64_t)item * TOGETHER, behind = begin + TOGETHER;
+  const int64_t end = behind < job->stripes ? behind : job->stripes;
   tiles_begin();
   for (int64_t stripe = begin; stripe < end; stripe++) {
     const int64_t first = stripe * STRIPE, here = p->rows - first < STRIPE ? p->rows - first : STRIPE;
@@ -233,8 +234,8 @@ INLINE void tiles_to(float *sums) {
   _tile_stored(3, sums + 3 * SIDE * SIDE, 64);
 }
 
-/* Panels of a group: the block's steps, piece by piece, and behind the last what is no whole step. The weight is read in
- * the longest runs there are. */
+/* Panels of a group: the block's steps, piece by piece, and behind the last what is no whole step. The weight is read
+ * in the longest runs there are. */
 static void pack_block(const struct job *job, const struct own *own, int64_t panel, int64_t count, int64_t from,
                        int64_t steps, int last) {
   const struct product *p = job->product;
@@ -254,7 +255,8 @@ static void pack_block(const struct job *job, const struct own *own, int64_t pan
 /* `steps` of some rows of x are wanted soon. */
 INLINE void fetched(const uint16_t *x, int64_t stride, int64_t rows, int64_t steps) {
   for (int64_t row = 0; row < rows; row++)
-    for (int64_t step = 0; step < steps; step++) _mm_prefetch((const char *)(x + row * stride + step * STEP), _MM_HINT_T1);
+    for (int64_t step = 0; step < steps; step++)
+      _mm_prefetch((const char *)(x + row * stride + step * STEP), _MM_HINT_T1);
 }
 
 /* A block of a group of panels times some stripes. */
@@ -313,7 +315,8 @@ static void multiply(void *given, int item, int thread) {
   const struct job *job = given;
   const struct own own = own_of(job, thread);
   const int64_t late = item - job->alone * job->parts, parts = late < 0 ? job->parts : job->late;
-  const int64_t group = late < 0 ? item / parts : job->alone + late / parts, part = late < 0 ? item % parts : late % parts;
+  const int64_t group = late < 0 ? item / parts : job->alone + late / parts;
+  const int64_t part = late < 0 ? item % parts : late % parts;
   tiles_begin();
   for (int64_t block = 0; block < job->blocks; block++)
     multiply_block(job, &own, group, block, part * job->stripes / parts, (part + 1) * job->stripes / parts);
@@ -367,7 +370,8 @@ void frozen_product_16(struct pool *pool, const struct product *product) {
   if (!product->rows || !product->columns) return;
   laid(&job, pool, product, product->packed);
   if (job.ranks) pool_run(pool, factors, &job, (int)(job.ranks * chunks(&job) + job.panels));
-  if (job.beside || product->rows % STRIPE) pool_run(pool, beside, &job, (int)((job.stripes + TOGETHER - 1) / TOGETHER));
+  if (job.beside || product->rows % STRIPE)
+    pool_run(pool, beside, &job, (int)((job.stripes + TOGETHER - 1) / TOGETHER));
   pool_run(pool, multiply, &job, (int)(job.alone * job.parts + (job.groups - job.alone) * job.late));
 }
 #endif

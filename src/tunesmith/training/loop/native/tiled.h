@@ -1,8 +1,8 @@
 /* Tiles of bfloat16 (AMX): their shapes, and numbers packed for them.
  *
  * One instruction adds to 16 x 16 sums the products of SIDE rows of 32 numbers, as they lie, with 16 pairs of such rows
- * of the other factor, interleaved: a step of the summed dimension. Two tiles of rows and two of columns, a stripe and a
- * panel, share what is loaded: four products for four loads.
+ * of the other factor, interleaved: a step of the summed dimension. Two tiles of rows and two of columns, a stripe and
+ * a panel, share what is loaded: four products for four loads.
  */
 #pragma once
 
@@ -46,8 +46,8 @@ INLINE __m512 widened16(const uint16_t *from) {
 /* Two vectors one after the other, rounded. */
 INLINE __m512i narrowed(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
-INLINE __mmask16 mask16(int64_t count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1); }
 INLINE __mmask32 mask32(int64_t count) { return count >= 32 ? ~0u : count <= 0 ? 0 : (1u << count) - 1; }
+INLINE __mmask16 mask16(int64_t count) { return (__mmask16)mask32(count); }
 
 /* Sixteen by sixteen numbers of 32 bits, rows and columns changed over. */
 INLINE void turned16(__m512i r[16]) {
@@ -75,9 +75,10 @@ INLINE void turned16(__m512i r[16]) {
 /* One step of up to PANEL columns out of rows of `columns`, `stride` apart. */
 INLINE void pack_rows16(const uint16_t *from, int64_t stride, int64_t rows, int64_t columns, uint16_t *to) {
   const __mmask32 mask = mask32(columns);
-  const __m512i step = _mm512_set1_epi32(0x00010001), low = _mm512_cvtepi8_epi16(_mm256_setr_epi8(
-      0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47));
-  const __m512i high = _mm512_add_epi16(low, _mm512_slli_epi16(step, 4));
+  const __m512i low = _mm512_cvtepi8_epi16(
+      _mm256_setr_epi8(0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13,
+                       45, 14, 46, 15, 47));
+  const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
   UNROLL for (int pair = 0; pair < SIDE; pair++, from += 2 * stride) {
     const __m512i even = _mm512_maskz_loadu_epi16(2 * pair < rows ? mask : 0, from);
     const __m512i odd = _mm512_maskz_loadu_epi16(2 * pair + 1 < rows ? mask : 0, from + stride);
@@ -96,10 +97,11 @@ INLINE void pack_columns16(const uint16_t *from, int64_t stride, int64_t rows, i
 }
 
 /* One step of a panel of a factor, from `row` and `column` on, rounded. */
-static inline void pack_factor16(const struct factor *factor, int64_t rows, int64_t columns, int64_t row, int64_t column,
-                                 uint16_t *to) {
+static inline void pack_factor16(const struct factor *factor, int64_t rows, int64_t columns, int64_t row,
+                                 int64_t column, uint16_t *to) {
   _Alignas(64) uint16_t rounded[STEP * PANEL];
-  const int64_t tall = rows - row < STEP ? rows - row : STEP, across = columns - column < PANEL ? columns - column : PANEL;
+  const int64_t tall = rows - row < STEP ? rows - row : STEP;
+  const int64_t across = columns - column < PANEL ? columns - column : PANEL;
   const float *from = factor->values + row * factor->row + column * factor->column;
   const __m512 scale = _mm512_set1_ps(factor->scale);
   const int turned = factor->row == 1 && factor->column != 1;

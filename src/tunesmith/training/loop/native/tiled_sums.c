@@ -7,8 +7,8 @@
 #include "tiled.h"
 
 #if HAVE_WIDE
-#define SLAB 128 /* columns of one item, and */
-#define TALLEST 128 /* rows that are packed together: 32 KB */
+#define SLAB 128      /* columns of one item, and */
+#define TALLEST 128   /* rows that are packed together: 32 KB */
 #define MOST_RANKS 16 /* tiles of ranks at once: their sums are 128 KB */
 
 WIDE_BEGIN
@@ -58,7 +58,8 @@ static void leave(const struct outer *outer, const float *sums, int64_t column, 
     const int64_t columns = outer->columns - column;
     float *to = outer->to + column * outer->column + rank * outer->lane;
     __m512i r[16];
-    UNROLL for (int i = 0; i < 16; i++) r[i] = _mm512_castps_si512(_mm512_mul_ps(scale, _mm512_load_ps(sums + i * SIDE)));
+    UNROLL for (int i = 0; i < 16; i++)
+      r[i] = _mm512_castps_si512(_mm512_mul_ps(scale, _mm512_load_ps(sums + i * SIDE)));
     if (outer->column == 1) {
       for (int i = 0; i < 16 && i < lanes; i++)
         _mm512_mask_storeu_ps(to + i * outer->lane, mask16(columns), _mm512_castsi512_ps(r[i]));
