@@ -48,7 +48,8 @@ def _dequantized_4bit(linear: Any, dtype: torch.dtype) -> Tensor:
     state = copy(linear.weight.quant_state)
     shape, count = state.shape, state.shape.numel()
     # block by block: with AVX-512 bitsandbytes 0.50 takes another block's scale where a row is no whole number of blocks
-    state.shape = torch.Size((count // state.blocksize, state.blocksize) if count % state.blocksize == 0 else (1, count))
+    blocks, rest = divmod(count, state.blocksize)
+    state.shape = torch.Size((1, count) if rest else (blocks, state.blocksize))
     return dequantize_4bit(linear.weight.data, state).view(shape).to(dtype)
 
 
