@@ -68,16 +68,6 @@ INLINE void multiplied16(const uint16_t *a, int64_t stride, const uint16_t *b, i
   }
 }
 
-/* The same where the first step is loaded. */
-INLINE void multiplied_rest(const uint16_t *a, int64_t stride, const uint16_t *b, int64_t steps) {
-  for (int64_t step = 1; step < steps; step++) {
-    multiplied_step();
-    a += STEP, b += PACKED;
-    loaded(a, stride * (int64_t)sizeof *a, b);
-  }
-  multiplied_step();
-}
-
 /* The same with one tile of columns. */
 INLINE void multiplied_narrow(const uint16_t *a, int64_t stride, const uint16_t *b, int64_t steps) {
   const int64_t bytes = stride * (int64_t)sizeof *a;
@@ -199,25 +189,46 @@ INLINE __m512 found_in(const struct product *p, int64_t at, __mmask16 mask) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
 }
 
-/* The sums of a stripe and some panels, tile by tile, with what is added to them, where they belong. */
-static void finish(const struct product *p, const float *sums, int64_t row, int64_t first, int64_t panels) {
-  const int64_t rows = p->rows - row < STRIPE ? p->rows - row : STRIPE;
-  for (int64_t i = 0; i < rows; i++)
-    for (int64_t panel = 0; panel < panels; panel++) {
-      const int64_t column = first + panel * PANEL, at = (row + i) * p->columns + column;
-      const __mmask16 masks[2] = {mask16(p->columns - column), mask16(p->columns - column - SIDE)};
-      const float *from = sums + panel * STRIPE * PANEL + i / SIDE * 2 * SIDE * SIDE + i % SIDE * SIDE;
-      __m512 v[2];
-      for (int half = 0; half < 2; half++, from += SIDE * SIDE) {
-        const int64_t here = half * SIDE;
-        v[half] = _mm512_load_ps(from);
-        if (p->bias) v[half] = _mm512_add_ps(v[half], _mm512_maskz_loadu_ps(masks[half], p->bias + column + here));
-        if (p->added) v[half] = _mm512_add_ps(v[half], found_in(p, at + here, masks[half]));
-        if (p->wide) _mm512_mask_storeu_ps((float *)p->y + at + here, masks[half], v[half]);
-      }
-      if (!p->wide)
-        _mm512_mask_storeu_epi16((uint16_t *)p->y + at, masks[0] | (__mmask32)masks[1] << 16, narrowed(v[0], v[1]));
-    }
+/* Sums of a stripe and a panel, tile by tile, that are whole; rows of them from `done` on are still to be taken to y. */
+struct whole {
+  const float *sums;
+  int64_t row, column, rows, done;
+};
+
+/* A row of them, with what is added to it, where it belongs. */
+INLINE void finish_row(const struct product *p, const struct whole *w, int64_t i) {
+  const int64_t at = (w->row + i) * p->columns + w->column, left = p->columns - w->column;
+  const __mmask16 masks[2] = {mask16(left), mask16(left - SIDE)};
+  const float *from = w->sums + i / SIDE * 2 * SIDE * SIDE + i % SIDE * SIDE;
+  __m512 v[2];
+  for (int half = 0; half < 2; half++, from += SIDE * SIDE) {
+    const int64_t here = half * SIDE;
+    v[half] = _mm512_load_ps(from);
+    if (p->bias) v[half] = _mm512_add_ps(v[half], _mm512_maskz_loadu_ps(masks[half], p->bias + w->column + here));
+    if (p->added) v[half] = _mm512_add_ps(v[half], found_in(p, at + here, masks[half]));
+    if (p->wide) _mm512_mask_storeu_ps((float *)p->y + at + here, masks[half], v[half]);
+  }
+  if (!p->wide)
+    _mm512_mask_storeu_epi16((uint16_t *)p->y + at, masks[0] | (__mmask32)masks[1] << 16, narrowed(v[0], v[1]));
+}
+
+INLINE void finish(const struct product *p, struct whole *w, int64_t rows) {
+  const int64_t end = w->done + rows < w->rows ? w->done + rows : w->rows;
+  for (; w->done < end; w->done++) finish_row(p, w, w->done);
+}
+
+/* A stripe times a panel over `steps`, of which the first is loaded; meanwhile other sums are taken where they belong. */
+INLINE void multiplied_rest(const struct product *p, const uint16_t *a, const uint16_t *b, int64_t steps,
+                            struct whole *whole) {
+  const int64_t rows = (STRIPE + steps - 1) / steps;
+  for (int64_t step = 1; step < steps; step++) {
+    multiplied_step();
+    finish(p, whole, rows);
+    a += STEP, b += PACKED;
+    loaded(a, p->inner * (int64_t)sizeof *a, b);
+  }
+  multiplied_step();
+  finish(p, whole, STRIPE);
 }
 
 INLINE void tiles_from(const float *sums) {
@@ -266,6 +277,8 @@ static void multiply_block(const struct job *job, const struct own *own, int64_t
   const int64_t panel = group * job->group, left = job->panels - panel, count = left < job->group ? left : job->group;
   const int64_t from = block * job->length, steps = job->steps - from < job->length ? job->steps - from : job->length;
   const int last = block == job->blocks - 1;
+  _Alignas(64) float found[2][STRIPE * PANEL];
+  struct whole whole = {.rows = 0};
   pack_block(job, own, panel, count, from, steps, last);
   /* what comes next is loaded before sums are stored: the tiles would wait for both */
   if (steps && begin < end) loaded(stripe_of(job, begin) + from * STEP, p->inner * 2, own->panels);
@@ -286,7 +299,7 @@ static void multiply_block(const struct job *job, const struct own *own, int64_t
         else
           tiles_from(to);
         const uint16_t *packed = own->panels + (at * count + i * here) * PACKED;
-        if (here) multiplied_rest(x + at * STEP, p->inner, packed, here);
+        if (here) multiplied_rest(p, x + at * STEP, packed, here, &whole);
         if (ends && job->beside) {
           multiplied16(rows, job->beside, own->tails + i * PACKED, job->tail > 0);
           multiplied16(rows + (job->tail ? STEP : 0), job->beside, job->second + (panel + i) * job->ranks * PACKED,
@@ -297,12 +310,19 @@ static void multiply_block(const struct job *job, const struct own *own, int64_t
         if (here)
           loaded(next == 0 ? x + at * STEP : next == 1 ? x + (at + PIECE) * STEP : below, p->inner * 2,
                  next == 2 ? own->panels : packed + here * PACKED);
-        tiles_to(to);
+        if (!ends) {
+          tiles_to(to);
+          continue;
+        }
+        finish(p, &whole, STRIPE);
+        tiles_to(found[i % 2]);
+        const int64_t row_of_y = stripe * STRIPE, rest = p->rows - row_of_y;
+        whole = (struct whole){found[i % 2], row_of_y, (panel + i) * PANEL, rest < STRIPE ? rest : STRIPE, 0};
       }
       at += PIECE;
     } while (at < steps);
-    if (last) finish(p, sums, stripe * STRIPE, panel * PANEL, count);
   }
+  finish(p, &whole, STRIPE);
 }
 
 static struct own own_of(const struct job *job, int thread) {
