@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tunesmith.training.loop.native.library import Library, attends, library_of
+from tunesmith.training.loop.native.library import Library, attends, library_for
 
 IMPLEMENTATION = "tunesmith_packed"
 _WASTE = 0.2  # of a group's places may be padding
@@ -124,7 +124,7 @@ def _library_for(q_1HTD: Tensor, k_1HTD: Tensor, v_1HTD: Tensor) -> Library | No
     dim = q_1HTD.shape[-1]
     if not attends(dim) or k_1HTD.shape[-1] != dim or v_1HTD.shape[-1] != dim:
         return None
-    return library_of(q_1HTD) if q_1HTD.dtype == k_1HTD.dtype == v_1HTD.dtype else None
+    return library_for(q_1HTD) if q_1HTD.dtype == k_1HTD.dtype == v_1HTD.dtype else None
 
 
 class _Compiled(torch.autograd.Function):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.training.loop.loading import computed_in
-from tunesmith.training.loop.native.library import KINDS, Library, library, library_of
+from tunesmith.training.loop.native.library import KINDS, Library, library, library_for
 from tunesmith.training.loop.native.structs import LowRank
 
 # with fewer rows the work is reading the weights, with fewer columns turning the rows into integers
@@ -94,7 +94,7 @@ def _suited(x_NK: Tensor, weight_KO: Tensor) -> Library | None:
     if not (weight_KO.is_contiguous() or weight_KO.t().is_contiguous()):
         return None
     if x_NK.dtype is torch.bfloat16:
-        return library_of(x_NK) if weight_KO.dtype is torch.bfloat16 else None
+        return library_for(x_NK) if weight_KO.dtype is torch.bfloat16 else None
     return _library(weight_KO) if x_NK.dtype is torch.float32 else None
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tunesmith.training.loop.frozen import Weight
 from tunesmith.training.loop.lora import Branch, LoraLinear, branch_gradients, branched, input_gradient, kept
-from tunesmith.training.loop.native.library import GELU_TANH, SILU, library_of
+from tunesmith.training.loop.native.library import GELU_TANH, SILU, library_for
 
 _NAMES = ("gate_proj", "up_proj", "down_proj")
 
@@ -33,12 +33,12 @@ class Activation:
 
     def gated(self, g_NF: Tensor, u_NF: Tensor) -> Tensor:
         """``act(g) * u``."""
-        found = library_of(g_NF)
+        found = library_for(g_NF)
         return self.of(g_NF).mul_(u_NF) if found is None else found.gated(g_NF, u_NF, self.kind)
 
     def gradients(self, grad_NF: Tensor, g_NF: Tensor, u_NF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Those of g and u from that of ``act(g) * u``, which g's overwrites; and ``act(g) * u`` again."""
-        found = library_of(g_NF)
+        found = library_for(g_NF)
         if found is not None:
             return found.gated_back(grad_NF, g_NF, u_NF, self.kind)
         active_NF = self.of(g_NF)

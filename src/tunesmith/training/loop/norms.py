@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunesmith.training.loop.native.library import Library, library_of
+from tunesmith.training.loop.native.library import Library, library_for
 
 _EPS = ("variance_epsilon", "eps")
 _PROBES = (1e-3, 1.0, 1e3)  # with the smallest the number beside the squares counts
@@ -52,7 +52,7 @@ class Norm(nn.Module):
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
-        found = library_of(x)
+        found = library_for(x)
         if found is None:
             own: Tensor = self.base_layer(x)
             return own
@@ -77,7 +77,7 @@ def normed(module: Any, computed: torch.dtype = torch.float32) -> Norm | None:
         return None  # what is given beside x may count
     row_D = torch.linspace(-1, 2, len(weight), device=weight.device).cos() + 0.5  # its mean is not 0
     x_ND = torch.stack([row_D * size for size in _PROBES]).to(computed)
-    if library_of(x_ND) is None:
+    if library_for(x_ND) is None:
         return None
     with torch.no_grad():
         wanted_ND = module(x_ND)

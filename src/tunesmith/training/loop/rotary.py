@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.training.loop.attention import grouped
-from tunesmith.training.loop.native.library import Library, library_of
+from tunesmith.training.loop.native.library import Library, library_for
 
 _RECORDING = "tunesmith_recording"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -84,7 +84,7 @@ class TurnedAttention(nn.Module):
         )
         if hasattr(self, "q_norm"):
             q_THD, k_TGD = self.q_norm(q_THD), self.k_norm(k_TGD)
-        found = cast(Library, library_of(hidden_1TD))
+        found = cast(Library, library_for(hidden_1TD))
         q_THD, k_TGD = (_Turned.apply(x, cos_1TD[0], sin_1TD[0], found) for x in (q_THD, k_TGD))
         q, k, v = (x[None].transpose(1, 2) for x in (q_THD, k_TGD, v_TGD))
         return q, k, v
@@ -92,7 +92,7 @@ class TurnedAttention(nn.Module):
 
 def _turns(hidden_1TD: Tensor, cos_1TD: Tensor, sin_1TD: Tensor) -> bool:
     """Whether the library turns heads of such a model."""
-    found = library_of(hidden_1TD)
+    found = library_for(hidden_1TD)
     return (
         found is not None
         and found.turns

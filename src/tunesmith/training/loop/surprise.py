@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.training.loop.frozen import by_fixed_point
-from tunesmith.training.loop.native.library import library, library_of
+from tunesmith.training.loop.native.library import library, library_for
 from tunesmith.training.loop.native.structs import Sums
 
 # logits held at once: 2 ** 27 of them are half a gigabyte in float32
@@ -77,8 +77,8 @@ def _over_words(
 
 def _product(x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None, onto_NO: Tensor | None = None) -> Tensor:
     """``x @ weight + bias`` in float32, whatever the head computes in; added to ``onto_NO`` where that is given."""
-    found = library_of(x_NK) if x_NK.dtype is torch.bfloat16 and weight_KO.dtype is torch.bfloat16 else None
-    if found is not None and found.multiplies:
+    found = library_for(x_NK) if x_NK.dtype is torch.bfloat16 and weight_KO.dtype is torch.bfloat16 else None
+    if found is not None:
         return found.product(x_NK, weight_KO, bias_O, wide=True, onto=onto_NO)
     y_NO = by_fixed_point(x_NK, weight_KO)
     if y_NO is None:

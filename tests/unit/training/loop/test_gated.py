@@ -108,7 +108,7 @@ def test_without_the_library_torch_gives_the_same(
     activation: Activation, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not compiled:
-        monkeypatch.setattr("tunesmith.training.loop.lora_mlp.library_of", lambda x: None)
+        monkeypatch.setattr("tunesmith.training.loop.lora_mlp.library_for", lambda x: None)
     g, u, grad = (torch.randn(7, 13) for _ in range(3))
     h = activation.gated(g, u)
     *grads, again = activation.gradients(grad.clone(), g, u)

@@ -45,10 +45,10 @@ def test_loss_and_gradients_are_float32s_within_rounding(
         pytest.skip("torch does not compute in bfloat16 here")
     count, found = scored(torch.bfloat16)
     for place in (
-        "rotary.library_of",
-        "norms.library_of",
-        "lora_mlp.library_of",
-        "surprise.library_of",
+        "rotary.library_for",
+        "norms.library_for",
+        "lora_mlp.library_for",
+        "surprise.library_for",
         "surprise.library",
     ):
         monkeypatch.setattr(f"tunesmith.training.loop.{place}", lambda x: None)

@@ -176,8 +176,8 @@ def test_a_model_has_the_same_loss_and_gradients_with_its_norms_replaced(
         return sum(isinstance(each, Norm) for each in model.modules()), loss.detach(), list(found)
 
     replaced, loss, grads = scored()
-    monkeypatch.setattr("tunesmith.training.loop.norms.library_of", lambda x: None)
-    monkeypatch.setattr("tunesmith.training.loop.lora_mlp.library_of", lambda x: None)
+    monkeypatch.setattr("tunesmith.training.loop.norms.library_for", lambda x: None)
+    monkeypatch.setattr("tunesmith.training.loop.lora_mlp.library_for", lambda x: None)
     none, wanted, expected = scored()
     assert (replaced, none) == (count, 0)
     torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=1e-5)

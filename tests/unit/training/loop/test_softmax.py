@@ -105,7 +105,7 @@ def test_in_bfloat16_surprise_is_that_of_its_own_logits(
 ) -> None:
     if not compiled:
         monkeypatch.setattr("tunesmith.training.loop.surprise.library", lambda computes: None)
-        monkeypatch.setattr("tunesmith.training.loop.surprise.library_of", lambda x: None)
+        monkeypatch.setattr("tunesmith.training.loop.surprise.library_for", lambda x: None)
     monkeypatch.setattr("tunesmith.training.loop.surprise._MOST_WEIGHTS", 64 * 150)
     hidden, head = torch.randn(33, 64).bfloat16().requires_grad_(True), (torch.randn(451, 64) / 4).bfloat16()
     labels, probe = torch.randint(451, (33,)), torch.randn(33)

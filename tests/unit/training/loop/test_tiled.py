@@ -201,7 +201,7 @@ def test_gradients_of_a_layer_are_autograds_within_rounding(
     mine = layer(x)
     found, bare = gradients(mine, probe, of), gradients(layer(x.detach()), probe, of[1:])
     with monkeypatch.context() as without:
-        without.setattr("tunesmith.training.loop.frozen.library_of", lambda x: None)
+        without.setattr("tunesmith.training.loop.frozen.library_for", lambda x: None)
         other = layer(x)
         torchs = gradients(other, probe, of)
     assert mine.dtype is torch.bfloat16
@@ -231,5 +231,5 @@ def test_gradients_of_a_gated_block_are_autograds_within_rounding(
     y = through(block.down_proj, nn.functional.silu(through(block.gate_proj, wide)) * through(block.up_proj, wide))
     exact = gradients(y, probe, [wide, *learned])
     found = gradients(gated(x), probe, [x, *learned])
-    monkeypatch.setattr("tunesmith.training.loop.frozen.library_of", lambda x: None)
+    monkeypatch.setattr("tunesmith.training.loop.frozen.library_for", lambda x: None)
     no_worse(found, gradients(gated(x), probe, [x, *learned]), exact)

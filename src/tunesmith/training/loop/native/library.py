@@ -79,11 +79,6 @@ class Library:
         # not as the process ends: a thread that nobody waits for may still be in a product
         finalize(self, functions.pool_free, self._pool).atexit = False
 
-    @property
-    def multiplies(self) -> bool:
-        """Whether there are products with frozen weights in this number format."""
-        return self._functions.frozen_product is not None
-
     def product(
         self, x_NK: Tensor, weight_KO: Tensor, bias_O: Tensor | None = None, *, wide: bool = False,
         onto: Tensor | None = None,
@@ -324,11 +319,6 @@ def library(computes: torch.dtype = torch.float32) -> Library | None:
 
 
 def library_for(x: Tensor) -> Library | None:
-    """The library where it computes with numbers like these: float32, on the processor."""
-    return library() if x.dtype is torch.float32 and x.device.type == "cpu" else None
-
-
-def library_of(x: Tensor) -> Library | None:
     """The library where it computes with numbers like these, on the processor."""
     return library(x.dtype) if x.dtype in _ENDINGS and x.device.type == "cpu" else None
 
