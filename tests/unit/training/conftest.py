@@ -1,7 +1,7 @@
 """A tiny base model for every test of training, made once a session."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +39,19 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.set_num_threads(1)
     return make_tiny_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture
+def float32_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Float32's compiled library is used meanwhile, whether or not it is the faster one on this processor."""
+    import torch
+
+    from tunesmith.training.loop.native import library as native
+
+    monkeypatch.setattr(native, "_FASTER_ON", torch.backends.cpu.get_cpu_capability())
+    known = native.library  # a test may put another in its place
+    known.cache_clear()
+    if known() is None:
+        pytest.skip(native.reason())
+    yield
+    known.cache_clear()

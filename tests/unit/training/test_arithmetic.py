@@ -15,7 +15,6 @@ from tunesmith.training.data.material import Material
 from tunesmith.training.loop import frozen, loading
 from tunesmith.training.loop.loading import load_base
 from tunesmith.training.loop.lora_modules import with_lora
-from tunesmith.training.loop.native import library as native
 from tunesmith.training.loop.native.library import Library
 from tunesmith.training.publishing import publish
 from tunesmith.training.recipe import execute
@@ -76,10 +75,10 @@ def base(tiny_base: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Pat
 )
 def test_the_record_says_what_products_with_the_base_were_made_in(
     base: Path, compiled: bool, natively: bool, said: str, in_blocks: list[torch.dtype], tokenizer: Any,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
-    if said == "block fixed point" and native.library() is None:
-        pytest.skip(native.reason())
+    if said == "block fixed point":
+        request.getfixturevalue("float32_library")
     if not compiled:
         monkeypatch.setattr(frozen, "library", lambda *_: None)
     monkeypatch.setattr(loading, "_SMALL", 0)

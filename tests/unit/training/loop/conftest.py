@@ -13,18 +13,9 @@ _of_float32 = cache(lambda count: Library(native.loaded(), count))
 
 
 @pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Library]]:
-    """Libraries of float32 with so many threads of their own, each made once.
-
-    Everything uses float32's library meanwhile, whether or not it is the faster one on this processor.
-    """
-    monkeypatch.setattr(native, "_FASTER_ON", torch.backends.cpu.get_cpu_capability())
-    known = native.library  # a test may put another in its place
-    known.cache_clear()
-    if known() is None:
-        pytest.skip(native.reason())
-    yield _of_float32
-    known.cache_clear()
+def threads(float32_library: None) -> Callable[[int], Library]:
+    """Libraries of float32 with so many threads of their own, each made once."""
+    return _of_float32
 
 
 @pytest.fixture(scope="session")
