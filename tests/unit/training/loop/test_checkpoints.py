@@ -144,6 +144,19 @@ def test_products_in_block_fixed_point_are_gone_on_with_to_the_same_bytes_and_le
     assert plain is not None and plain.loss == pytest.approx(outcome.loss, rel=1e-3)
 
 
+def test_what_is_computed_in_tiles_is_gone_on_with_to_the_same_bytes_and_learns_alike(
+    in_tiles: Callable[[int], Library], train: Train, narrow_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plain = train(tmp_path / "plain", base=narrow_base)
+    monkeypatch.setattr("tunesmith.training.loop.loading._native_bfloat16", lambda: True)
+    whole, outcome = train(tmp_path / "whole", base=narrow_base)
+    for after in (1, 4):
+        train(tmp_path / str(after), base=narrow_base, stop_after=after)
+        assert same(whole, train(tmp_path / str(after), base=narrow_base)[0])
+    assert plain is not None and outcome is not None and outcome.loss != plain.loss
+    assert outcome.loss == pytest.approx(plain.loss, rel=0.02)
+
+
 def test_a_run_interrupted_again_and_again_is_no_other(train: Train, tmp_path: Path) -> None:
     whole, _ = train(tmp_path / "whole")
     folder = tmp_path / "often"
