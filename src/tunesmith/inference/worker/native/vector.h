@@ -27,7 +27,7 @@ static inline __m256 exp8(__m256 x) {
   const __m256 vanishes = _mm256_cmp_ps(x, low, _CMP_LT_OQ), odd = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
   const __m256 kept = x;
   x = _mm256_min_ps(_mm256_max_ps(x, low), high);
-  const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  enum { nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
   const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), nearest);
   __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
   r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
