@@ -184,6 +184,8 @@ async def endless(turn: Turn) -> None:
     while True:
         for token in tokens(0, 1000):
             await turn.say(token)
+        # a few megabytes a second: it is ended for its time, not for its length, however fast the machine
+        await asyncio.sleep(0.05)
 
 
 async def gzip_bomb(turn: Turn) -> None:
