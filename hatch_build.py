@@ -21,7 +21,7 @@ LIBRARIES = {
     ENGINE / "kernels.so": sorted(ENGINE.glob("*.[ch]")),
     TRAINER / "kernels.so": [
         *sorted(TRAINER.glob("*.[ch]")),
-        *(ENGINE / name for name in ("pool.c", "pool.h", "vector.h", "wide.c", "wide.h")),
+        *(ENGINE / name for name in ("pairs_16.h", "pool.c", "pool.h", "vector.h", "wide.c", "wide.h")),
     ],
 }
 FLAGS = ("-std=gnu11", "-O3", "-mavx2", "-mfma", "-mf16c", "-fno-math-errno", "-Wall", "-Wextra", "-shared", "-fPIC")

@@ -36,7 +36,7 @@ _FASTER_ON = "AVX2"
 _WIDE_ENOUGH = ("AVX2", "AVX512")  # what the kernels are compiled for, and what has it too
 _MOST_DIM = 256  # ATTENTION_DIM in attention.h
 _TALL, _WIDE = {torch.float32: 6, torch.bfloat16: 32}, 16  # rows and ranks of a middle; see fixed.h
-_SHARED = ("pool.c", "pool.h", "vector.h", "wide.c", "wide.h")  # the engine's
+_SHARED = ("pairs_16.h", "pool.c", "pool.h", "vector.h", "wide.c", "wide.h")  # the engine's
 _ENDINGS = {torch.float32: "", torch.bfloat16: "_16"}
 _FUNCTIONS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "frozen_scratch": ((c_void_p, POINTER(Product)), c_int64),

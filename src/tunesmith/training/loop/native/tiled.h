@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "low_rank.h"
+#include "pairs_16.h"
 #include "wide.h"
 
 #define SIDE 16
@@ -43,34 +44,8 @@ INLINE __m512 widened16(const uint16_t *from) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
 }
 
-/* Two vectors one after the other, rounded. */
-INLINE __m512i narrowed(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-
 INLINE __mmask32 mask32(int64_t count) { return count >= 32 ? ~0u : count <= 0 ? 0 : (1u << count) - 1; }
 INLINE __mmask16 mask16(int64_t count) { return (__mmask16)mask32(count); }
-
-/* Sixteen by sixteen numbers of 32 bits, rows and columns changed over. */
-INLINE void turned16(__m512i r[16]) {
-  __m512i t[16];
-  UNROLL for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  UNROLL for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; j++) {
-      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-    }
-  UNROLL for (int i = 0; i < 4; i++)
-    for (int half = 0; half < 16; half += 8) {
-      t[half + i] = _mm512_shuffle_i32x4(r[half + i], r[half + 4 + i], 0x88);
-      t[half + 4 + i] = _mm512_shuffle_i32x4(r[half + i], r[half + 4 + i], 0xdd);
-    }
-  UNROLL for (int i = 0; i < 8; i++) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-    r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
-  }
-}
 
 /* One step of up to PANEL columns out of rows of `columns`, `stride` apart. */
 INLINE void pack_rows16(const uint16_t *from, int64_t stride, int64_t rows, int64_t columns, uint16_t *to) {

@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "pairs_16.h"
 #include "vector.h"
 #include "wide.h"
 
@@ -107,37 +108,6 @@ WIDE_INLINE void half_product(const uint16_t *a, int64_t steps, float *c, int64_
   _tile_stored(1, c + right, stride);
 }
 
-/* Sixteen by sixteen numbers of 32 bits turned. */
-WIDE_INLINE void turned16(__m512i r[16]) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-  }
-}
-
 /* Which of 32 numbers from `d` on a row of `dim`, a multiple of 8, has. */
 WIDE_INLINE __mmask32 within(int d, int dim) { return dim - d >= 32 ? ~0u : dim <= d ? 0 : (1u << (dim - d)) - 1; }
 
@@ -180,19 +150,10 @@ WIDE_INLINE void turn(const uint16_t *from, int64_t stride, int64_t rows, int64_
     }
 }
 
-/* 0, 0, 1, 1, .. 15, 15, and `even` and `odd` added. */
-WIDE_INLINE __m512i twice_each(int even, int odd) {
-  const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  return _mm512_add_epi16(_mm512_mullo_epi32(count, _mm512_set1_epi32(0x10001)), _mm512_set1_epi32(odd << 16 | even));
-}
-
 /* Sixteen columns of two rows side by side, the low or the high half. */
 WIDE_INLINE __m512i side_by_side(__m512i a, __m512i b, int high) {
   return _mm512_permutex2var_epi16(a, high ? twice_each(16, 48) : twice_each(0, 32), b);
 }
-
-/* The low half beside the high half. */
-WIDE_INLINE __m512i halves_paired(__m512i a) { return _mm512_permutexvar_epi16(twice_each(0, 16), a); }
 
 WIDE_INLINE void pairs32(const uint16_t *from, int64_t stride, int64_t rows, __mmask32 mask, __m512i low[16],
                          __m512i high[16]) {
@@ -231,9 +192,6 @@ WIDE_INLINE void turn_pairs(const uint16_t *from, int64_t stride, int64_t rows, 
     }
 }
 
-/* 32 numbers of bfloat16, rounded to nearest even. */
-WIDE_INLINE __m512i narrowed(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-
 /* Rows out of their sums (rows / 16, width / 16, 16 columns, 16 rows), each times its own of `by`. */
 WIDE_INLINE void rows_of(const float *sums, const float *by, int64_t rows, int dim, int width, uint16_t *to,
                          int64_t stride) {
@@ -253,21 +211,6 @@ WIDE_INLINE void rows_of(const float *sums, const float *by, int64_t rows, int d
         _mm512_mask_storeu_epi16(to + (first + i) * stride + d, mask, r[i]);
     }
   }
-}
-
-/* 2^x for x that is not above 0, to 3e-6 of itself (a polynomial with the smallest largest error on [-1/2, 1/2]); 0
- * below -127, what is no number stays none. Adding `shift` leaves the nearest integer, raised as an exponent is, in the
- * lowest bits. */
-WIDE_INLINE __m512 power16(__m512 x) {
-  const __m512 shift = _mm512_set1_ps(12582912.0f + 127.0f);
-  x = _mm512_max_ps(_mm512_set1_ps(-127.0f), x); /* of a number and none, the second */
-  const __m512 shifted = _mm512_add_ps(x, shift), f = _mm512_sub_ps(x, _mm512_sub_ps(shifted, shift));
-  __m512 p = _mm512_set1_ps(9.582852817e-3f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.590642784e-2f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402409864e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931241930e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-  return _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
 }
 
 WIDE_END
