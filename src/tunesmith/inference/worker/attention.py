@@ -172,7 +172,8 @@ def _prefill(
     slot = chunk.lease.slot
     keys[slot, :, chunk.start : stop] = key[0, :, begin:end]
     values[slot, :, chunk.start : stop] = value[0, :, begin:end]
-    seen = _causal(query[:, :, begin:end], keys[slot, None, :, :stop], values[slot, None, :, :stop], scale, w)
+    k, v = (tensor[slot, None, :, :stop].to(query.dtype) for tensor in (keys, values))  # the cache's may be narrower
+    seen = _causal(query[:, :, begin:end], k, v, scale, w)
     out[:, begin:end] = seen.transpose(1, 2)
 
 
@@ -186,7 +187,7 @@ def _decode(
     heads = query.shape[1]
     # The query heads that share a key-value head become query rows of it: nothing is repeated in memory.
     q = query[0][:, group.queries].transpose(0, 1).reshape(high - low, kv_heads, heads // kv_heads, query.shape[3])
-    seen = F.scaled_dot_product_attention(
-        q, keys[low:high, :, : group.length], values[low:high, :, : group.length], attn_mask=group.mask(w), scale=scale
-    ).reshape(high - low, heads, value.shape[3])
+    k, v = (tensor[low:high, :, : group.length].to(query.dtype) for tensor in (keys, values))
+    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask(w), scale=scale)
+    seen = seen.reshape(high - low, heads, value.shape[3])
     out[0, group.tokens] = seen if group.full else seen[group.slots - low]

@@ -46,7 +46,7 @@ class LanguageModel:
         records: where it is kept what transformers says of models; None asks it each time.
 
     Attributes:
-        dtype: of activations, keys and values.
+        dtype: of activations. The cache has one of its own.
         fused: it runs as a ``Decoder``; otherwise on transformers' own code, which is slower.
 
     Raises:
@@ -124,7 +124,8 @@ class LanguageModel:
         )
         self._program = program(self._run) if isinstance(self._run, Decoder) else None
         limit = cache_bytes if cache_bytes is not None else _free_share(self.device)
-        self.cache = Cache(found.shapes, self.context, limit=limit, dtype=self.dtype, device=self.device)
+        cached = self._program.cached if self._program is not None else self.dtype
+        self.cache = Cache(found.shapes, self.context, limit=limit, dtype=cached, device=self.device)
         wrong = torch.linalg.vector_norm(self._replay(found.tokens)[:LOGITS] - found.expected)
         if wrong <= _allowed(self.precision) * torch.linalg.vector_norm(found.expected):
             return ""

@@ -15,10 +15,10 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """``name``: how weights are kept. ``computed``: what activations, keys and values are.
+    """``name``: how weights are kept. ``computed``: what activations are.
 
     "bfloat16" computed in float32 is the compiled kernels' way with tiles: the inputs of products are rounded to
-    bfloat16, and nothing else.
+    bfloat16, and so are keys and values where a whole step is compiled.
     """
 
     name: Name

@@ -58,6 +58,7 @@ WINDOWS: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 70, "ma
 BOOK = [5 + (7 * i * i + 3 * i) % 90 for i in range(900)]
 
 without_tiles = pytest.mark.skipif(not native.tiles(), reason="no tiles are multiplied here")
+by_precision = pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=without_tiles)])
 pytestmark = pytest.mark.skipif(native.library() is None, reason="nothing is compiled here")
 
 
@@ -191,8 +192,9 @@ readings = st.builds(
         (LlamaConfig(**SIZES | {"num_key_value_heads": 1, "dtype": "bfloat16"}, attention_bias=True), "float16"),
         (Qwen2Config(**SIZES | {"hidden_size": 128}), "float16"),
         pytest.param(MistralConfig(**SIZES, sliding_window=65), "bfloat16", marks=without_tiles),
+        pytest.param(Qwen3Config(**SIZES | {"head_dim": 48}, **WINDOWS), "bfloat16", marks=without_tiles),
     ],
-    ids=["qwen3", "gemma3-int8", "llama-bfloat16", "qwen2-float16", "mistral-tiles"],
+    ids=["qwen3", "gemma3-int8", "llama-bfloat16", "qwen2-float16", "mistral-tiles", "qwen3-tiles"],
 )
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_row_reads_the_same_to_the_last_bit_however_it_is_cut_and_whatever_is_beside_it(
@@ -277,8 +279,9 @@ def test_a_row_reads_the_same_to_the_last_bit_with_avx512_and_avx2(config: Any, 
         assert torch.equal(one.isfinite(), other.isfinite()) if bad else torch.equal(one, other)
 
 
-def test_a_beginning_used_again_gives_the_same_bits(tmp_path: Path) -> None:
-    model = loaded(Qwen3Config(**SIZES, **WINDOWS), tmp_path / "model")
+@by_precision
+def test_a_beginning_used_again_gives_the_same_bits(precision: str, tmp_path: Path) -> None:
+    model = loaded(Qwen3Config(**SIZES, **WINDOWS), tmp_path / "model", precision)
     right = alone(model, BOOK[:300])
     first, again = model.cache.lease(300), model.cache.lease(300)
     ran(model, [Piece(first, BOOK[:230])])
@@ -352,7 +355,7 @@ def test_by_tiles_a_text_reads_as_in_transformers_but_for_the_rounding_of_inputs
     wearing = alone(model, BOOK[:300], worn)
     monkeypatch.setattr(model, "_program", None)  # the same products, and torch between them
     for found, by_torch in ((compiled, alone(model, BOOK[:300])), (wearing, alone(model, BOOK[:300], worn))):
-        assert torch.linalg.vector_norm(found - by_torch) < 0.01 * torch.linalg.vector_norm(by_torch)
+        assert torch.linalg.vector_norm(found - by_torch) < 0.02 * torch.linalg.vector_norm(by_torch)
 
 
 def test_adapters_of_any_rank_add_what_torch_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,8 +383,9 @@ def test_adapters_of_any_rank_add_what_torch_adds(tmp_path: Path, monkeypatch: p
         assert torch.allclose(found, right, atol=1e-4, rtol=1e-4)
 
 
-def test_a_step_with_a_dora_is_left_to_torch_and_its_other_rows_go_on(tmp_path: Path) -> None:
-    model = loaded(Qwen3Config(**SIZES), tmp_path / "model")
+@by_precision
+def test_a_step_with_a_dora_is_left_to_torch_and_its_other_rows_go_on(precision: str, tmp_path: Path) -> None:
+    model = loaded(Qwen3Config(**SIZES), tmp_path / "model", precision)
     lora, dora = adapter(model, 4), adapter(model, 5, share=0.9)
     rows = [Piece(model.cache.lease(90), BOOK[60:80], one) for one in (None, lora, dora)]
     assert model._program is not None
@@ -391,11 +395,15 @@ def test_a_step_with_a_dora_is_left_to_torch_and_its_other_rows_go_on(tmp_path: 
     right = [alone(model, BOOK[:80], row.worn) for row in rows]
     for row, expected in zip(rows, right, strict=True):  # each by itself again
         (found,) = ran(model, [row])
-        assert torch.allclose(found, expected[60:], atol=1e-4, rtol=1e-4)
+        if precision == "float32":
+            assert torch.allclose(found, expected[60:], atol=1e-4, rtol=1e-4)
+        else:  # torch does not round what is multiplied with keys and values
+            assert torch.linalg.vector_norm(found - expected[60:]) < 0.02 * torch.linalg.vector_norm(expected[60:])
 
 
-def test_a_version_of_an_adapter_is_forgotten_when_its_last_step_has_run(tmp_path: Path) -> None:
-    model = loaded(Qwen3Config(**SIZES), tmp_path / "model")
+@by_precision
+def test_a_version_of_an_adapter_is_forgotten_when_its_last_step_has_run(precision: str, tmp_path: Path) -> None:
+    model = loaded(Qwen3Config(**SIZES), tmp_path / "model", precision)
     assert model._program is not None
     right = {rank: alone(model, BOOK[:9], adapter(model, rank)) for rank in (3, 4)}
     gc.collect()
@@ -412,9 +420,12 @@ def test_a_version_of_an_adapter_is_forgotten_when_its_last_step_has_run(tmp_pat
     assert len(model._program._worn) == 0
 
 
+@by_precision
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e38])
-def test_a_row_whose_numbers_are_none_spoils_no_other_and_nobody_after_it(number: float, tmp_path: Path) -> None:
-    model = loaded(Qwen3Config(**SIZES, **WINDOWS), tmp_path / "model")
+def test_a_row_whose_numbers_are_none_spoils_no_other_and_nobody_after_it(
+    number: float, precision: str, tmp_path: Path
+) -> None:
+    model = loaded(Qwen3Config(**SIZES, **WINDOWS), tmp_path / "model", precision)
     good, bad = adapter(model, 3), adapter(model, 17)
     next(iter(bad.sites.values())).parts[2].B.fill_(number)  # its values
     leases = [model.cache.lease(150) for _ in range(4)]
@@ -481,6 +492,29 @@ def test_a_step_without_memory_is_cut_smaller_and_every_row_still_says_all(
     model._program = Program(model._run, Narrow(native._loaded(), 1))
     assert said() == right
     assert failed and max(failed) >= 400
+
+
+@pytest.mark.parametrize(
+    ("precision", "kept"),
+    [
+        ("float32", torch.float32),
+        ("float16", torch.float32),
+        pytest.param("bfloat16", torch.bfloat16, marks=without_tiles),
+        pytest.param("int8", torch.bfloat16, marks=without_tiles),
+    ],
+)
+def test_keys_and_values_take_half_the_memory_where_tiles_are_multiplied(
+    precision: str, kept: torch.dtype, tmp_path: Path
+) -> None:
+    model = loaded(Qwen3Config(**SIZES), tmp_path / "model", precision)
+    lease = model.cache.lease(10)
+    ran(model, [Piece(lease, BOOK[:10])])
+    parts = model.cache.copy_out(lease, 10)
+    assert {part.dtype for part in (*parts, *lease.arena.keys, *lease.arena.values)} == {kept}
+    assert sum(part.nbytes for part in parts) == model.cache.size(10) == 10 * 2 * 2 * 2 * 32 * kept.itemsize
+    assert model.cache.cost(10) == model.cache.allocated == 25.6 * model.cache.size(10)
+    plain = LanguageModel(tmp_path / "model", cache_bytes=1 << 24, precision="float32")
+    assert model.cache.size(10) * torch.float32.itemsize == plain.cache.size(10) * kept.itemsize
 
 
 def test_scores_that_lie_far_apart_are_shared_out_as_in_transformers(tmp_path: Path) -> None:

@@ -102,44 +102,30 @@ INLINE void multiplied(const float *from, float by, int width, float *to) {
 static void attend_item(void *context, int item, int thread) {
   const struct attention *w = context;
   const struct model *m = w->model;
-  const struct step *s = w->step;
   const struct layer *layer = &m->layers[w->layer];
-  const int width = m->head_width, group = group_of(m) / w->split, tokens = together(m, w->split);
-  const struct row *row = s->row;
-  for (;; row++) { /* whose it is */
-    const int items = (row->end - row->begin + tokens - 1) / tokens * m->kv_heads * w->split;
-    if (item < items) break;
-    item -= items;
-  }
-  const int part = item % (m->kv_heads * w->split), kv = part / w->split;
-  const int first = row->begin + item / (m->kv_heads * w->split) * tokens;
-  const int last = first + tokens < row->end ? first + tokens : row->end;
-  const int head = kv * group_of(m) + part % w->split * group, queries = (last - first) * group;
+  const struct share s = share_of(w, item);
+  const int width = m->head_width, group = s.group, queries = s.queries;
   float *const room = (float *)(w->room + w->each * thread);
   const long most_queries = queries_at_most(m);
   float *const keys_t = room, *const scores = keys_t + width * SPAN, *const q = scores + most_queries * SPAN;
   float *const out = q + most_queries * width, *const most = out + most_queries * width;
   float *const total = most + most_queries;
   const long row_of_qkv = (long)(m->heads + 2 * m->kv_heads) * width;
-  for (int t = first; t < last; t++)
-    for (int h = 0; h < group; h++) {
-      const float *from = w->qkv + t * row_of_qkv + (long)(head + h) * width;
-      multiplied(from, layer->scaling, width, q + ((long)(t - first) * group + h) * width);
-    }
+  for (int i = 0; i < queries; i++) {
+    const float *from = w->qkv + (s.first + i / group) * row_of_qkv + (long)(s.head + i % group) * width;
+    multiplied(from, layer->scaling, width, q + (long)i * width);
+  }
   memset(out, 0, sizeof(float) * queries * width);
   for (int i = 0; i < queries; i++) most[i] = -INFINITY, total[i] = 0.0f;
-  const long slot = (row->slot * m->kv_heads + kv) * row->capacity * width;
-  const float *keys = row->keys[w->layer] + slot, *values = row->values[w->layer] + slot;
-  const int here = row->start + first - row->begin, stop = row->start + last - row->begin;
-  int begin = 0;
-  if (layer->window && here - layer->window + 1 > 0) begin = (here - layer->window + 1) / SPAN * SPAN;
-  for (int p = begin; p < stop; p += SPAN) {
-    const int count = stop - p < SPAN ? stop - p : SPAN;
+  const float *keys = (const float *)s.row->keys[w->layer] + s.slot;
+  const float *values = (const float *)s.row->values[w->layer] + s.slot;
+  for (int p = s.begin; p < s.stop; p += SPAN) {
+    const int count = s.stop - p < SPAN ? s.stop - p : SPAN;
     turned(keys + (long)p * width, count, width, keys_t);
     memset(scores, 0, sizeof(float) * queries * SPAN);
     add_sums(q, width, keys_t, SPAN, width, queries, (count + PANEL - 1) / PANEL * PANEL, scores, SPAN);
     for (int i = 0; i < queries; i++) {
-      const int at = here + i / group;
+      const int at = s.here + i / group;
       const int from = layer->window && at - layer->window + 1 > p ? at - layer->window + 1 - p : 0;
       const int to = at + 1 - p < SPAN ? at + 1 - p : SPAN;
       const float kept = shares_of(scores + i * SPAN, from, to, &most[i], &total[i]);
@@ -148,7 +134,7 @@ static void attend_item(void *context, int item, int thread) {
     add_sums(scores, SPAN, values + (long)p * width, width, count, queries, width, out, width);
   }
   for (int i = 0; i < queries; i++) {
-    float *to = w->seen + ((long)(first + i / group) * m->heads + head + i % group) * width;
+    float *to = w->seen + ((long)(s.first + i / group) * m->heads + s.head + i % group) * width;
     multiplied(out + (long)i * width, 1.0f / total[i], width, to);
   }
 }

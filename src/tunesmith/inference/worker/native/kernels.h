@@ -27,6 +27,17 @@ static inline int together(const struct model *m, int split) {
 
 static inline int queries_at_most(const struct model *m) { return group_of(m) > QUERIES ? group_of(m) : QUERIES; }
 
+/* One item: `group` query heads from `head` on of the step's tokens from `first` on, token by token. They see positions
+ * [begin, stop) of the row or some of them; the first token is at `here`, and the key-value head's numbers begin at
+ * `slot`. */
+struct share {
+  const struct row *row;
+  int first, head, group, queries, here, begin, stop;
+  long slot;
+};
+
+struct share share_of(const struct attention *w, int item);
+
 struct kernels {
   /* see product.h */
   void (*panel_sums)(const struct product *it, int panel, const float *x, long ldx, int rows, float *sums,

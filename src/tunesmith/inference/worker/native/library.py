@@ -35,6 +35,10 @@ class Kind(IntEnum):
     def dtype(self) -> torch.dtype:
         return (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.bfloat16, torch.int8)[self]
 
+    @property
+    def tiled(self) -> bool:
+        return self in (Kind.BFLOAT16_TILES, Kind.INT8_TILES)
+
 
 _WHOLE = {Kind.INT8: 4, Kind.BFLOAT16_TILES: 32, Kind.INT8_TILES: 64}  # inputs are filled up to a multiple of it
 
@@ -90,6 +94,7 @@ class Model(Structure):
         ("head_width", c_int32),
         ("inner", c_int32),
         ("activation", c_int32),
+        ("cached", c_int32),
     )
 
 

@@ -26,6 +26,9 @@ class Program:
 
     Args:
         decoder: one all of whose products and activations the library computes, which ``program`` sees to.
+
+    Attributes:
+        cached: what its steps keep keys and values in: bfloat16 where products are made by tiles, which then attend too.
     """
 
     def __init__(self, decoder: Decoder, native: c.Library) -> None:
@@ -37,6 +40,8 @@ class Program:
         first = decoder.layers[0]
         head = _panels(decoder.head)
         assert head is not None
+        cached = c.Kind.BFLOAT16 if c.Kind(head.product.kind).tiled else c.Kind.FLOAT32
+        self.cached = cached.dtype
         self._model = c.Model(
             layers=self._layers,
             head=head.product,
@@ -49,6 +54,7 @@ class Program:
             head_width=first.attention.width,
             inner=first.down.site.inputs,
             activation=_activation(first.activation),
+            cached=cached,
         )
 
     def takes(self, step: Step) -> bool:

@@ -43,12 +43,13 @@ struct model {
   float eps;
   int32_t count; /* of layers */
   int32_t width, heads, kv_heads, head_width, inner, activation; /* inner: what the MLP's gates are multiplied with */
+  int32_t cached; /* kind of keys and values, FLOAT32 or BFLOAT16; the latter where there are tiles */
 };
 
 /* Tokens [begin, end) of the step are those of one row from position `start` on. Keys and values lie in a slot of its
  * arena: of each layer (slots, kv_heads, capacity, head_width). */
 struct row {
-  float *const *keys, *const *values; /* one a layer */
+  void *const *keys, *const *values; /* one a layer */
   int64_t slot, capacity;
   int32_t begin, end, start;
 };
@@ -97,3 +98,6 @@ long attention_room(const struct model *model);
  * attend: `seen` (tokens, heads, head_width). `room`: `threads` times attention_room. */
 void attend(struct pool *pool, const struct model *model, int layer, const struct step *step, const float *qkv,
             float *seen, char *room);
+
+/* For tests: the same of the first layer, with threads of its own; 0, or -1 when there is not enough memory. */
+int engine_attention(int threads, const struct model *model, const struct step *step, const float *qkv, float *seen);
