@@ -14,6 +14,7 @@ from torch import Tensor
 from tunesmith.inference.worker.pages import trim
 
 _SMALLEST = 256
+_MOST_SETTLED = 64  # slots
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -40,10 +41,21 @@ class Lease:
 
 
 class Arena:
-    """Slots of ``capacity`` tokens each; the first ``len(leases)`` of them are in use."""
+    """Slots of ``capacity`` tokens each; the first ``len(leases)`` of them are in use.
 
-    def __init__(self, shapes: Sequence[LayerShape], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+    Args:
+        kept: once there is any slot there are at least so many, so that the memory seldom moves.
+
+    Attributes:
+        generation: another number whenever the memory may have moved.
+    """
+
+    def __init__(
+        self, shapes: Sequence[LayerShape], capacity: int, dtype: torch.dtype, device: torch.device, kept: int = 0
+    ) -> None:
         self.capacity = capacity
+        self.generation = 0
+        self._kept = kept
         self.leases: list[Lease] = []
         self.slots = 0
         self.keys: list[Tensor] = []  # each (slots, heads, capacity, key)
@@ -53,7 +65,7 @@ class Arena:
     def add(self, lease: Lease) -> None:
         """Give ``lease`` the next slot, making room if there is none."""
         if len(self.leases) == self.slots:
-            self._resize(max(1, self.slots * 2))
+            self._resize(max(1, self.slots * 2, self._kept))
         lease.arena, lease.slot = self, len(self.leases)
         self.leases.append(lease)
 
@@ -72,9 +84,9 @@ class Arena:
             self._copy(None, last.slot, last.length)  # nobody knows yet that they are finite
             self.leases[lease.slot] = last
             last.slot = lease.slot
-        if len(self.leases) * 4 <= self.slots:
+        if len(self.leases) * 4 <= self.slots and self.slots > self._kept:
             try:
-                self._resize(self.slots // 2 if self.leases else 0)
+                self._resize(max(self.slots // 2 if self.leases else 0, self._kept))
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise  # else it stays as it is: giving memory back takes some first
@@ -88,6 +100,7 @@ class Arena:
         longest = max((lease.length for lease in self.leases), default=0)
         # Layer by layer, so the old and the new are never there as a whole. Should memory run out on the way, every
         # layer has as many slots as before or more, and ``slots`` is no more than all of them have.
+        self.generation += 1
         self.slots = min(self.slots, slots)
         for tensors, widths in (
             (self.keys, [shape.key for shape in self._shapes]),
@@ -113,6 +126,10 @@ class Cache:
     """All arenas, and the accounting that keeps them below ``limit`` bytes.
 
     Room is reserved for a row's longest possible length before it starts, so a running row is never short of memory.
+
+    Args:
+        settled: arenas keep some slots when they are empty, a quarter of ``limit`` together at most: whoever remembers
+            where the memory is wants it to stay there.
     """
 
     def __init__(
@@ -123,6 +140,7 @@ class Cache:
         limit: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
+        settled: bool = False,
     ) -> None:
         device = device or torch.device("cpu")
         capacities = [_SMALLEST]
@@ -130,8 +148,12 @@ class Cache:
             capacities.append(capacities[-1] * 2)
         capacities[-1] = min(capacities[-1], context)
         self.limit = limit
-        self.arenas = [Arena(shapes, capacity, dtype, device) for capacity in capacities]
         self._token_bytes: int = sum(s.heads * (s.key + s.value) for s in shapes) * dtype.itemsize
+        share = limit // (4 * len(capacities)) if settled else 0
+        self.arenas = [
+            Arena(shapes, capacity, dtype, device, min(_MOST_SETTLED, share // (capacity * self._token_bytes)))
+            for capacity in capacities
+        ]
 
     def cost(self, tokens: int) -> int:
         """Bytes to reserve for a row that may reach ``tokens`` tokens."""

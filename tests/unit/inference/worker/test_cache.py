@@ -94,6 +94,28 @@ def test_new_slots_are_finite() -> None:
     assert all(torch.count_nonzero(tensor) == 0 for tensor in (*lease.arena.keys, *lease.arena.values))
 
 
+def test_settled_memory_stays_where_it_is() -> None:
+    limit = 1 << 23
+    store = Cache([LayerShape(1, 2, 2)], 1024, limit=limit, settled=True)
+    first = store.lease(8)
+    generation, kept = first.arena.generation, first.arena.slots
+    assert kept == 64
+    for _ in range(3):
+        more = [store.lease(8) for _ in range(kept - 1)]
+        for lease in more:
+            store.release(lease)
+    store.release(first)
+    assert (first.arena.generation, first.arena.slots) == (generation, kept)
+    for arena in store.arenas:
+        store.release(store.lease(arena.capacity))
+    assert 0 < store.allocated <= limit // 4
+    more = [store.lease(8) for _ in range(kept + 1)]  # above that it is as ever
+    assert first.arena.generation > generation
+    for lease in more:
+        store.release(lease)
+    assert first.arena.slots == kept
+
+
 @pytest.mark.parametrize("fails_at", range(1, 5))
 def test_an_arena_that_runs_out_of_memory_while_it_grows_is_as_it_was(
     monkeypatch: pytest.MonkeyPatch, fails_at: int
