@@ -70,6 +70,12 @@ class Plan:
     chunks: Sequence[Chunk]
     groups: Sequence[Group]
 
+    @property
+    def longest(self) -> int:
+        """More than every position of the step."""
+        stops = [chunk.start + chunk.end - chunk.begin for chunk in self.chunks]
+        return max(stops + [group.length for group in self.groups], default=0)
+
 
 def decode_groups(decoding: Sequence[tuple[Lease, int]], device: torch.device) -> list[Group]:
     """Group rows that decode one token by the arena they lie in.
@@ -159,9 +165,22 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, wi
         mask = at[None] <= here
         if window is not None:
             mask &= at[None] > here - window
+    if query.device.type == "cuda" and (mask is not None or query.dtype == torch.float32):
+        return _by_key_head(query, key, value, mask, scaling)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
     )
+
+
+def _by_key_head(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """The same as one attention a key-value head. CUDA's fused kernels take fewer of those than of query heads neither
+    with a mask nor in float32; torch would hold all scores at once instead.
+    """
+    kv_heads, shared = key.shape[1], query.shape[1] // key.shape[1]
+    q = query[0].unflatten(0, (kv_heads, shared))
+    k, v = (x[0][:, None].expand(-1, shared, -1, -1) for x in (key, value))  # a view
+    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
+    return seen.flatten(0, 1)[None]
 
 
 def _prefill(

@@ -145,8 +145,10 @@ class Decoder:
 
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, keep: Sequence[int]) -> Tensor:
         """Logits of the tokens ``keep``, rising, (kept, vocabulary)."""
+        plan = self._attend.plan
+        assert plan is not None
         x = self.embedded(tokens_T)
-        longest = int(positions_T.max()) + 1
+        longest = plan.longest  # asking the positions would wait for the device
         rotations = {kind: self.rotation(positions_T, kind, longest) for kind in self._kinds}
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
@@ -253,7 +255,8 @@ class Decoder:
         bias = torch.cat([b.to(weight) for b in biases]) if any(one.bias is not None for one in linears) else None
         kernel, inputs = pack(weight, bias, self._precision), linears[0].in_features
         kept = None if bias is None else bias.to(self._precision.computed)
-        site = Site(inputs, tuple(parts), kept, _Unpacked(kernel, inputs, kept, self._precision.computed))
+        like = torch.empty(0, dtype=self._precision.computed, device=weight.device)
+        site = Site(inputs, tuple(parts), kept, _Unpacked(kernel, inputs, kept, like))
         self._lora.adopt(site)
         return Product(kernel, site, self._lora)
 
@@ -265,18 +268,21 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Unpacked:
-    """The weight inside a kernel, whatever its layout: what the kernel makes of the unit vectors."""
+    """The weight inside a kernel, whatever its layout: what the kernel makes of the unit vectors.
+
+    Attributes:
+        like: of the kernel's inputs: their numbers and their device.
+    """
 
     kernel: Kernel
     inputs: int
     bias: Tensor | None
-    dtype: torch.dtype
+    like: Tensor
 
     def __call__(self) -> Tensor:
-        device = None if self.bias is None else self.bias.device
         columns = []
         for begin in range(0, self.inputs, _UNITS):
-            units = torch.zeros(min(_UNITS, self.inputs - begin), self.inputs, dtype=self.dtype, device=device)
+            units = self.like.new_zeros(min(_UNITS, self.inputs - begin), self.inputs)
             units.diagonal(begin).fill_(1)
             column = self.kernel(units).float()
             columns.append(column if self.bias is None else column - self.bias.float())
