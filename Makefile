@@ -65,6 +65,9 @@ WITH_REDIS := $(if $(CI)$(shell command -v redis-server),,and not redis)
 WITH_POSTGRES := $(if $(CI)$(shell command -v initdb)$(wildcard /usr/lib/postgresql/*/bin/initdb),,and not postgres)
 WITH_REACT := $(if $(CI)$(shell command -v npm),,and not react)
 
+# asked when the tests run: torch is there by then, and importing it takes seconds
+SEES_CUDA = $(and $(wildcard /dev/nvidia0 /dev/dxg),$(shell $(BIN)/python -c 'import torch; torch.cuda.is_available() and print(1)'))
+
 WITH_BROWSER := $(if $(CI)$(and $(shell command -v npm),$(shell command -v chromium || command -v chromium-browser || command -v google-chrome)),,and not browser)
 
 unit: $(VENV)/.tested $(if $(WITH_REACT),,$(VENV)/.react) $(if $(WITH_BROWSER),,web/node_modules/.locked)
@@ -74,7 +77,8 @@ unit: $(VENV)/.tested $(if $(WITH_REACT),,$(VENV)/.react) $(if $(WITH_BROWSER),,
 	$(if $(WITH_BROWSER),@echo "!! no Chromium or no npm here: the page is NOT looked at in a browser")
 	@# three at a time on two cores, for much of it is waiting
 	@# files in their order: those that wait for real servers first, so that no process is left with one at the end
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not crash and not thorough $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA) $(WITH_REACT) $(WITH_BROWSER)" $(PYTEST_OPTIONS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not crash and not thorough $(WITH_REDIS) $(WITH_POSTGRES) $(WITH_OLLAMA) $(WITH_REACT) $(WITH_BROWSER) and not cuda" $(PYTEST_OPTIONS)
+	$(if $(SEES_CUDA),$(BIN)/pytest -m cuda tests/unit/inference/worker $(PYTEST_OPTIONS),@echo "!! no GPU that torch sees here: CUDA graphs are tried with a stand-in ALONE")
 	@# no other file: every process imports what it is given, and all of them import every library there is
 	$(BIN)/pytest -n 2 --dist loadfile -m crash $$(grep -rl --include='test_*.py' 'mark\.crash' tests) $(PYTEST_OPTIONS)
 

@@ -73,6 +73,7 @@ class Settings:
         engine_idle_s: an engine nobody asked for so long is ended; 0 keeps it for ever.
         max_rows: rows an engine decodes at once; more wait their turn.
         precision: in which numbers an engine keeps its weights; "auto" never rounds what the checkpoint holds.
+        eager: on a graphics card, an engine launches the kernels of each step one by one, not as a CUDA graph.
         engine: what runs this machine's models: our own worker, or vLLM.
         environment: "dev" shows error details to clients; anything else does not.
         allowed_hosts: names the server answers to, beside this machine's own names and plain addresses.
@@ -105,6 +106,7 @@ class Settings:
     engine_idle_s: float = 0.0
     max_rows: int = 64
     precision: str = "auto"
+    eager: bool = False
     engine: EngineKind = "builtin"
     vllm: VllmSettings = VllmSettings()
     environment: str = "production"
@@ -177,6 +179,7 @@ class Settings:
             engine_idle_s=number("TUNESMITH_ENGINE_IDLE_SECONDS", 0.0),
             max_rows=max(1, int(number("TUNESMITH_MAX_ROWS", 64))),
             precision=_precision(environ.get("TUNESMITH_ENGINE_PRECISION") or "auto"),
+            eager=number("TUNESMITH_ENGINE_EAGER", 0) > 0,
             engine=_engine(environ.get("TUNESMITH_ENGINE", "")),
             vllm=VllmSettings(
                 url=_url("TUNESMITH_VLLM_URL", environ),

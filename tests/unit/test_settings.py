@@ -90,3 +90,7 @@ def test_the_address_of_chat_alone_is_no_address_of_fireworks(path: str) -> None
 @pytest.mark.parametrize("url", ["https://api.fireworks.ai", "http://127.0.0.1:9/proxy/inferences"])
 def test_another_address_of_fireworks_is_taken(url: str) -> None:
     assert Settings.read({"FIREWORKS_BASE_URL": f"{url}/"}).fireworks_url == url
+
+
+def test_an_engine_records_steps_unless_it_is_told_not_to() -> None:
+    assert [read(TUNESMITH_ENGINE_EAGER=said).eager for said in ("", "0", "1")] == [False, False, True]

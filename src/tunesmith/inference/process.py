@@ -143,7 +143,7 @@ class EngineProcess:
         command += ["--base-name", base.name, "--base-path", str(base.path), "--socket", str(address)]
         command += ["--threads", str(settings.threads), "--max-rows", str(settings.max_rows)]
         command += ["--precision", settings.precision, "--records", str(folder / "records")]
-        command += ["--parent-watch", str(os.getpid())]
+        command += ["--parent-watch", str(os.getpid()), *(["--eager"] if settings.eager else [])]
         client = OpenAIEngine.worker(address)
         environment = os.environ | {"GLIBC_TUNABLES": _huge_pages(os.environ), "THP_MEM_ALLOC_ENABLE": "1"}
         program = Program(

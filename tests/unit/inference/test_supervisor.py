@@ -250,7 +250,7 @@ async def test_two_base_models_answer_one_call(supervisor: Supervisor, home: Hom
 
 
 async def test_an_engine_nobody_asks_is_ended(home: Home) -> None:
-    engines = supervise(home, engine_idle_s=0.2)
+    engines = supervise(home, engine_idle_s=0.2, eager=True)
     try:
         await say(engines, ask("hello"))
         pid = process_of(engines)

@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--max-rows", type=int, default=64, help="rows decoded at once")
     parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16, float16 or int8")
     parser.add_argument("--records", type=Path, help="where it is kept what transformers says of models")
+    parser.add_argument("--eager", action="store_true", help="record no steps as CUDA graphs")
     parser.add_argument("--parent-watch", type=int, metavar="PID", help="end when this process does")
     arguments = parser.parse_args()
     if arguments.parent_watch:
@@ -50,6 +51,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         max_rows=arguments.max_rows,
         precision=arguments.precision,
         records=arguments.records,
+        eager=arguments.eager,
     )
     runner = web.AppRunner(worker.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

@@ -37,6 +37,7 @@ class Group:
         low, high: the slots looked at; those between that do not decode get a query too, whose answer is dropped.
         queries: index of the step's token for each slot in [low, high).
         tokens, slots, positions: index, slot and position of each token that really decodes.
+        exact: the longest row ends at ``length``; otherwise all of them may end before.
     """
 
     arena: Arena
@@ -49,6 +50,7 @@ class Group:
     positions: Tensor
     limits: Tensor  # last position each slot in [low, high) may look at
     full: bool  # every slot in [low, high) decodes
+    exact: bool = True
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Tensor | None:
@@ -58,7 +60,7 @@ class Group:
             seen = at <= self.limits[:, None]
             if window is not None:
                 seen &= at > self.limits[:, None] - window
-            alone = window is None and self.high - self.low == 1
+            alone = self.exact and window is None and self.high - self.low == 1
             self._masks[window] = None if alone else seen[:, None, None]
         return self._masks[window]
 

@@ -204,6 +204,13 @@ class Decoder:
         cos, sin = table.index_select(1, positions_T)
         return cos, sin
 
+    def tabulated(self, device: torch.device) -> int:
+        """Make the tables of rotations as long as they will ever be, so that they stay where they are; how long."""
+        longest = min(self._context, _TABLE)
+        for kind in self._kinds:
+            self.rotation(torch.zeros(1, dtype=torch.long, device=device), kind, longest)
+        return longest
+
     def _turns(self, positions_T: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
         like = torch.empty(0, dtype=self._precision.computed, device=positions_T.device)
         cos, sin = self._rotary(like, positions_T[None], *(() if kind is None else (kind,)))

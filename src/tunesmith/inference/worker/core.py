@@ -35,7 +35,7 @@ class Core:
     Args:
         name: what callers call the base model.
         threads: torch's CPU threads; 0 leaves its default.
-        precision, records: see ``LanguageModel``.
+        precision, records, eager: see ``LanguageModel``.
         loop: the loop that reads events.
 
     Raises:
@@ -51,6 +51,7 @@ class Core:
         max_rows: int,
         precision: str = AUTO,
         records: Path | None = None,
+        eager: bool = False,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.name = name
@@ -61,7 +62,7 @@ class Core:
         if records is not None:
             prepare(folder, records, precision)
         self.tokens = Tokens(folder, records)
-        self.model = LanguageModel(folder, precision=precision, records=records)
+        self.model = LanguageModel(folder, precision=precision, records=records, eager=eager)
         let_go_of_code()
         self.tokens.context = self.model.context
         self.adapters: dict[str, AdapterWeights] = {}

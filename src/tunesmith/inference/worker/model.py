@@ -1,6 +1,7 @@
 """A base model, loaded once: our decoder or transformers' own code, our attention, cache and LoRA."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from tunesmith.inference.worker.attention import Chunk, PackedAttention, Plan, decode_groups
 from tunesmith.inference.worker.block import FAMILIES, Decoder
 from tunesmith.inference.worker.cache import Cache
+from tunesmith.inference.worker.graphs import Graphs, recorder
 from tunesmith.inference.worker.loading import (
     architecture,
     caps_logits,
@@ -19,7 +21,7 @@ from tunesmith.inference.worker.loading import (
     stored_dtype,
     unsupported,
 )
-from tunesmith.inference.worker.lora import Lora, Part, Site, WearingLinear
+from tunesmith.inference.worker.lora import Lora, Part, Segment, Site, WearingLinear
 from tunesmith.inference.worker.native.program import program
 from tunesmith.inference.worker.pages import trim
 from tunesmith.inference.worker.precision import AUTO, Precision, choose, plain
@@ -44,6 +46,7 @@ class LanguageModel:
         cache_bytes: room for keys and values; None takes a share of the memory that is free.
         precision: one of ``precision.NAMES``, or auto.
         records: where it is kept what transformers says of models; None asks it each time.
+        eager: record no steps as CUDA graphs.
 
     Attributes:
         dtype: of activations. The cache has one of its own.
@@ -62,7 +65,9 @@ class LanguageModel:
         cache_bytes: int | None = None,
         precision: str = AUTO,
         records: Path | None = None,
+        eager: bool = False,
     ) -> None:
+        self._eager = eager
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with faults_of_the_model(), torch.inference_mode():
             stored = stored_dtype(folder)
@@ -80,20 +85,33 @@ class LanguageModel:
             if refused:
                 raise unsupported(self.architecture, refused)
         trim()
-        log.info("model", architecture=self.architecture, fused=self.fused, precision=self.precision.name)
+        facts = {
+            "fused": self.fused,
+            "precision": self.precision.name,
+            "graphs": bool(self._graphs and self._graphs.on),
+        }
+        log.info("model", architecture=self.architecture, **facts)
 
     def forward(self, step: Step) -> Tensor:
         """Run one step and write its keys and values; float32 logits of ``step.keep``, (kept, vocabulary).
 
         The leases' ``length`` is left for the caller to advance.
         """
+        if self._graphs is not None and (logits := self._graphs.run(step)) is not None:
+            return logits
         ids = torch.from_numpy(np.array((step.tokens, step.positions), dtype=np.int64)).to(self.device)
         if self._program is not None and self._program.takes(step):
             return self._program(ids[0], ids[1], step)
-        self._attention.plan = Plan(step.chunks, decode_groups(step.decoding, self.device))
-        self.lora.segments = step.segments
+        plan = Plan(step.chunks, decode_groups(step.decoding, self.device))
+        return self._computed(ids[0], ids[1], plan, step.segments, step.keep).float()
+
+    def _computed(
+        self, tokens_T: Tensor, positions_T: Tensor, plan: Plan, segments: Sequence[Segment], keep: Sequence[int]
+    ) -> Tensor:
+        """Logits of the tokens ``keep`` through torch, in the numbers computed with."""
+        self._attention.plan, self.lora.segments = plan, segments
         try:
-            return self._run(ids[0], ids[1], step.keep).float()
+            return self._run(tokens_T, positions_T, keep)
         finally:
             self._attention.plan, self.lora.segments = None, ()
 
@@ -125,11 +143,24 @@ class LanguageModel:
         self._program = program(self._run) if isinstance(self._run, Decoder) else None
         limit = cache_bytes if cache_bytes is not None else _free_share(self.device)
         cached = self._program.cached if self._program is not None else self.dtype
-        self.cache = Cache(found.shapes, self.context, limit=limit, dtype=cached, device=self.device)
+        self._graphs = self._recording()
+        settled = self._graphs is not None
+        self.cache = Cache(found.shapes, self.context, limit=limit, dtype=cached, device=self.device, settled=settled)
         wrong = torch.linalg.vector_norm(self._replay(found.tokens)[:LOGITS] - found.expected)
         if wrong <= _allowed(self.precision) * torch.linalg.vector_norm(found.expected):
             return ""
         return "its results change with this engine's attention"
+
+    def _recording(self) -> Graphs | None:
+        """What records the decoder's steps, where there is anything to gain from it."""
+        record = None if self._eager or self._program is not None else recorder(self.device)
+        if record is None or not isinstance(self._run, Decoder):
+            return None
+        longest = self._run.tabulated(self.device)
+        return Graphs(
+            self._computed, record,
+            vocabulary=self.vocabulary, dtype=self.dtype, device=self.device, longest=longest,
+        )  # fmt: skip
 
     def _replay(self, tokens: list[int]) -> Tensor:
         """Logits of the last token when the others came in two chunks beside another row, and it decodes alone."""
@@ -148,6 +179,8 @@ class LanguageModel:
         lease.length, other.length = last, last
         both = Step([tokens[last], tokens[0]], [last, last], [], [(lease, 0), (other, 1)], [], [0])
         logits = self.forward(both)[0]
+        if self._graphs is not None:
+            self._graphs.prove(replace(both, keep=[0, 1]), logits, _allowed(self.precision))
         self.cache.release(lease)
         self.cache.release(other)
         return logits

@@ -43,8 +43,9 @@ class Worker:
         max_rows: int,
         precision: str = "auto",
         records: Path | None = None,
+        eager: bool = False,
     ) -> None:
-        self._name, self._folder, self._records = name, folder, records
+        self._name, self._folder, self._records, self._eager = name, folder, records, eager
         self._threads, self._max_rows, self._precision = threads, max_rows, precision
         self._core: Core | None = None
         self._problem: Problem | None = None
@@ -82,6 +83,7 @@ class Worker:
                 max_rows=self._max_rows,
                 precision=self._precision,
                 records=self._records,
+                eager=self._eager,
                 loop=loop,
             )
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.tiny_model import make_tiny_adapter, make_tiny_base
+from tests.unit.inference.worker.taping import Taping
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -41,16 +42,34 @@ def model(base: Path) -> Any:
 
 @pytest.fixture(params=["compiled", "torch"])
 def computed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Who computes the steps of models that the test loads."""
+    """Who computes the steps of models that the test loads; for the others see ``every_way``."""
     from tunesmith.inference.worker import weights
     from tunesmith.inference.worker.native import library as native
 
-    if request.param == "torch":
+    if request.param in ("torch", "graphs"):
         for module in (native, weights):
             monkeypatch.setattr(module, "library", lambda: None)
-    elif native.library() is None:
+    if request.param in ("graphs", "cuda"):
+        from tunesmith.inference.worker import graphs, model
+
+        monkeypatch.setattr(graphs, "_PAUSE", 0)  # as many as there are kinds of steps
+        if request.param == "graphs":
+            monkeypatch.setattr(model, "recorder", lambda device: Taping())
+    elif request.param == "compiled" and native.library() is None:
         pytest.skip("nothing is compiled here")
     return str(request.param)
+
+
+every_way = pytest.mark.parametrize(
+    "computed_by",
+    [
+        "compiled",
+        "torch",
+        "graphs",  # through torch, decode steps recorded by a stand-in for CUDA's graphs
+        pytest.param("cuda", marks=pytest.mark.cuda),
+    ],
+    indirect=True,
+)
 
 
 @pytest.fixture(scope="package")

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
+from tests.unit.inference.worker.taping import Taping
 from tunesmith.inference.worker import attention as attentions
 from tunesmith.inference.worker.attention import Chunk, PackedAttention, Plan, decode_groups
 from tunesmith.inference.worker.block import Decoder
 from tunesmith.inference.worker.cache import Cache, LayerShape
+from tunesmith.inference.worker.graphs import Graphs
 from tunesmith.inference.worker.lora import Lora, Segment
 from tunesmith.inference.worker.precision import Precision
+from tunesmith.inference.worker.step import Step
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -46,7 +49,7 @@ class Meta:
         windows = {0: getattr(config, "sliding_window", None), 1: None}
         precision, lora = Precision("float32", torch.float32), Lora(torch.float32, META)
         self.decoder = Decoder(hf, precision, lora, self.attention, windows, 600)
-        self.cache = Cache([LayerShape(2, 16, 16)] * 2, 600, limit=1 << 24, device=META)
+        self.cache = Cache([LayerShape(2, 16, 16)] * 2, 600, limit=1 << 24, device=META, settled=True)
         one, two = self.cache.lease(20), self.cache.lease(20)
         self.chunks = [Chunk(one, 0, 4, 0), Chunk(two, 4, 7, 3)]
         one.length, two.length = 4, 6
@@ -77,6 +80,17 @@ def test_nothing_of_a_step_is_on_another_device_than_the_model(meta: Meta) -> No
     assert (reading.shape, reading.device) == ((1, 97), META)
     saying = meta.compute(ids[0, :2], ids[1, :2], Plan([], decode_groups(meta.decoding, META)), (), [0, 1])
     assert (saying.shape, saying.device) == ((2, 97), META)
+
+
+def test_nothing_of_a_recorded_step_is_on_another_device(meta: Meta) -> None:
+    taping = Taping()
+    longest = meta.decoder.tabulated(META)
+    graphs = Graphs(meta.compute, taping, vocabulary=97, dtype=torch.float32, device=META, longest=longest)
+    step = Step([5, 6], [4, 6], [], meta.decoding, [], [0, 1])
+    assert graphs.run(step) is None
+    logits = graphs.run(step)
+    assert graphs.on and taping.tapes == 1
+    assert logits is not None and (logits.shape, logits.device) == ((2, 97), META)
 
 
 def test_the_weight_a_dora_asks_for_is_on_the_models_device(meta: Meta) -> None:

@@ -28,6 +28,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from tests.unit.inference.worker.conftest import every_way
 from tunesmith.inference.engine import Sampling, TokenLogprob
 from tunesmith.inference.worker.events import Ended, RowEvent, Text
 from tunesmith.inference.worker.lora import AdapterWeights
@@ -172,6 +173,7 @@ def merged(base: Any, rank: int, folder: Path) -> Any:
     return model
 
 
+@every_way
 @pytest.mark.parametrize(
     "config",
     [
@@ -196,4 +198,9 @@ def test_rows_of_any_batch_say_what_transformers_says(config: Any, computed_by: 
 
     any_batch()
     assert engine.reused > 0
-    assert engine.model.cache.allocated == 0
+    recorded = engine.model._graphs
+    assert (recorded is not None) == (computed_by in ("graphs", "cuda"))
+    if recorded is None:
+        assert engine.model.cache.allocated == 0
+    else:
+        assert recorded.on and recorded.recorded > 3

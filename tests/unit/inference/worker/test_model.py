@@ -21,6 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from tests.unit.inference.worker.conftest import every_way
 from tunesmith.inference.engine import Sampling
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.events import RowEvent
@@ -52,6 +53,7 @@ def write_model(folder: Path, config: Any) -> Path:
     return folder
 
 
+@every_way
 @pytest.mark.parametrize(
     "config",
     [
@@ -85,6 +87,8 @@ def test_greedy_rows_equal_transformers_generate(config: Any, computed_by: str, 
             scheduler.step()
         while not scheduler.idle:
             scheduler.step()
+    recorded = computed_by in ("graphs", "cuda") and model.fused
+    assert (model._graphs is not None and model._graphs.on) == recorded
     plain = AutoModelForCausalLM.from_pretrained(folder)
     plain.generation_config.eos_token_id = None
     for row in rows:
