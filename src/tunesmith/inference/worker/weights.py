@@ -48,7 +48,8 @@ def _native(weight: Tensor, precision: Precision) -> Library | None:
 
 def sliced(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> Kernel:
     """As ``pack``, for very many outputs, as an output head's."""
-    if len(weight_OI) <= _OUTPUTS or _native(weight_OI, precision) is not None:
+    packs = weight_OI.device.type == "cpu"
+    if len(weight_OI) <= _OUTPUTS or not packs or _native(weight_OI, precision) is not None:
         return pack(weight_OI, bias_O, precision)
     return Sliced(weight_OI, bias_O, precision)
 

@@ -20,6 +20,7 @@ from tunesmith.inference.worker.graphs import Graphs
 from tunesmith.inference.worker.lora import Lora, Segment
 from tunesmith.inference.worker.precision import Precision
 from tunesmith.inference.worker.step import Step
+from tunesmith.inference.worker.weights import Dense, sliced
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -98,6 +99,12 @@ def test_the_weight_a_dora_asks_for_is_on_the_models_device(meta: Meta) -> None:
         for product in (layer.attention.qkv, layer.attention.out, layer.gate_up, layer.down):
             weight = product.site.weight()
             assert weight.device == META and weight.shape[1] == product.site.inputs
+
+
+def test_a_head_of_many_outputs_is_one_product_where_nothing_is_packed() -> None:
+    head = sliced(torch.empty(100_000, 8, device=META), None, Precision("float32", torch.float32))
+    assert isinstance(head, Dense)
+    assert head(torch.empty(3, 8, device=META)).shape == (3, 100_000)
 
 
 @pytest.mark.parametrize("masked", [True, False])
