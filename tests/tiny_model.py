@@ -22,10 +22,10 @@ _CORPUS = (
 )
 
 
-def make_tiny_base(folder: Path, *, seed: int = 0, endless: bool = False) -> Path:
+def make_tiny_base(folder: Path, *, seed: int = 0, endless: bool = False, context: int = CONTEXT) -> Path:
     """Write a base model to ``folder`` (made if absent) and give ``folder`` back.
 
-    Hidden 64, 2 layers, 4 heads, 2 key-value heads, about 600 tokens of byte-level BPE, context 512, ChatML, end token
+    Hidden 64, 2 layers, 4 heads, 2 key-value heads, about 600 tokens of byte-level BPE, ChatML, end token
     ``<|im_end|>``, tied embeddings, float32. The weights depend on ``seed`` only; the tokenizer on nothing.
 
     Args:
@@ -45,7 +45,7 @@ def make_tiny_base(folder: Path, *, seed: int = 0, endless: bool = False) -> Pat
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         initializer_range=0.3,
         tie_word_embeddings=True,
         eos_token_id=stop,

@@ -38,7 +38,7 @@ BASE, ONE, TWO, THREE = (Model("tiny", adapter) for adapter in (None, "adapters/
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     root = tmp_path_factory.mktemp("home")
-    base = make_tiny_base(root / "models" / "tiny", endless=True)
+    base = make_tiny_base(root / "models" / "tiny", endless=True, context=8192)
     for seed, name in enumerate(("one", "two", "three"), start=1):
         make_tiny_adapter(base, root / "adapters" / name, seed=seed)
     return Home(root)
@@ -61,8 +61,8 @@ def ask(text: str, model: Model = BASE, tokens: int = 24) -> Request:
 
 
 def endless(text: str = "hello", model: Model = BASE) -> Request:
-    """A row that takes as long as the context lasts."""
-    return ask(text, model, 480)
+    """A row that takes a second and more: as long as the context lasts."""
+    return ask(text, model, 8000)
 
 
 async def say(engines: Supervisor, *requests: Request) -> list[str]:
