@@ -43,13 +43,13 @@ def _wrap(model: Any) -> None:
     def timed(self: Any, step: Any) -> Any:
         nonlocal written
         spent, began = time.process_time(), time.monotonic()
-        logits = forward(self, step)
+        predicted = forward(self, step)
         took, cost = time.monotonic() - began, time.process_time() - spent
         file.write(f"{began:.6f} {took:.6f} {len(step.tokens)} {len(step.keep)} {spent:.6f} {cost:.6f}\n")
         written += 1
         if written % 32 == 0:  # the process may be killed
             file.flush()
-        return logits
+        return predicted
 
     model.forward = timed
     atexit.register(file.flush)

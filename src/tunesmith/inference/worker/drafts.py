@@ -8,9 +8,9 @@ are what takes the time; every token is still drawn as it would be without, so t
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from tunesmith.inference.worker.sampling import Picker, pick
+from tunesmith.inference.worker.step import Predictions
 
 _LONGEST_MATCH, _SHORTEST_MATCH = 4, 2  # tokens; one token alone follows too much by chance
 _LONGEST_GUESS = 8
@@ -44,27 +44,25 @@ def propose(tokens_N: "np.ndarray[tuple[int], np.dtype[np.int64]]", most: int) -
 
 
 def accept(
-    logits_KV: Tensor, guesses: Sequence[tuple[int, Sequence[int]]], rows: Sequence[Picker]
+    predicted: Predictions, guesses: Sequence[tuple[int, Sequence[int]]], rows: Sequence[Picker]
 ) -> list[list[int | None]]:
     """The tokens that each row draws: at least one, and one more for each of its guesses that came true.
 
     Args:
-        logits_KV: float32 logits; changed in place.
-        guesses: for each row where its logits begin, and the tokens it guessed. The logits that follow are those after
-            its last token, after the first guessed token, and so on.
+        predicted: its logits are changed in place.
+        guesses: for each row where its predictions begin, and the tokens it guessed. What follows are those after its
+            last token, after the first guessed token, and so on.
     """
     if not any(guess for _, guess in guesses):
-        at = [begin for begin, _ in guesses]
-        some_KV = logits_KV if at == list(range(len(logits_KV))) else logits_KV[at]
-        return [[token] for token in pick(some_KV, rows)]
+        some = predicted.at([begin for begin, _ in guesses])
+        return [[token] for token in pick(some.logits, rows, some.likeliest)]
     drawn: list[list[int | None]] = [[] for _ in rows]
     going = list(range(len(rows)))
     done = 0
     while going:
-        at = [guesses[r][0] + done for r in going]
-        some_KV = logits_KV if at == list(range(len(logits_KV))) else logits_KV[at]
+        some = predicted.at([guesses[r][0] + done for r in going])
         right = []
-        for r, token in zip(going, pick(some_KV, [rows[r] for r in going]), strict=True):
+        for r, token in zip(going, pick(some.logits, [rows[r] for r in going], some.likeliest), strict=True):
             drawn[r].append(token)
             if done < len(guesses[r][1]) and token == guesses[r][1][done]:
                 right.append(r)

@@ -26,7 +26,7 @@ from tunesmith.inference.worker.native.program import program
 from tunesmith.inference.worker.pages import trim
 from tunesmith.inference.worker.precision import AUTO, Precision, choose, plain
 from tunesmith.inference.worker.recording import Known
-from tunesmith.inference.worker.step import Step
+from tunesmith.inference.worker.step import Predictions, Step
 from tunesmith.inference.worker.surveys import LOGITS, Whole, survey
 
 log = structlog.get_logger(__name__)
@@ -92,18 +92,18 @@ class LanguageModel:
         }
         log.info("model", architecture=self.architecture, **facts)
 
-    def forward(self, step: Step) -> Tensor:
-        """Run one step and write its keys and values; float32 logits of ``step.keep``, (kept, vocabulary).
+    def forward(self, step: Step) -> Predictions:
+        """Run one step and write its keys and values.
 
         The leases' ``length`` is left for the caller to advance.
         """
         if self._graphs is not None and (logits := self._graphs.run(step)) is not None:
-            return logits
+            return Predictions(logits)
         ids = torch.from_numpy(np.array((step.tokens, step.positions), dtype=np.int64)).to(self.device)
         if self._program is not None and self._program.takes(step):
             return self._program(ids[0], ids[1], step)
         plan = Plan(step.chunks, decode_groups(step.decoding, self.device))
-        return self._computed(ids[0], ids[1], plan, step.segments, step.keep).float()
+        return Predictions(self._computed(ids[0], ids[1], plan, step.segments, step.keep).float())
 
     def _computed(
         self, tokens_T: Tensor, positions_T: Tensor, plan: Plan, segments: Sequence[Segment], keep: Sequence[int]
@@ -178,7 +178,7 @@ class LanguageModel:
         self.forward(Step(tokens[cut:last], [*range(cut, last)], [Chunk(lease, 0, last - cut, cut)], [], [], [0]))
         lease.length, other.length = last, last
         both = Step([tokens[last], tokens[0]], [last, last], [], [(lease, 0), (other, 1)], [], [0])
-        logits = self.forward(both)[0]
+        logits = self.forward(both).logits[0]
         if self._graphs is not None:
             self._graphs.prove(replace(both, keep=[0, 1]), logits, _allowed(self.precision))
         self.cache.release(lease)

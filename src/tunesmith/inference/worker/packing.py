@@ -71,6 +71,7 @@ def pack(cache: Cache, shares: Sequence[Share]) -> tuple[Step, list[Wanted]]:
     keep: list[int] = []
     segments: list[Segment] = []
     chunks, decoding, wanted = [], [], []
+    logits = False
     for share in shares:
         row, count, guess = share
         lease = row.lease
@@ -90,6 +91,7 @@ def pack(cache: Cache, shares: Sequence[Share]) -> tuple[Step, list[Wanted]]:
             chunks.append(Chunk(lease, begin, end, start))
         cache.reserve(lease, start + end - begin)
         if row.score or draws:
+            logits = logits or row.score or row.picker is None or not row.picker.plain
             first = begin if row.score else begin + count - 1
             wanted.append(Wanted(share, len(keep), len(keep) + end - first, start + first - begin, draws))
             keep.extend(range(first, end))
@@ -97,7 +99,7 @@ def pack(cache: Cache, shares: Sequence[Share]) -> tuple[Step, list[Wanted]]:
             if segments and segments[-1].adapter is row.adapter:
                 begin = segments.pop().begin
             segments.append(Segment(begin, end, row.adapter))
-    return Step(tokens, positions, chunks, decoding, segments, keep), wanted
+    return Step(tokens, positions, chunks, decoding, segments, keep, logits), wanted
 
 
 def _reading(behind: Sequence[Row], left: int, scored: int) -> list[Share]:

@@ -97,26 +97,28 @@ class Picker:
             self.grammar.take(token)
 
 
-def pick(logits_RV: Tensor, rows: Sequence[Picker]) -> list[int | None]:
+def pick(logits_RV: Tensor, rows: Sequence[Picker], likeliest: Sequence[int | None] | None = None) -> list[int | None]:
     """One token id a row; None for a row whose logits are not finite, or whose grammar has failed.
 
     Args:
-        logits_RV: float32 logits, (rows, vocabulary); changed in place.
+        logits_RV: float32 logits, (rows, vocabulary); changed in place. Not looked at where all rows are ``plain`` and
+            ``likeliest`` is given.
+        likeliest: what ``_best`` would find in the logits; None where nobody has looked.
     """
     if all(row.plain for row in rows):
-        return _best(logits_RV)
+        return _best(logits_RV) if likeliest is None else list(likeliest)
     with _threads_for(logits_RV):
-        return _pick(logits_RV, rows)
+        return _pick(logits_RV, rows, likeliest)
 
 
-def _pick(logits_RV: Tensor, rows: Sequence[Picker]) -> list[int | None]:
+def _pick(logits_RV: Tensor, rows: Sequence[Picker], likeliest: Sequence[int | None] | None) -> list[int | None]:
     telling = [r for r, row in enumerate(rows) if row.top_logprobs is not None]
     raw_RV = logits_RV[telling] if telling else None  # a copy: the rest is done in place
     for r, row in enumerate(rows):
         if row.grammar is not None:
             row.grammar.mask(logits_RV[r])
     _penalize(logits_RV, rows)
-    chosen = _best(logits_RV)
+    chosen = _best(logits_RV) if likeliest is None else _best_changed(logits_RV, rows, likeliest)
     warm = [r for r, row in enumerate(rows) if not row.greedy and chosen[r] is not None]
     whole = [r for r in warm if _untruncated(rows[r])]
     if whole:
@@ -166,6 +168,16 @@ def _best(logits_RV: Tensor) -> list[int | None]:
         ids_R = block_R * _BLOCK + _of_block(blocks_RBW, block_R).argmax(-1)
     finite, ids = best_R.isfinite().tolist(), ids_R.tolist()
     return [token if ok else None for token, ok in zip(ids, finite, strict=True)]
+
+
+def _best_changed(logits_RV: Tensor, rows: Sequence[Picker], likeliest: Sequence[int | None]) -> list[int | None]:
+    """The most likely token of each row, which is that of the model where the row changes no logits."""
+    chosen = list(likeliest)
+    changed = [r for r, row in enumerate(rows) if row.grammar is not None or row.seen is not None]
+    if changed:
+        for r, token in zip(changed, _best(logits_RV[changed]), strict=True):
+            chosen[r] = token
+    return chosen
 
 
 def _of_block(blocks_RBW: Tensor, block_R: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from tunesmith.inference.worker.prefixes import ids_of
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.sampling import Picker
 from tunesmith.inference.worker.sharing import Sharing
-from tunesmith.inference.worker.step import Step
+from tunesmith.inference.worker.step import Predictions, Step
 from tunesmith.inference.worker.text import Detokenizer, StopStrings, Transcript
 from tunesmith.inference.worker.waiting import Waiting
 from tunesmith.kernel.problems import Problem
@@ -51,7 +51,7 @@ class Runner(Protocol):
     vocabulary: int
     device: torch.device
 
-    def forward(self, step: Step) -> Tensor: ...
+    def forward(self, step: Step) -> Predictions: ...
 
 
 class Scheduler:
@@ -247,8 +247,8 @@ class Scheduler:
         began = time.perf_counter()
         shares = share_out(self._running, prefill=self._ceiling.prefill, scored=scored, times=self._times)
         step, wanted = pack(self._model.cache, shares)
-        logits_KV = self._model.forward(step)
-        scores = [(want.share.row, _scores(logits_KV, want)) for want in wanted if want.share.row.score]
+        predicted = self._model.forward(step)
+        scores = [(want.share.row, _scores(predicted.logits, want)) for want in wanted if want.share.row.score]
         draws, guesses, pickers = [], [], []
         for want in wanted:
             row = want.share.row
@@ -258,7 +258,7 @@ class Scheduler:
                 guesses.append((want.drawn, want.share.guess))
                 pickers.append(row.picker)
         self._drawing = True  # what is drawn cannot be drawn again
-        drawn = accept(logits_KV, guesses, pickers) if draws else []
+        drawn = accept(predicted, guesses, pickers) if draws else []
         if len(step.keep) == len(step.tokens):  # nobody reads a prompt
             self._times.saw(len(step.tokens), time.perf_counter() - began)
         self._drawing = False

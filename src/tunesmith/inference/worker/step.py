@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.cache import Lease
 from tunesmith.inference.worker.lora import Segment
@@ -17,7 +19,8 @@ class Step:
         chunks: tokens that continue a prompt.
         decoding: (lease, index of its token) of each row that decodes.
         segments: which of the tokens wear an adapter.
-        keep: indexes of the tokens whose logits are wanted.
+        keep: indexes, rising, of the tokens whose predictions are wanted.
+        logits: all that is predicted is wanted, not the likeliest token alone.
     """
 
     tokens: Sequence[int]
@@ -26,3 +29,24 @@ class Step:
     decoding: Sequence[tuple[Lease, int]]
     segments: Sequence[Segment]
     keep: Sequence[int]
+    logits: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a forward says may follow each of the tokens ``keep``.
+
+    Attributes:
+        logits: float32, (kept, vocabulary); (0, vocabulary) where nobody wanted them and ``likeliest`` is there.
+        likeliest: the likeliest token of each, the first of equal ones; None where its logits are not finite. None
+            altogether where it is left to be found in the logits.
+    """
+
+    logits: Tensor
+    likeliest: Sequence[int | None] | None = None
+
+    def at(self, kept: list[int]) -> "Predictions":
+        """Those for some of the tokens ``keep``."""
+        every = kept == list(range(len(self.logits)))
+        logits = self.logits if every or not len(self.logits) else self.logits[kept]
+        return Predictions(logits, None if self.likeliest is None else [self.likeliest[k] for k in kept])

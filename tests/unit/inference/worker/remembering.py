@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from tunesmith.inference.engine import Sampling
 from tunesmith.inference.worker.cache import Cache, LayerShape, Lease
@@ -16,7 +15,7 @@ from tunesmith.inference.worker.events import Ended, Failed, RowEvent, Text
 from tunesmith.inference.worker.lora import AdapterWeights
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.scheduler import Scheduler
-from tunesmith.inference.worker.step import Step
+from tunesmith.inference.worker.step import Predictions, Step
 
 VOCABULARY = 97
 END = 96
@@ -65,7 +64,7 @@ class Remembering:
         self.spoilt: set[AdapterWeights] = set()
         self.computed = self.steps = 0
 
-    def forward(self, step: Step) -> Tensor:
+    def forward(self, step: Step) -> Predictions:
         self.before(step)
         self.computed += len(step.tokens)
         self.steps += 1
@@ -91,7 +90,12 @@ class Remembering:
             logits[row, _next([int(key) for key in seen.tolist()])] = 9.0
             if wears.get(at) in self.spoilt:
                 logits[row] = torch.nan
-        return logits
+        if step.logits:
+            return Predictions(logits)
+        likeliest = [
+            None if wears.get(at) in self.spoilt else int(logits[row].argmax()) for row, at in enumerate(step.keep)
+        ]
+        return Predictions(logits[:0], likeliest)
 
 
 class Stepped:

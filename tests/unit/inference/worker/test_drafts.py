@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tunesmith.inference.engine import Sampling
 from tunesmith.inference.worker.drafts import Drafter, StepTimes, accept, propose
 from tunesmith.inference.worker.sampling import Picker, pick
+from tunesmith.inference.worker.step import Predictions
 
 VOCABULARY = 12
 GREEDY = Sampling(max_new_tokens=8, temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=3)
@@ -71,7 +72,7 @@ def test_rows_say_the_same_with_any_guesses_as_without(seed: int, wild: list[lis
                 future = expected[r][len(tokens) : len(tokens) + 2] + wild[r]
                 guesses.append((len(logits), future))
                 logits += [model(tokens + future[:i]) for i in range(len(future) + 1)]
-            for r, drawn in enumerate(accept(torch.stack(logits), guesses, rows)):
+            for r, drawn in enumerate(accept(Predictions(torch.stack(logits)), guesses, rows)):
                 assert 1 <= len(drawn) <= len(guesses[r][1]) + 1
                 said[r] += [token for token in drawn if token is not None]
         for r, tokens in enumerate(said):
@@ -83,7 +84,7 @@ def test_a_row_whose_logits_are_no_numbers_gives_none_and_draws_no_more() -> Non
     logits[:, 1] = 1.0
     logits[1] = torch.nan
     rows = [Picker(GREEDY, [0], 3) for _ in range(2)]
-    assert accept(logits, [(0, [1, 1]), (3, [])], rows) == [[1, None], [1]]
+    assert accept(Predictions(logits), [(0, [1, 1]), (3, [])], rows) == [[1, None], [1]]
 
 
 def times_of(**seconds: float) -> StepTimes:

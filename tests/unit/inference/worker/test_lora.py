@@ -31,7 +31,7 @@ def our_logits(model: LanguageModel, *worn: AdapterWeights | None) -> list[torch
     keep = [(n + 1) * count - 1 for n in range(len(worn))]
     with torch.inference_mode():
         step = Step(TOKENS * len(worn), [*range(count)] * len(worn), chunks, [], segments, keep)
-        logits = model.forward(step)
+        logits = model.forward(step).logits
     for lease in leases:
         model.cache.release(lease)
     return list(logits)

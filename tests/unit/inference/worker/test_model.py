@@ -127,7 +127,7 @@ def test_a_checkpoint_of_16_bits_gives_what_transformers_computes_in_32(
     tokens = [5, 17, 40, 8]
     lease = model.cache.lease(4)
     with torch.inference_mode():
-        found = model.forward(Step(tokens, [0, 1, 2, 3], [Chunk(lease, 0, 4, 0)], [], [], [1, 3]))
+        found = model.forward(Step(tokens, [0, 1, 2, 3], [Chunk(lease, 0, 4, 0)], [], [], [1, 3])).logits
         plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         right = plain(torch.tensor([tokens])).logits[0, [1, 3]]
     assert model.fused and plain.config.num_hidden_layers == 2
@@ -196,6 +196,8 @@ def test_rotary_embeddings_that_change_with_length_are_used_only_where_they_do_n
     tokens = [5 + 7 * n * n % 90 for n in range(context)]
     lease = model.cache.lease(context)
     with torch.inference_mode():
-        found = model.forward(Step(tokens, range(context), [Chunk(lease, 0, context, 0)], [], [], range(context)))
+        found = model.forward(
+            Step(tokens, range(context), [Chunk(lease, 0, context, 0)], [], [], range(context))
+        ).logits
         right = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([tokens])).logits[0]
     assert (found - right).norm() < 1e-5 * right.norm()

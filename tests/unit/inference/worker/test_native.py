@@ -424,7 +424,7 @@ def logits_of(model: LanguageModel) -> torch.Tensor:
     tokens = [5, 17, 40, 300, 8, 99]
     lease = model.cache.lease(len(tokens))
     with torch.inference_mode():
-        found = model.forward(Step(tokens, range(6), [Chunk(lease, 0, 6, 0)], [], [], [2, 5]))
+        found = model.forward(Step(tokens, range(6), [Chunk(lease, 0, 6, 0)], [], [], [2, 5])).logits
     model.cache.release(lease)
     return found
 

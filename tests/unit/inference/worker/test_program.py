@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, pairwise
@@ -38,6 +39,7 @@ from tunesmith.inference.worker.native.program import Program
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.scheduler import Scheduler
 from tunesmith.inference.worker.step import Step
+from tunesmith.inference.worker.weights import Panels
 
 VOCABULARY = 97
 SIZES: dict[str, Any] = {
@@ -140,11 +142,19 @@ def ran(model: LanguageModel, pieces: Sequence[Piece]) -> list[torch.Tensor]:
         keep += [begin + one for one in (range(len(piece.tokens)) if piece.keep is None else piece.keep)]
         wanted.append(len(keep))
     with torch.inference_mode():
-        logits = model.forward(Step(tokens, positions, chunks, decoding, segments, keep))
+        predicted = model.forward(Step(tokens, positions, chunks, decoding, segments, keep))
+    logits = predicted.logits
     assert logits.shape == (len(keep), model.vocabulary)
+    assert predicted.likeliest is None or predicted.likeliest == likeliest_of(logits)
     for piece in pieces:
         piece.lease.length += len(piece.tokens)
     return [logits[begin:end] for begin, end in pairwise(wanted)]
+
+
+def likeliest_of(logits_KV: torch.Tensor) -> list[int | None]:
+    """As numpy finds it, which takes the first of equal ones and what is not a number before all."""
+    best = logits_KV.numpy().argmax(-1) if len(logits_KV) else []
+    return [int(token) if bool(logits_KV[k, token].isfinite()) else None for k, token in enumerate(best)]
 
 
 def alone(model: LanguageModel, tokens: Sequence[int], worn: AdapterWeights | None = None) -> torch.Tensor:
@@ -277,6 +287,54 @@ def test_a_row_reads_the_same_to_the_last_bit_with_avx512_and_avx2(config: Any, 
         bad = cases[n % len(cases)][0] is spoilt
         assert bool(one.isfinite().all()) != bad
         assert torch.equal(one.isfinite(), other.isfinite()) if bad else torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "config", [Qwen3Config(**SIZES), LlamaConfig(**SIZES | {"vocab_size": 700})], ids=["97", "700"]
+)
+@pytest.mark.parametrize(("threads", "narrow"), [(1, False), (3, False), (3, True)])
+def test_the_likeliest_token_is_the_first_of_the_best_and_none_where_a_logit_is_no_number(
+    config: Any, threads: int, narrow: bool, tmp_path: Path
+) -> None:
+    model = loaded(config, tmp_path / "model")
+    assert isinstance(model._run, Decoder)
+    native_library = Library(native._loaded(), threads)
+    cases: list[dict[int, float]] = [{}, {0: -5.0}, {config.vocab_size - 1: -5.0}, {17: -5.0, 33: -5.0, 49: -5.0}]
+    for number in (float("nan"), float("inf")):
+        cases += [{place: number} for place in (0, 15, 16, 40, config.vocab_size - 1)]
+        cases += [{place: -float("inf") for place in range(config.vocab_size)} | {50: number}]
+    cases += [{place: -float("inf") for place in range(config.vocab_size)}]
+    for case in cases:  # all below zero: what a broken panel is filled up with is not among them
+        bias = torch.full((config.vocab_size,), -9.0)
+        for place, number in case.items():
+            bias[place] = number
+        weight = torch.zeros(config.vocab_size, config.hidden_size)
+        model._run.head = Panels(weight, bias, model.precision, native_library)
+        model._program = Program(model._run, native_library)
+        with narrow_vectors() if narrow else nullcontext():
+            found = alone(model, BOOK[:21])
+        assert torch.equal(found, bias.expand(21, -1)) or bool(bias.isnan().any())
+
+
+@pytest.mark.parametrize(
+    ("config", "precision"),
+    [
+        (Qwen3Config(**SIZES), "float32"),
+        (LlamaConfig(**SIZES | {"vocab_size": 4000, "dtype": "bfloat16"}), "auto"),
+        (LlamaConfig(**SIZES | {"vocab_size": 4000}), "int8"),
+    ],
+    ids=["float32", "auto", "int8"],
+)
+def test_a_step_that_wants_no_logits_finds_the_same_tokens(config: Any, precision: str, tmp_path: Path) -> None:
+    model = loaded(config, tmp_path / "model", precision)
+    for count, keep in ((1, [0]), (2, [1]), (17, [3, 16]), (70, range(70)), (300, range(5, 300))):
+        lease = model.cache.lease(count)
+        step = Step(BOOK[:count], range(count), [Chunk(lease, 0, count, 0)], [], [], keep)
+        with torch.inference_mode():
+            both, alone = model.forward(step), model.forward(replace(step, logits=False))
+        assert both.likeliest == alone.likeliest == likeliest_of(both.logits)
+        assert alone.logits.shape == (0, config.vocab_size)
+        model.cache.release(lease)
 
 
 @by_precision
@@ -413,8 +471,8 @@ def test_a_version_of_an_adapter_is_forgotten_when_its_last_step_has_run(precisi
         rank = 3 + turn % 2
         step = Step(BOOK[:9], range(9), [Chunk(lease, 0, 9, 0)], [], [Segment(0, 9, adapter(model, rank))], range(9))
         with torch.inference_mode():
-            assert torch.equal(model.forward(step), right[rank])
-            assert torch.equal(model.forward(step), right[rank])
+            assert torch.equal(model.forward(step).logits, right[rank])
+            assert torch.equal(model.forward(step).logits, right[rank])
     del step
     gc.collect()
     assert len(model._program._worn) == 0
@@ -467,10 +525,10 @@ def test_a_step_without_memory_is_cut_smaller_and_every_row_still_says_all(
     failed: list[int] = []
 
     class Narrow(Library):
-        def step(self, model: Any, step: Any, logits: torch.Tensor) -> torch.Tensor:
+        def step(self, model: Any, step: Any) -> None:
             try:
                 with room_for(40 << 20):
-                    return super().step(model, step, logits)
+                    super().step(model, step)
             except MemoryError:
                 failed.append(step.tokens)
                 raise

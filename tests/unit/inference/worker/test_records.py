@@ -58,7 +58,7 @@ def said(model: LanguageModel) -> torch.Tensor:
     tokens = [5, 17, 40, 8, 93]
     lease = model.cache.lease(len(tokens))
     with torch.inference_mode():
-        found = model.forward(Step(tokens, [*range(5)], [Chunk(lease, 0, 5, 0)], [], [], [1, 4])).clone()
+        found = model.forward(Step(tokens, [*range(5)], [Chunk(lease, 0, 5, 0)], [], [], [1, 4])).logits.clone()
     model.cache.release(lease)
     return found
 

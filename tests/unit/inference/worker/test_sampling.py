@@ -207,6 +207,26 @@ def test_rows_that_ask_for_nothing_cost_one_look_at_the_logits(monkeypatch: pyte
     assert torch.equal(logits[:2], torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
 
 
+ROWS = st.tuples(st.sampled_from([0.0, 0.8]), st.sampled_from([0.0, 0.9]), st.sampled_from([None, 2]))
+
+
+@given(st.lists(ROWS, min_size=1, max_size=5), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_rows_draw_the_same_where_the_likeliest_tokens_are_known_already(
+    asked: list[tuple[float, float, int | None]], seed: int
+) -> None:
+    logits = torch.randn(len(asked), 20, generator=torch.Generator().manual_seed(seed))
+    logits[seed % len(asked)] *= float("nan") if seed % 3 == 0 else 1.0
+    known = sampling_module._best(logits)
+    kinds = [
+        replace(NEUTRAL, temperature=heat, presence_penalty=penalty, top_logprobs=told, seed=r)
+        for r, (heat, penalty, told) in enumerate(asked)
+    ]
+    alone, helped = ([picker(one, 20) for one in kinds] for _ in range(2))
+    for _ in range(6):
+        assert pick(logits.clone(), alone) == pick(logits.clone(), helped, known)
+
+
 def test_log_probabilities_are_of_the_distribution_before_everything_else() -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(6)) * 3
     warped = {"temperature": 3.0, "top_k": 2, "min_p": 0.5, "repetition_penalty": 2.0}

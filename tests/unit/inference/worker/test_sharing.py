@@ -1,6 +1,10 @@
 """What has been read is not read again, by whom it may be known, and the answers are what they would have been."""
 
 import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from tests.unit.inference.worker.remembering import END, Stepped, adapter, said
 from tunesmith.inference.worker.packing import Share, pack, share_out
@@ -175,6 +179,36 @@ def test_guesses_are_part_of_a_step_only_while_they_are_nearly_free() -> None:
     assert share_out(bench.scheduler._running, prefill=512, scored=16) == [Share(row, 1) for row in many]
     bench.finish()
     assert bench.spoke_truly(*many)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({}, False),
+        ({"temperature": 0.7}, True),
+        ({"presence_penalty": 0.5}, True),
+        ({"top_logprobs": 0}, True),
+        ({"temperature": 0.7, "top_k": 1}, False),
+    ],
+)
+def test_logits_are_asked_for_only_where_the_likeliest_token_does_not_do(change: dict[str, Any], wanted: bool) -> None:
+    bench = Stepped()
+    greedy, other = bench.row([1, 2, 3], tokens=9), bench.row([2, 2, 3], tokens=9)
+    other.sampling = replace(other.sampling, **change)
+    asked: list[bool] = []
+    bench.model.before = lambda step: asked.append(step.logits)
+    bench.finish()
+    assert asked[0] == wanted
+    assert bench.spoke_truly(greedy)
+
+
+def test_prompts_that_are_scored_ask_for_logits() -> None:
+    bench = Stepped()
+    bench.row([1, 2, 3], tokens=0, score=True)
+    asked: list[bool] = []
+    bench.model.before = lambda step: asked.append(step.logits)
+    bench.finish()
+    assert asked == [True]
 
 
 def test_the_remembering_model_tells_apart_what_must_not_be_mixed() -> None:

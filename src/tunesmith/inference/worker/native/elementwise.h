@@ -20,6 +20,18 @@ static void written(const float *sums, int rows, int some, int added, float *y, 
   }
 }
 
+/* Hardly any number is the best so far, so most panels are looked at and nothing is written. */
+static void likeliest(const float *sums, int rows, int some, int panel, struct best *to) {
+  const lanes those = v_first(some);
+  for (int r = 0; r < rows; r++, sums += PANEL, to++) {
+    const floats v = v_load(sums);
+    const lanes better = v_above(v, v_load(to->value), those);
+    if (!v_any(better)) continue;
+    v_store_some(to->value, better, v_min(v, v_all(INFINITY))); /* infinite where it is not a number */
+    v_store_some(to->panel, better, v_all((float)panel));
+  }
+}
+
 /* x / (1 + e^-a): SiLU with a = x (arXiv:1702.03118). */
 INLINE floats gate_of(floats x, floats a) { return v_div(x, v_add(v_all(1.0f), v_exp(v_sub(v_all(0.0f), a)))); }
 

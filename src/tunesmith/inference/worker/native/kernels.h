@@ -1,6 +1,7 @@
 /* What is compiled twice, for AVX2 (avx2.c) and for AVX-512 (avx512.c), from the same lines: lanes.h. */
 #pragma once
 
+#include "likeliest.h"
 #include "step.h"
 
 /* What attention is given: items are some tokens of a row, of all query heads of a key-value head or a part of them. */
@@ -58,6 +59,9 @@ struct kernels {
 
   /* y (rows, ldy) = the first `some` of sums (rows, 16), or y + them */
   void (*written)(const float *sums, int rows, int some, int added, float *y, long ldy);
+
+  /* the first `some` of sums (rows, 16), of this panel, against the best so far of each row */
+  void (*likeliest)(const float *sums, int rows, int some, int panel, struct best *to);
 
   /* y (rows, ldy) = activation(gate) up, all of them (rows, 16) */
   void (*gated)(int activation, const float *gate, const float *up, int rows, float *y, long ldy);

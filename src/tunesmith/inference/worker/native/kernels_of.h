@@ -20,6 +20,7 @@ const struct kernels KERNELS = {
     .attend = attend_item,
     .scaled = scaled,
     .written = written,
+    .likeliest = likeliest,
     .gated = gated,
     .norm = norm_row,
     .rotate = rotate,

@@ -24,6 +24,7 @@ INLINE floats v_sub(floats a, floats b) { return _mm512_sub_ps(a, b); }
 INLINE floats v_mul(floats a, floats b) { return _mm512_mul_ps(a, b); }
 INLINE floats v_div(floats a, floats b) { return _mm512_div_ps(a, b); }
 INLINE floats v_max(floats a, floats b) { return _mm512_max_ps(a, b); }
+INLINE floats v_min(floats a, floats b) { return _mm512_min_ps(a, b); }
 INLINE floats v_fma(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE __m256 v_lower(floats v) { return _mm512_castps512_ps256(v); }
 INLINE __m256 v_upper(floats v) { return _mm512_extractf32x8_ps(v, 1); }
@@ -35,6 +36,10 @@ INLINE floats v_between(floats v, int from, int to) {
   const __mmask16 in = _mm512_mask_cmpge_epi32_mask(before, each, _mm512_set1_epi32(from));
   return _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), in, v);
 }
+
+/* those of `some` in which a is above b, or either is not a number */
+INLINE lanes v_above(floats a, floats b, lanes some) { return _mm512_mask_cmp_ps_mask(some, a, b, _CMP_NLE_UQ); }
+INLINE int v_any(lanes some) { return some != 0; }
 
 /* of float16 */
 INLINE floats v_load_f16(const void *at) { return _mm512_cvtph_ps(_mm256_loadu_si256(at)); }
@@ -92,6 +97,7 @@ INLINE floats v_sub(floats a, floats b) { return (floats){_mm256_sub_ps(a.a, b.a
 INLINE floats v_mul(floats a, floats b) { return (floats){_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
 INLINE floats v_div(floats a, floats b) { return (floats){_mm256_div_ps(a.a, b.a), _mm256_div_ps(a.b, b.b)}; }
 INLINE floats v_max(floats a, floats b) { return (floats){_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
+INLINE floats v_min(floats a, floats b) { return (floats){_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)}; }
 INLINE floats v_fma(floats a, floats b, floats c) {
   return (floats){_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)};
 }
@@ -106,6 +112,15 @@ INLINE __m256 between8(__m256 v, int from, int to) {
 }
 INLINE floats v_between(floats v, int from, int to) {
   return (floats){between8(v.a, from, to), between8(v.b, from - 8, to - 8)};
+}
+
+INLINE lanes v_above(floats a, floats b, lanes some) {
+  return (lanes){_mm256_and_si256(_mm256_castps_si256(_mm256_cmp_ps(a.a, b.a, _CMP_NLE_UQ)), some.a),
+                 _mm256_and_si256(_mm256_castps_si256(_mm256_cmp_ps(a.b, b.b, _CMP_NLE_UQ)), some.b)};
+}
+INLINE int v_any(lanes some) {
+  const __m256i both = _mm256_or_si256(some.a, some.b);
+  return !_mm256_testz_si256(both, both);
 }
 
 INLINE floats v_load_f16(const void *at) {

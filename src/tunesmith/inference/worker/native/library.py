@@ -128,6 +128,7 @@ class Step(Structure):
         ("segment", POINTER(Segment)),
         ("keep", POINTER(c_int32)),
         ("logits", c_void_p),
+        ("likeliest", POINTER(c_int32)),
     )
 
 
@@ -172,18 +173,19 @@ class Library:
         y_TO = torch.empty(len(x_TI), product.outputs)
         with self._lock:
             done = self._functions.engine_product(self._engine, product, x_TI.data_ptr(), len(x_TI), y_TO.data_ptr())
-        return self._done(done, y_TO)
+        _check(done)
+        return y_TO
 
-    def step(self, model: Model, step: Step, logits: Tensor) -> Tensor:
-        """Run a step; the logits it was given the place for."""
+    def step(self, model: Model, step: Step) -> None:
+        """Run a step, which says where its results go."""
         with self._lock:
             done = self._functions.engine_step(self._engine, model, step)
-        return self._done(done, logits)
+        _check(done)
 
-    def _done(self, code: int, found: Tensor) -> Tensor:
-        if code:
-            raise MemoryError("no memory for a step")
-        return found
+
+def _check(code: int) -> None:
+    if code:
+        raise MemoryError("no memory for a step")
 
 
 @cache

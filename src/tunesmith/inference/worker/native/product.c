@@ -33,3 +33,23 @@ void pack_panel(int kind, const void *from, int outputs, int inputs, void *to) {
   const long bytes = stride_of(kind) / PANEL, whole = bytes * padded(kind, inputs);
   if (kind == BFLOAT16_TILES || kind == INT8_TILES) packed_tiles(from, outputs, bytes * inputs, whole, to);
 }
+
+struct packing {
+  const char *from;
+  char *to;
+  int kind, outputs, inputs;
+};
+
+static void pack_one(void *context, int panel, int thread) {
+  const struct packing *p = context;
+  (void)thread;
+  const long rows = stride_of(p->kind) * p->inputs; /* bytes of sixteen */
+  const int left = p->outputs - panel * PANEL;
+  char *to = p->to + panel * panel_bytes(p->kind, p->inputs);
+  pack_panel(p->kind, p->from + panel * rows, left < PANEL ? left : PANEL, p->inputs, to);
+}
+
+void pack_panels(struct pool *pool, int kind, const void *from, int outputs, int inputs, void *to) {
+  struct packing packing = {from, to, kind, outputs, inputs};
+  pool_run(pool, pack_one, &packing, (outputs + PANEL - 1) / PANEL);
+}

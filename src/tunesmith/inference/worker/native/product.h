@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "pool.h"
 #include "vector.h"
 
 #define PANEL 16  /* outputs whose weights lie together: (inputs, 16) */
@@ -78,5 +79,8 @@ void narrow_sums(const struct product *it, int panel, const struct narrow *in, f
 /* The weights of one panel, (outputs, inputs) row by row, as they are multiplied; missing outputs are zeros. */
 void pack_panel(int kind, const void *from, int outputs, int inputs, void *to);
 
-/* The same for INT8 alone. */
+/* All panels, one after the other. */
+void pack_panels(struct pool *pool, int kind, const void *from, int outputs, int inputs, void *to);
+
+/* The same as pack_panel for INT8 alone. */
 void pack_narrow(const int8_t *from, int outputs, int inputs, uint8_t *to);

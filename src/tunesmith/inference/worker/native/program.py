@@ -14,7 +14,7 @@ from tunesmith.inference.worker.block import Decoder, Norm, Product
 from tunesmith.inference.worker.cache import Arena
 from tunesmith.inference.worker.lora import AdapterWeights, Site
 from tunesmith.inference.worker.native import library as c
-from tunesmith.inference.worker.step import Step
+from tunesmith.inference.worker.step import Predictions, Step
 from tunesmith.inference.worker.weights import Panels
 
 _ROTATIONS = 2  # kinds a step may have
@@ -61,25 +61,28 @@ class Program:
         """Whether it can run this one: a DoRA's products are torch's."""
         return not any(self._worn_by(segment.adapter).weighs for segment in step.segments)
 
-    def __call__(self, tokens_T: Tensor, positions_T: Tensor, step: Step) -> Tensor:
-        """Logits of ``step.keep``, (kept, vocabulary)."""
+    def __call__(self, tokens_T: Tensor, positions_T: Tensor, step: Step) -> Predictions:
+        """Run the step."""
         x = self._decoder.embedded(tokens_T).contiguous()
         longest = max(step.positions) + 1
         rotations = [self._decoder.rotation(positions_T, kind, longest) for kind in self._kinds]
-        logits = torch.empty(len(step.keep), self._model.head.outputs)
+        kept = len(step.keep)
+        logits = torch.empty(kept if step.logits else 0, self._model.head.outputs)
+        likeliest = (c_int32 * kept)()
         rows, _kept = _rows(step)
         segments = (c.Segment * len(step.segments))()
         for segment, one in zip(segments, step.segments, strict=True):
             segment.begin, segment.end = one.begin, one.end
             segment.worn = ctypes.addressof(self._worn_by(one.adapter).table)
         given = c.Step(
-            tokens=len(x), rows=len(rows), segments=len(segments), kept=len(step.keep),
+            tokens=len(x), rows=len(rows), segments=len(segments), kept=kept,
             x=x.data_ptr(), row=rows, segment=segments,
-            keep=(c_int32 * len(step.keep))(*step.keep), logits=logits.data_ptr(),
+            keep=(c_int32 * kept)(*step.keep), logits=logits.data_ptr() if step.logits else None, likeliest=likeliest,
         )  # fmt: skip
         for n, (cos, sin) in enumerate(rotations):
             given.cos[n], given.sin[n], given.rotated[n] = cos.data_ptr(), sin.data_ptr(), cos.shape[-1]
-        return self._native.step(self._model, given, logits)
+        self._native.step(self._model, given)
+        return Predictions(logits, [token if token >= 0 else None for token in likeliest])
 
     def _layer(self, layer: Any) -> c.Layer:
         at = layer.attention

@@ -53,8 +53,9 @@ struct job {
   const struct kernels *kernels;
   const struct product *product;
   const float *x;
-  float *y;
-  int rows, span; /* span: panels an item */
+  float *y; /* or NULL, where the likeliest outputs are all that is wanted */
+  struct best *best; /* (threads, `most`) of each row, or NULL */
+  int most, rows, span; /* span: panels an item */
   int first; /* of the rows among those of the segments */
   int added; /* the results are added to what is there */
   int gate; /* panels [0, gate) are gates of [gate, 2 gate): their products are the results */
@@ -112,7 +113,7 @@ static void sums_of(const struct job *j, int panel, float *sums, float *block) {
 static void sums_of_two(const struct job *j, int first, int second, float *sums, float *more, float *block) {
   if (by_tiles(j->product->kind)) {
     const int width = j->gate ? j->gate * PANEL : j->product->outputs;
-    tiled_sums(j->product, first, second, &j->tiled, sums, more, j->y + first * PANEL, width);
+    tiled_sums(j->product, first, second, &j->tiled, sums, more, j->y ? j->y + first * PANEL : NULL, width);
   } else if (j->product->kind != INT8 && j->rows <= PAIRED) {
     panel_sums_of_two(j->product, first, second, j->x, j->rows, sums, more);
   } else {
@@ -126,6 +127,7 @@ static void one_item(void *context, int item, int thread) {
   const struct product *p = j->product;
   float *block = (float *)(j->room + j->each * thread);
   float *sums = block + BLOCK * PANEL, *more = sums + tiled_height(j->rows) * PANEL;
+  struct best *best = j->best ? j->best + (long)thread * j->most + j->first : NULL;
   const int tiles = by_tiles(p->kind);
   const int all = j->gate ? j->gate : panels_of(p);
   const int end = (item + 1) * j->span < all ? (item + 1) * j->span : all;
@@ -152,7 +154,8 @@ static void one_item(void *context, int item, int thread) {
       const int from = at + n * PANEL, some = p->outputs - from < PANEL ? p->outputs - from : PANEL;
       float *found = n ? more : sums;
       finished(j, panel + n, found);
-      j->kernels->written(found, j->rows, some, j->added, j->y + from, p->outputs);
+      if (j->y) j->kernels->written(found, j->rows, some, j->added, j->y + from, p->outputs);
+      if (best) j->kernels->likeliest(found, j->rows, some, panel + n, best);
     }
     panel += pair;
   }
@@ -191,7 +194,7 @@ static void multiply(struct pool *pool, struct job *j) {
   for (int first = 0; first < j->rows; first += most) {
     struct job some = *j;
     some.first = first, some.rows = j->rows - first < most ? j->rows - first : most;
-    some.x = j->x + (long)first * j->product->inputs, some.y = j->y + (long)first * outputs;
+    some.x = j->x + (long)first * j->product->inputs, some.y = j->y ? j->y + (long)first * outputs : NULL;
     some_rows(pool, &some);
   }
 }
@@ -206,24 +209,8 @@ int engine_product(struct engine *engine, const struct product *product, const f
   return 0;
 }
 
-struct packing {
-  const char *from;
-  char *to;
-  int kind, outputs, inputs;
-};
-
-static void pack_one(void *context, int panel, int thread) {
-  const struct packing *p = context;
-  (void)thread;
-  const long rows = stride_of(p->kind) * p->inputs; /* bytes of sixteen */
-  const int left = p->outputs - panel * PANEL;
-  char *to = p->to + panel * panel_bytes(p->kind, p->inputs);
-  pack_panel(p->kind, p->from + panel * rows, left < PANEL ? left : PANEL, p->inputs, to);
-}
-
 void engine_pack(struct engine *engine, int kind, const void *from, int outputs, int inputs, void *to) {
-  struct packing packing = {from, to, kind, outputs, inputs};
-  pool_run(engine->pool, pack_one, &packing, (outputs + PANEL - 1) / PANEL);
+  pack_panels(engine->pool, kind, from, outputs, inputs, to);
 }
 
 /* Everything below is one forward. */
@@ -234,6 +221,7 @@ struct forward {
   const struct step *s;
   struct pool *pool;
   float *normed, *qkv, *seen, *inner, *y, *low;
+  struct best *best; /* (threads, kept) */
   char *room, *shared;
   long each;
   int tokens, ranks, layer;
@@ -353,6 +341,20 @@ static long most_inputs(const struct model *m, int rows) {
   return most;
 }
 
+/* logits, and which of them is the likeliest */
+static void head(struct forward *f) {
+  const struct step *s = f->s;
+  const int threads = pool_threads(f->pool);
+  struct job job = {
+      .kernels = f->kernels, .product = &f->m->head, .x = f->normed, .y = s->logits, .rows = f->tokens, .room = f->room,
+      .each = f->each, .shared = f->shared, .best = f->best, .most = f->tokens,
+  };
+  norm(f, s->x, f->m->norm, f->normed);
+  best_begin(f->best, (long)threads * f->tokens);
+  multiply(f->pool, &job);
+  for (int row = 0; row < f->tokens; row++) s->likeliest[row] = best_of(f->best + row, threads, f->tokens);
+}
+
 static float *part_of(char **memory, long numbers) {
   float *part = (float *)*memory;
   *memory += (numbers * (long)sizeof(float) + 63) / 64 * 64;
@@ -365,9 +367,10 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
   f.kernels = kernels();
   f.each = product_room(s->tokens) > attention_room(m) ? product_room(s->tokens) : attention_room(m);
   f.each = (f.each + 63) / 64 * 64;
-  const long numbers = tokens * (2 * m->width + qkv + seen + m->inner + f.ranks);
+  const long best = (long)pool_threads(engine->pool) * s->kept * 2 * PANEL;
+  const long numbers = tokens * (2 * m->width + qkv + seen + m->inner + f.ranks) + best;
   const long shared = (most_inputs(m, s->tokens) + 63) / 64 * 64, each = f.each * pool_threads(engine->pool);
-  char *memory = room_of(engine, numbers * (long)sizeof(float) + 6 * 64 + shared + each);
+  char *memory = room_of(engine, numbers * (long)sizeof(float) + 7 * 64 + shared + each);
   if (!memory) return -1;
   f.normed = part_of(&memory, tokens * m->width);
   f.y = part_of(&memory, tokens * m->width);
@@ -375,6 +378,7 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
   f.seen = part_of(&memory, tokens * seen);
   f.inner = part_of(&memory, tokens * m->inner);
   f.low = part_of(&memory, tokens * f.ranks);
+  f.best = (struct best *)part_of(&memory, best);
   f.shared = memory;
   f.room = memory + shared;
   for (f.layer = 0; f.layer < m->count; f.layer++) {
@@ -390,10 +394,6 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
     product(&f, GATE_UP, f.normed, f.inner, 0);
     added_to(&f, DOWN, f.inner, layer->after_mlp);
   }
-  norm(&f, s->x, m->norm, f.normed);
-  struct job head = {
-      .kernels = f.kernels, .product = &m->head, .x = f.normed, .y = s->logits, .rows = f.tokens, .room = f.room, .each = f.each,
-      .shared = f.shared};
-  multiply(f.pool, &head);
+  head(&f);
   return 0;
 }

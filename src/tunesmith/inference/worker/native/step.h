@@ -68,7 +68,8 @@ struct step {
   const struct row *row;
   struct segment *segment; /* overwritten */
   const int32_t *keep; /* rising: the tokens whose logits are wanted */
-  float *logits; /* (kept, outputs of the head) */
+  float *logits; /* (kept, outputs of the head); NULL where the likeliest output is all that is wanted */
+  int32_t *likeliest; /* (kept): see best_of */
 };
 
 /* What the library was compiled from: the SHA-256 of the sources, one after the other by name. */

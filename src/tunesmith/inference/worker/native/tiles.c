@@ -215,7 +215,7 @@ static void sums_of_16(const struct product *it, const char *v, const char *w, c
       const char *a = in->x + tile * step * all + k * step;
       float *to = sums + tile * below, *also = more + tile * below;
       const int left = in->rows - tile * in->height;
-      p.y = k + deep < all || passes == 1 ? NULL : y + tile * in->height * ldy, p.ldy = ldy;
+      p.y = !y || k + deep < all || passes == 1 ? NULL : y + tile * in->height * ldy, p.ldy = ldy;
       p.rows = left < 2 * in->height ? left : 2 * in->height;
       p.begin = BYTES / 64 * n / passes * 64, p.end = BYTES / 64 * (n + 1) / passes * 64;
       if (tile + 1 == in->tiles)
@@ -251,7 +251,7 @@ static void sums_of_8(const struct product *it, const char *v, const char *w, co
     for (int tile = 0; tile < in->tiles; tile++, a += 2 * FOUR * step) {
       const int row = tile * height, rows = in->rows - row < height ? in->rows - row : height;
       p.begin = BYTES / 64 * tile / in->tiles * 64, p.end = BYTES / 64 * (tile + 1) / in->tiles * 64;
-      p.y = b + FOUR < all || in->tiles <= 2 ? NULL : y + row * ldy, p.rows = rows;
+      p.y = !y || b + FOUR < all || in->tiles <= 2 ? NULL : y + row * ldy, p.rows = rows;
       _tile_zero(0);
       _tile_zero(1);
       _tile_zero(2);

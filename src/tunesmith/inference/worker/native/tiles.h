@@ -37,6 +37,6 @@ void tiles_end(void);
 
 /* sums and more (tiles * height, 16) of two panels, which may be the same, before scale and bias. Every sum runs over
  * its inputs in their order, whatever the number of rows. The memory of y (rows, 32), `ldy` floats a row, is asked for:
- * it is written next. */
+ * it is written next; NULL where it is not. */
 void tiled_sums(const struct product *it, int first, int second, const struct tiled *in, float *sums, float *more,
                 float *y, long ldy);
