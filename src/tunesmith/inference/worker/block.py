@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunesmith.inference.worker.attention import PackedAttention
+from tunesmith.inference.worker.embedding import Embedding
 from tunesmith.inference.worker.lora import Lora, Part, Site
 from tunesmith.inference.worker.pages import let_go, trim
 from tunesmith.inference.worker.precision import Precision
-from tunesmith.inference.worker.weights import Kernel, Panels, pack, sliced
+from tunesmith.inference.worker.weights import Kernel, pack, sliced
 
 FAMILIES = frozenset({"gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
 _PACKED_AT_ONCE = 4
@@ -95,7 +96,7 @@ class Decoder:
         context: no row is longer. Some rotary embeddings change once they were asked for more.
 
     Attributes:
-        layers, norm, head: what a step passes, in this order.
+        embedding, layers, norm, head: what a step passes, in this order.
     """
 
     def __init__(
@@ -114,13 +115,11 @@ class Decoder:
         self._rotary = hf.model.rotary_emb
         self._tables: dict[str | None, Tensor] = {}  # cosines and sines, (2, positions, 1, width)
         embeddings = hf.model.embed_tokens.weight.detach()
-        self._embedding_scale = float(getattr(hf.model.embed_tokens, "scalar_embed_scale", 1.0))
         head = hf.get_output_embeddings()  # first: nothing else takes as much to pack
         self.head = sliced(head.weight.detach(), head.bias, precision)
-        # looked up in the head where that is the same: then nothing of the checkpoint stays in memory
         tied = head.weight.data_ptr() == embeddings.data_ptr()
-        within = tied and isinstance(self.head, Panels) and self.head.keeps(embeddings)
-        self._embeddings = None if within else embeddings
+        scale = float(getattr(hf.model.embed_tokens, "scalar_embed_scale", 1.0))
+        self.embedding = Embedding(embeddings, self.head if tied else None, scale, precision.computed)
 
         def taken(index: int) -> Layer:
             with torch.inference_mode():  # each thread has its own setting
@@ -147,7 +146,7 @@ class Decoder:
         """Logits of the tokens ``keep``, rising, (kept, vocabulary)."""
         plan = self._attend.plan
         assert plan is not None
-        x = self.embedded(tokens_T)
+        x = self.embedding(tokens_T)
         longest = plan.longest  # asking the positions would wait for the device
         rotations = {kind: self.rotation(positions_T, kind, longest) for kind in self._kinds}
         last = len(self.layers) - 1
@@ -164,16 +163,6 @@ class Decoder:
             x = x + (y if layer.after_mlp is None else layer.after_mlp(y))
         logits: Tensor = self.head(self.norm(x))
         return logits
-
-    def embedded(self, tokens_T: Tensor) -> Tensor:
-        """What the layers begin with, (tokens, width)."""
-        if self._embeddings is not None:
-            x = torch.embedding(self._embeddings, tokens_T)
-        else:
-            assert isinstance(self.head, Panels)
-            x = self.head.rows(tokens_T)
-        x = x.to(self._precision.computed)
-        return x if self._embedding_scale == 1.0 else x.mul_(self._embedding_scale)
 
     def _attention(self, it: Attention, x_TI: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
         qkv = it.qkv(x_TI)
@@ -194,13 +183,9 @@ class Decoder:
         Args:
             longest: more than every position.
         """
-        if longest > _TABLE:
-            return self._turns(positions_T, kind)
-        table = self._tables.get(kind)
-        if table is None or longest > table.shape[1]:
-            size = min(1 << max(8, (longest - 1).bit_length()), self._context)
-            known = torch.arange(size, device=positions_T.device)
-            table = self._tables[kind] = torch.stack(self._turns(known, kind))
+        table = self.rotations(kind, longest, positions_T.device)
+        if table is None:
+            return self.turns(positions_T, kind)
         cos, sin = table.index_select(1, positions_T)
         return cos, sin
 
@@ -208,10 +193,23 @@ class Decoder:
         """Make the tables of rotations as long as they will ever be, so that they stay where they are; how long."""
         longest = min(self._context, _TABLE)
         for kind in self._kinds:
-            self.rotation(torch.zeros(1, dtype=torch.long, device=device), kind, longest)
+            self.rotations(kind, longest, device)
         return longest
 
-    def _turns(self, positions_T: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
+    def rotations(self, kind: str | None, longest: int, device: torch.device) -> Tensor | None:
+        """Cosines and sines for all positions below ``longest``, if not for more, (2, positions, 1, width); None where
+        these are too many to be kept.
+        """
+        if longest > _TABLE:
+            return None
+        table = self._tables.get(kind)
+        if table is None or longest > table.shape[1]:
+            size = min(1 << max(8, (longest - 1).bit_length()), max(longest, self._context))
+            table = self._tables[kind] = torch.stack(self.turns(torch.arange(size, device=device), kind))
+        return table
+
+    def turns(self, positions_T: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
+        """``rotation`` of these positions, computed for them."""
         like = torch.empty(0, dtype=self._precision.computed, device=positions_T.device)
         cos, sin = self._rotary(like, positions_T[None], *(() if kind is None else (kind,)))
         half = sin.shape[-1] // 2

@@ -99,9 +99,9 @@ class LanguageModel:
         """
         if self._graphs is not None and (logits := self._graphs.run(step)) is not None:
             return Predictions(logits)
-        ids = torch.from_numpy(np.array((step.tokens, step.positions), dtype=np.int64)).to(self.device)
         if self._program is not None and self._program.takes(step):
-            return self._program(ids[0], ids[1], step)
+            return self._program(step)
+        ids = torch.from_numpy(np.array((step.tokens, step.positions), dtype=np.int64)).to(self.device)
         plan = Plan(step.chunks, decode_groups(step.decoding, self.device))
         return Predictions(self._computed(ids[0], ids[1], plan, step.segments, step.keep).float())
 

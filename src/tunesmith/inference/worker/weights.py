@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunesmith.inference.worker.native.library import PANEL, Kind, Library, Product, library, packed_shape
+from tunesmith.inference.worker.native.library import PANEL, Embedding, Kind, Library, Product, library, packed_shape
 from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import Precision
 
@@ -93,8 +93,6 @@ class Panels:
             native.pack(self._kind, self._rounded(some, begin), self._weight[begin // PANEL :])
             let_go([some])
         self.nbytes = self._weight.nbytes
-        tiles = self._kind is Kind.BFLOAT16_TILES
-        self._order = torch.arange(PANEL) if tiles or self._scale is not None else _order(self._kind, native)
         self.product = Product(
             self._weight.data_ptr(),
             None if self._scale is None else self._scale.data_ptr(),
@@ -112,15 +110,11 @@ class Panels:
         if self._scale is not None or self._weight.dtype not in (weight_OI.dtype, torch.float32):
             return False
         some = torch.linspace(0, len(weight_OI) - 1, _TRIED).long()
-        return bool(torch.equal(self.rows(some), weight_OI[some].to(self._weight.dtype)))
+        return bool(torch.equal(self.rows(some), weight_OI[some].float()))
 
     def rows(self, outputs_T: Tensor) -> Tensor:
-        """The weights of these outputs, (tokens, in), where they ``keep`` them."""
-        panels = self._weight
-        if self._kind is Kind.BFLOAT16_TILES:  # two inputs of an output are one number of 32 bits
-            panels = panels.view(torch.int32).view(len(panels), -1, PANEL)
-        found = panels[outputs_T // PANEL, :, self._order[outputs_T % PANEL]]
-        return found.contiguous().view(self._weight.dtype)[:, : self.product.inputs]
+        """The weights of these outputs, (tokens, in), float32, where they ``keep`` them."""
+        return self._native.embedded(Embedding(self.product, 1.0, True), outputs_T)
 
     def _rounded(self, weight_OI: Tensor, begin: int) -> Tensor:
         if self._scale is None:
@@ -128,13 +122,6 @@ class Panels:
         scales = weight_OI.float().abs().amax(1).clamp_min(1e-12) / 127
         self._scale[begin : begin + len(weight_OI)] = scales
         return (weight_OI / scales[:, None]).round_().to(torch.int8)
-
-
-def _order(kind: Kind, native: Library) -> Tensor:
-    """Where in a panel each of its outputs lies: the library's own matter."""
-    panel = torch.empty(1, 1, PANEL, dtype=kind.dtype)
-    native.pack(kind, torch.arange(PANEL).to(kind.dtype)[:, None], panel)
-    return panel.flatten().float().argsort()
 
 
 def _kind(stored: torch.dtype, precision: Precision, native: Library) -> Kind:

@@ -444,3 +444,6 @@ def test_the_rows_of_a_packed_weight_are_those_it_was_made_of(stored: torch.dtyp
     if stored not in rounded:
         some = torch.tensor([0, 76, 15, 16, 8, 8, 33])
         assert torch.equal(packed.rows(some).to(stored), weight[some])
+    for beyond in (-1, 77, 1 << 20):
+        with pytest.raises(IndexError):
+            packed.rows(torch.tensor([3, beyond]))

@@ -27,6 +27,7 @@ from transformers import (
 from tests.unit.inference.worker.narrow_memory import room_for
 from tests.unit.inference.worker.narrow_vectors import narrow_vectors
 from tunesmith.inference.engine import Sampling
+from tunesmith.inference.worker import block
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.block import Decoder
 from tunesmith.inference.worker.cache import Lease
@@ -335,6 +336,46 @@ def test_a_step_that_wants_no_logits_finds_the_same_tokens(config: Any, precisio
         assert both.likeliest == alone.likeliest == likeliest_of(both.logits)
         assert alone.logits.shape == (0, config.vocab_size)
         model.cache.release(lease)
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_step_begins_with_the_checkpoints_embedding_times_its_scale(stored: str, tied: bool, tmp_path: Path) -> None:
+    sizes = SIZES | {"dtype": stored, "num_hidden_layers": 1, "tie_word_embeddings": tied}
+    config = Gemma3TextConfig(**sizes, sliding_window=9, layer_types=["sliding_attention"])
+    folder = written(config, tmp_path / "model")
+    weight = AutoModelForCausalLM.from_pretrained(folder).model.embed_tokens.weight.detach()
+    model = LanguageModel(folder, cache_bytes=1 << 24, precision="auto")
+    assert isinstance(model._run, Decoder)
+    tokens = torch.tensor([0, VOCABULARY - 1, 15, 16, 40, 40, 7])
+    found = model._run.embedding(tokens)
+    assert found.dtype == torch.float32 and torch.equal(found, weight[tokens].float() * 40**0.5)
+    table = model._run.embedding.table()
+    assert table is not None and bool(table.panels) == tied
+    assert torch.equal(native.Library.embedded(model._run.head._native, table, tokens), found)  # type: ignore[attr-defined]
+
+
+def test_a_token_outside_the_vocabulary_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    model = loaded(Qwen3Config(**SIZES), tmp_path / "model")
+    lease = model.cache.lease(90)
+    ran(model, [Piece(lease, BOOK[:70])])
+    before = [one.clone() for one in lease.arena.keys]
+    for token in (-1, VOCABULARY, 1 << 30):
+        with pytest.raises(IndexError), torch.inference_mode():
+            model.forward(Step([3, token], [70, 71], [Chunk(lease, 0, 2, 70)], [], [], [1]))
+    assert all(map(torch.equal, before, lease.arena.keys))
+
+
+def test_positions_beyond_those_whose_rotations_are_kept_are_read_as_by_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block, "_TABLE", 256)
+    kinds = {"sliding_window": 300, "layer_types": ["sliding_attention", "full_attention"]}
+    model = loaded(Gemma3TextConfig(**SIZES, **kinds), tmp_path / "model")
+    lease = model.cache.lease(600)
+    found = torch.cat([ran(model, [Piece(lease, BOOK[begin : begin + 200])])[0] for begin in (0, 200, 400)])
+    monkeypatch.setattr(model, "_program", None)
+    assert torch.allclose(found, alone(model, BOOK[:600]), atol=1e-4, rtol=1e-4)
 
 
 @by_precision

@@ -11,3 +11,13 @@ void adapter_foreseen(const struct worn *worn, int at) {
       _mm_prefetch(from, _MM_HINT_T0);
   }
 }
+
+int adapter_ranks(const struct model *m, const struct step *s) {
+  int most = 0;
+  for (int i = 0; i < s->segments; i++)
+    for (int site = 0; site < m->count * SITES; site++) {
+      const struct worn *worn = s->segment[i].worn[site];
+      if (worn && worn->ranks > most) most = worn->ranks;
+    }
+  return most;
+}

@@ -81,9 +81,16 @@ class Layer(Structure):
     )
 
 
+class Embedding(Structure):
+    """See embedding.h."""
+
+    _fields_ = (("table", Product), ("scale", c_float), ("panels", c_int32))
+
+
 class Model(Structure):
     _fields_ = (
         ("layers", POINTER(Layer)),
+        ("embedding", Embedding),
         ("head", Product),
         ("norm", c_void_p),
         ("eps", c_float),
@@ -120,9 +127,10 @@ class Step(Structure):
         ("rows", c_int32),
         ("segments", c_int32),
         ("kept", c_int32),
-        ("x", c_void_p),
+        ("token", c_void_p),
         ("cos", c_void_p * 2),
         ("sin", c_void_p * 2),
+        ("turn", c_void_p),
         ("rotated", c_int32 * 2),
         ("row", POINTER(Row)),
         ("segment", POINTER(Segment)),
@@ -151,6 +159,7 @@ class Library:
         functions.engine_product.argtypes = (c_void_p, POINTER(Product), c_void_p, c_int, c_void_p)
         functions.engine_pack.argtypes = (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p)
         functions.engine_pack.restype = None
+        functions.engine_embedded.argtypes = (POINTER(Embedding), c_void_p, c_int, c_void_p)
         functions.engine_step.argtypes = (c_void_p, POINTER(Model), POINTER(Step))
         self._functions, self._lock = functions, threading.Lock()
         self.tiles = bool(functions.engine_tiles())
@@ -166,6 +175,13 @@ class Library:
         outputs, inputs = weight_OI.shape
         with self._lock:
             self._functions.engine_pack(self._engine, kind, weight_OI.data_ptr(), outputs, inputs, packed.data_ptr())
+
+    def embedded(self, embedding: Embedding, tokens_T: Tensor) -> Tensor:
+        """What it holds of these tokens, (tokens, width), float32."""
+        tokens_T = tokens_T.to(torch.int32).contiguous()
+        x = torch.empty(len(tokens_T), embedding.table.inputs)
+        _check(self._functions.engine_embedded(embedding, tokens_T.data_ptr(), len(tokens_T), x.data_ptr()))
+        return x
 
     def product(self, product: Product, x_TI: Tensor) -> Tensor:
         """``x`` (tokens, in), float32, times the weights: (tokens, out)."""
@@ -184,6 +200,8 @@ class Library:
 
 
 def _check(code: int) -> None:
+    if code == -2:
+        raise IndexError("a token that is none of the vocabulary's")
     if code:
         raise MemoryError("no memory for a step")
 

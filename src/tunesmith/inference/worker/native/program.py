@@ -2,6 +2,7 @@
 
 import ctypes
 import struct
+from array import array
 from collections.abc import Callable, Sequence
 from ctypes import c_int32, c_void_p
 from typing import Any
@@ -17,6 +18,7 @@ from tunesmith.inference.worker.native import library as c
 from tunesmith.inference.worker.step import Predictions, Step
 from tunesmith.inference.worker.weights import Panels
 
+_CPU = torch.device("cpu")
 _ROTATIONS = 2  # kinds a step may have
 _ROW = struct.Struct("PPqqiii4x").pack  # ``c.Row``: all fields of a row at once take a third of the time of one by one
 
@@ -38,12 +40,13 @@ class Program:
         self._worn: WeakKeyDictionary[AdapterWeights, _Worn] = WeakKeyDictionary()
         self._layers = (c.Layer * len(decoder.layers))(*(self._layer(layer) for layer in decoder.layers))
         first = decoder.layers[0]
-        head = _panels(decoder.head)
-        assert head is not None
+        head, embedding = _panels(decoder.head), decoder.embedding.table()
+        assert head is not None and embedding is not None
         cached = c.Kind.BFLOAT16 if c.Kind(head.product.kind).tiled else c.Kind.FLOAT32
         self.cached = cached.dtype
         self._model = c.Model(
             layers=self._layers,
+            embedding=embedding,
             head=head.product,
             norm=decoder.norm.weight.data_ptr(),
             eps=decoder.norm.eps,
@@ -61,12 +64,11 @@ class Program:
         """Whether it can run this one: a DoRA's products are torch's."""
         return not any(self._worn_by(segment.adapter).weighs for segment in step.segments)
 
-    def __call__(self, tokens_T: Tensor, positions_T: Tensor, step: Step) -> Predictions:
+    def __call__(self, step: Step) -> Predictions:
         """Run the step."""
-        x = self._decoder.embedded(tokens_T).contiguous()
-        longest = max(step.positions) + 1
-        rotations = [self._decoder.rotation(positions_T, kind, longest) for kind in self._kinds]
         kept = len(step.keep)
+        tokens = array("i", step.tokens)
+        tables, turns = self._rotations(step.positions)
         logits = torch.empty(kept if step.logits else 0, self._model.head.outputs)
         likeliest = (c_int32 * kept)()
         rows, _kept = _rows(step)
@@ -75,14 +77,26 @@ class Program:
             segment.begin, segment.end = one.begin, one.end
             segment.worn = ctypes.addressof(self._worn_by(one.adapter).table)
         given = c.Step(
-            tokens=len(x), rows=len(rows), segments=len(segments), kept=kept,
-            x=x.data_ptr(), row=rows, segment=segments,
+            tokens=len(tokens), rows=len(rows), segments=len(segments), kept=kept,
+            token=tokens.buffer_info()[0], turn=turns.buffer_info()[0], row=rows, segment=segments,
             keep=(c_int32 * kept)(*step.keep), logits=logits.data_ptr() if step.logits else None, likeliest=likeliest,
         )  # fmt: skip
-        for n, (cos, sin) in enumerate(rotations):
-            given.cos[n], given.sin[n], given.rotated[n] = cos.data_ptr(), sin.data_ptr(), cos.shape[-1]
+        for n, table in enumerate(tables):
+            cos = table.data_ptr()
+            given.cos[n], given.sin[n], given.rotated[n] = cos, cos + table.nbytes // 2, table.shape[-1]
         self._native.step(self._model, given)
         return Predictions(logits, [token if token >= 0 else None for token in likeliest])
+
+    def _rotations(self, positions: Sequence[int]) -> tuple[list[Tensor], "array[int]"]:
+        """Cosines and sines of each kind, (2, .., 1, width), and where in them each position's are."""
+        longest = max(positions) + 1
+        tables = [self._decoder.rotations(kind, longest, _CPU) for kind in self._kinds]
+        known = [table for table in tables if table is not None]
+        if len(known) == len(tables):
+            return known, array("i", positions)
+        positions_T = torch.tensor(positions)
+        computed = [torch.stack(self._decoder.turns(positions_T, kind)) for kind in self._kinds]
+        return computed, array("i", range(len(positions)))
 
     def _layer(self, layer: Any) -> c.Layer:
         at = layer.attention
@@ -150,6 +164,7 @@ def _fits(decoder: Decoder) -> bool:
             return False
     return (
         _panels(decoder.head) is not None
+        and decoder.embedding.table() is not None
         and first.attention.width % c.PANEL == 0
         and first.down.site.inputs % c.PANEL == 0
         and first.attention.heads % first.attention.kv_heads == 0

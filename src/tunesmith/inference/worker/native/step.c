@@ -220,7 +220,7 @@ struct forward {
   const struct model *m;
   const struct step *s;
   struct pool *pool;
-  float *normed, *qkv, *seen, *inner, *y, *low;
+  float *x, *normed, *qkv, *seen, *inner, *y, *low;
   struct best *best; /* (threads, kept) */
   char *room, *shared;
   long each;
@@ -249,6 +249,12 @@ static void norm(struct forward *f, const float *in, const float *weight, float 
   shared_out(f, norm_token, f->m->width);
 }
 
+static void begin_token(void *context, int token, int thread) {
+  const struct forward *f = context;
+  (void)thread;
+  embedded(&f->m->embedding, f->s->token[token], f->x + (long)token * f->m->width);
+}
+
 /* normed queries and keys, and their rotary embedding (arXiv:2104.09864) */
 static void rotate_token(void *context, int token, int thread) {
   const struct forward *f = context;
@@ -256,7 +262,7 @@ static void rotate_token(void *context, int token, int thread) {
   const struct model *m = f->m;
   const struct layer *layer = &m->layers[f->layer];
   const int width = m->head_width, rotated = f->s->rotated[layer->rotary], heads = m->heads + m->kv_heads;
-  const long at = (long)token * rotated;
+  const long at = (long)f->s->turn[token] * rotated;
   float *const head = f->qkv + (long)token * (heads + m->kv_heads) * width;
   for (int h = 0; h < heads; h++) {
     const float *weight = h < m->heads ? layer->q_norm : layer->k_norm;
@@ -295,7 +301,7 @@ static void product(struct forward *f, enum site site, const float *x, float *y,
 
 /* x += y, or its norm */
 static void added_to(struct forward *f, enum site site, const float *in, const float *weight) {
-  float *x = f->s->x;
+  float *x = f->x;
   if (!weight) {
     product(f, site, in, x, 1);
     return;
@@ -310,7 +316,7 @@ static void only_kept(struct forward *f) {
   const struct step *s = f->s;
   const long width = f->m->width, seen = (long)f->m->heads * f->m->head_width;
   for (int i = 0; i < s->kept; i++) {
-    memmove(s->x + i * width, s->x + s->keep[i] * width, sizeof(float) * width);
+    memmove(f->x + i * width, f->x + s->keep[i] * width, sizeof(float) * width);
     memmove(f->seen + i * seen, f->seen + s->keep[i] * seen, sizeof(float) * seen);
   }
   for (int i = 0; i < s->segments; i++) {
@@ -320,16 +326,6 @@ static void only_kept(struct forward *f) {
     segment->begin = begin, segment->end = end;
   }
   f->tokens = s->kept;
-}
-
-static int most_ranks(const struct model *m, const struct step *s) {
-  int most = 0;
-  for (int i = 0; i < s->segments; i++)
-    for (int site = 0; site < m->count * SITES; site++) {
-      const struct worn *worn = s->segment[i].worn[site];
-      if (worn && worn->ranks > most) most = worn->ranks;
-    }
-  return most;
 }
 
 static long most_inputs(const struct model *m, int rows) {
@@ -349,7 +345,7 @@ static void head(struct forward *f) {
       .kernels = f->kernels, .product = &f->m->head, .x = f->normed, .y = s->logits, .rows = f->tokens, .room = f->room,
       .each = f->each, .shared = f->shared, .best = f->best, .most = f->tokens,
   };
-  norm(f, s->x, f->m->norm, f->normed);
+  norm(f, f->x, f->m->norm, f->normed);
   best_begin(f->best, (long)threads * f->tokens);
   multiply(f->pool, &job);
   for (int row = 0; row < f->tokens; row++) s->likeliest[row] = best_of(f->best + row, threads, f->tokens);
@@ -363,15 +359,17 @@ static float *part_of(char **memory, long numbers) {
 
 int engine_step(struct engine *engine, const struct model *m, const struct step *s) {
   const long tokens = s->tokens, seen = (long)m->heads * m->head_width, qkv = seen + 2L * m->kv_heads * m->head_width;
-  struct forward f = {.m = m, .s = s, .pool = engine->pool, .tokens = s->tokens, .ranks = most_ranks(m, s)};
+  struct forward f = {.m = m, .s = s, .pool = engine->pool, .tokens = s->tokens, .ranks = adapter_ranks(m, s)};
   f.kernels = kernels();
   f.each = product_room(s->tokens) > attention_room(m) ? product_room(s->tokens) : attention_room(m);
   f.each = (f.each + 63) / 64 * 64;
+  if (!embedding_has(&m->embedding, s->token, s->tokens)) return -2;
   const long best = (long)pool_threads(engine->pool) * s->kept * 2 * PANEL;
-  const long numbers = tokens * (2 * m->width + qkv + seen + m->inner + f.ranks) + best;
+  const long numbers = tokens * (3 * m->width + qkv + seen + m->inner + f.ranks) + best;
   const long shared = (most_inputs(m, s->tokens) + 63) / 64 * 64, each = f.each * pool_threads(engine->pool);
-  char *memory = room_of(engine, numbers * (long)sizeof(float) + 7 * 64 + shared + each);
+  char *memory = room_of(engine, numbers * (long)sizeof(float) + 8 * 64 + shared + each);
   if (!memory) return -1;
+  f.x = part_of(&memory, tokens * m->width);
   f.normed = part_of(&memory, tokens * m->width);
   f.y = part_of(&memory, tokens * m->width);
   f.qkv = part_of(&memory, tokens * qkv);
@@ -381,16 +379,17 @@ int engine_step(struct engine *engine, const struct model *m, const struct step 
   f.best = (struct best *)part_of(&memory, best);
   f.shared = memory;
   f.room = memory + shared;
+  shared_out(&f, begin_token, m->width);
   for (f.layer = 0; f.layer < m->count; f.layer++) {
     const struct layer *layer = &m->layers[f.layer];
-    norm(&f, s->x, layer->before_attention, f.normed);
+    norm(&f, f.x, layer->before_attention, f.normed);
     product(&f, QKV, f.normed, f.qkv, 0);
     shared_out(&f, rotate_token, (m->heads + m->kv_heads) * m->head_width);
     attend(f.pool, m, f.layer, s, f.qkv, f.seen, f.room);
     if (f.layer == m->count - 1 && s->kept < s->tokens) only_kept(&f);
     if (!f.tokens) return 0; /* its keys and values are all that was wanted */
     added_to(&f, OUT, f.seen, layer->after_attention);
-    norm(&f, s->x, layer->before_mlp, f.normed);
+    norm(&f, f.x, layer->before_mlp, f.normed);
     product(&f, GATE_UP, f.normed, f.inner, 0);
     added_to(&f, DOWN, f.inner, layer->after_mlp);
   }

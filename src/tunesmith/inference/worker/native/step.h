@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "embedding.h"
 #include "pool.h"
 #include "product.h"
 
@@ -38,6 +39,7 @@ struct layer {
 
 struct model {
   const struct layer *layers;
+  struct embedding embedding; /* of `width` numbers */
   struct product head;
   const float *norm;
   float eps;
@@ -62,8 +64,9 @@ struct segment {
 
 struct step {
   int32_t tokens, rows, segments, kept;
-  float *x; /* (tokens, width), overwritten */
-  const float *cos[2], *sin[2]; /* (tokens, rotated); the first half of the sines is negative */
+  const int32_t *token; /* (tokens), which of the embedding's */
+  const float *cos[2], *sin[2]; /* tables (.., rotated); the first half of the sines is negative */
+  const int32_t *turn; /* (tokens), which row of the tables is each one's */
   int32_t rotated[2];
   const struct row *row;
   struct segment *segment; /* overwritten */
@@ -71,6 +74,9 @@ struct step {
   float *logits; /* (kept, outputs of the head); NULL where the likeliest output is all that is wanted */
   int32_t *likeliest; /* (kept): see best_of */
 };
+
+/* Of the adapters that a step wears, the most ranks one has at one product. */
+int adapter_ranks(const struct model *m, const struct step *s);
 
 /* What the library was compiled from: the SHA-256 of the sources, one after the other by name. */
 const char *engine_sources(void);
@@ -83,7 +89,7 @@ struct engine; /* a pool, and the memory of a step, which is kept for the next *
 struct engine *engine_new(int threads);
 void engine_free(struct engine *engine);
 
-/* 0, or -1 when there is not enough memory: nothing has been written then. */
+/* 0; -1 when there is not enough memory, -2 when a token is none of the embedding's: nothing has been written then. */
 int engine_step(struct engine *engine, const struct model *model, const struct step *step);
 
 /* y (rows, outputs) = x (rows, inputs) W^T * scale + bias; 0, or -1 when there is not enough memory. */
