@@ -15,7 +15,8 @@ from tunesmith.inference.worker.native.library import PANEL, Embedding, Kind, Li
 from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import Precision
 
-_OUTPUTS = 1 << 15  # widened at once, where many are
+_OUTPUTS = 1 << 15  # packed at once by torch, where many are
+_WIDENED = 1 << 12  # outputs whose weights are rounded at once: it takes several times their memory
 _TRIED = 64  # rows that are looked up to see that they are what they were
 
 
@@ -88,8 +89,8 @@ class Panels:
         self._scale = torch.empty(outputs) if precision.name == "int8" else None
         self._kind = _kind(weight_OI.dtype, precision, native)
         self._weight = torch.empty(packed_shape(self._kind, outputs, inputs), dtype=self._kind.dtype)
-        for begin in range(0, outputs, _OUTPUTS):
-            some = weight_OI[begin : begin + _OUTPUTS]
+        for begin in range(0, outputs, _WIDENED):
+            some = weight_OI[begin : begin + _WIDENED]
             native.pack(self._kind, self._rounded(some, begin), self._weight[begin // PANEL :])
             let_go([some])
         self.nbytes = self._weight.nbytes
