@@ -18,17 +18,30 @@ def let_go(tensors: Iterable[Tensor]) -> None:
     transformers maps a checkpoint instead of copying it. What was once looked at would count as this process's memory
     for as long as one weight of the file is used.
     """
+    give_back(pages_of(tensors))
+
+
+def pages_of(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """The pages that lie whole in a safetensors file's mapping: (first address, address after the last) of each tensor."""
     if not sys.platform.startswith("linux"):
-        return
+        return []
     mapped = list(_mappings())
+    found = []
     for tensor in tensors:
         if tensor.device.type != "cpu":
             continue
         begin = -(-tensor.data_ptr() // _PAGE) * _PAGE
         end = (tensor.data_ptr() + tensor.nbytes) // _PAGE * _PAGE
-        # Only of files: the same call would wipe other memory.
+        # Only of files: giving them back would wipe other memory.
         if begin < end and any(low <= begin and end <= high for low, high in mapped):
-            _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONT_NEED)
+            found.append((begin, end))
+    return found
+
+
+def give_back(pages: Iterable[tuple[int, int]]) -> None:
+    """Count pages of a mapped file as this process's no more, until they are read again."""
+    for begin, end in pages:
+        _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONT_NEED)
 
 
 def let_go_of_code() -> None:

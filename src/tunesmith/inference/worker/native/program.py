@@ -85,6 +85,7 @@ class Program:
             cos = table.data_ptr()
             given.cos[n], given.sin[n], given.rotated[n] = cos, cos + table.nbytes // 2, table.shape[-1]
         self._native.step(self._model, given)
+        self._decoder.embedding.looked_up(len(tokens))
         return Predictions(logits, [token if token >= 0 else None for token in likeliest])
 
     def _rotations(self, positions: Sequence[int]) -> tuple[list[Tensor], "array[int]"]:
