@@ -61,7 +61,10 @@ def share_out(running: Sequence[Row], *, prefill: int, scored: int, times: StepT
     guessing = not reading and len(decoding) < _GUESSED
     shares = _with_guesses(decoding, times or StepTimes()) if guessing else [Share(row, 1) for row in decoding]
     # Rows that wear the same adapter lie side by side: one product for all of them.
-    return sorted(shares + reading, key=lambda share: share.row.adapter_key)
+    shares += reading
+    if any(share.row.adapter is not None for share in shares):
+        shares.sort(key=lambda share: share.row.adapter_key)
+    return shares
 
 
 def pack(cache: Cache, shares: Sequence[Share]) -> tuple[Step, list[Wanted]]:

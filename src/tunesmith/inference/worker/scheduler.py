@@ -170,6 +170,8 @@ class Scheduler:
             self._waiting.put(row)
 
     def _admit(self) -> None:
+        if not self._waiting:
+            return
         running = Counter(row.group for row in self._running)
         while len(self._running) < self._ceiling.rows and (row := self._waiting.first(running)) is not None:
             if running[row.group] >= self._max_rows_a_group:

@@ -47,6 +47,8 @@ class Predictions:
 
     def at(self, kept: list[int]) -> "Predictions":
         """Those for some of the tokens ``keep``."""
-        every = kept == list(range(len(self.logits)))
-        logits = self.logits if every or not len(self.logits) else self.logits[kept]
+        count = len(self.logits) if self.likeliest is None else len(self.likeliest)
+        if kept == list(range(count)):
+            return self
+        logits = self.logits[kept] if len(self.logits) else self.logits
         return Predictions(logits, None if self.likeliest is None else [self.likeliest[k] for k in kept])

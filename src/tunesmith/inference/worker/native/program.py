@@ -20,7 +20,7 @@ from tunesmith.inference.worker.weights import Panels
 
 _CPU = torch.device("cpu")
 _ROTATIONS = 2  # kinds a step may have
-_ROW = struct.Struct("PPqqiii4x").pack  # ``c.Row``: all fields of a row at once take a third of the time of one by one
+_ROW = struct.Struct("PPqqiii4x")  # ``c.Row``: all fields of a row at once take a third of the time of one by one
 
 
 class Program:
@@ -44,6 +44,7 @@ class Program:
         assert head is not None and embedding is not None
         cached = c.Kind.BFLOAT16 if c.Kind(head.product.kind).tiled else c.Kind.FLOAT32
         self.cached = cached.dtype
+        self._no_logits = torch.empty(0, head.product.outputs)
         self._model = c.Model(
             layers=self._layers,
             embedding=embedding,
@@ -69,7 +70,7 @@ class Program:
         kept = len(step.keep)
         tokens = array("i", step.tokens)
         tables, turns = self._rotations(step.positions)
-        logits = torch.empty(kept if step.logits else 0, self._model.head.outputs)
+        logits = torch.empty(kept, self._model.head.outputs) if step.logits else self._no_logits
         likeliest = (c_int32 * kept)()
         rows, _kept = _rows(step)
         segments = (c.Segment * len(step.segments))()
@@ -86,7 +87,10 @@ class Program:
             given.cos[n], given.sin[n], given.rotated[n] = cos, cos + table.nbytes // 2, table.shape[-1]
         self._native.step(self._model, given)
         self._decoder.embedding.looked_up(len(tokens))
-        return Predictions(logits, [token if token >= 0 else None for token in likeliest])
+        found: Sequence[int | None] = likeliest[:]
+        if -1 in found:
+            found = [token if token != -1 else None for token in found]
+        return Predictions(logits, found)
 
     def _rotations(self, positions: Sequence[int]) -> tuple[list[Tensor], "array[int]"]:
         """Cosines and sines of each kind, (2, .., 1, width), and where in them each position's are."""
@@ -179,16 +183,16 @@ def _rows(step: Step) -> tuple[Any, Any]:
     known: dict[Arena, tuple[int, int, int]] = {}
     spans = [(one.lease, one.begin, one.end, one.start) for one in step.chunks]
     spans += [(lease, token, token + 1, lease.length) for lease, token in step.decoding]
-    rows = []
-    for lease, begin, end, start in spans:
+    rows = bytearray(_ROW.size * len(spans))
+    for at, (lease, begin, end, start) in enumerate(spans):
         arena = lease.arena
         if arena not in known:
             keys, values = _addresses(arena.keys), _addresses(arena.values)
             kept += (keys, values)
             known[arena] = ctypes.addressof(keys), ctypes.addressof(values), arena.capacity
         at_keys, at_values, capacity = known[arena]
-        rows.append(_ROW(at_keys, at_values, lease.slot, capacity, begin, end, start))
-    return (c.Row * len(rows)).from_buffer(bytearray(b"".join(rows))), kept
+        _ROW.pack_into(rows, at * _ROW.size, at_keys, at_values, lease.slot, capacity, begin, end, start)
+    return (c.Row * len(spans)).from_buffer(rows), kept
 
 
 def _products(layer: Any) -> tuple[Product, Product, Product, Product]:
