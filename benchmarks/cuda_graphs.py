@@ -64,7 +64,7 @@ def _step(model: LanguageModel, leases: Sequence[Lease], token: int) -> float:
     places = [lease.length for lease in leases]
     decoding = [(lease, at) for at, lease in enumerate(leases)]
     began = time.perf_counter()
-    model.forward(Step([token] * len(leases), places, [], decoding, [], range(len(leases)))).argmax(-1).tolist()
+    model.forward(Step([token] * len(leases), places, [], decoding, [], range(len(leases)))).logits.argmax(-1).tolist()
     for lease in leases:
         lease.length += 1
     return time.perf_counter() - began

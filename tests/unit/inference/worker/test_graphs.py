@@ -104,7 +104,7 @@ class Rows:
                 segments.append(Segment(begin, at + 1, adapter))
             decoding = [(lease, at) for at, lease in enumerate(leases)]
             step = Step(tokens, [lease.length for lease in leases], [], decoding, segments, range(len(names)))
-            found.append(model.forward(step))
+            found.append(model.forward(step).logits)
             for lease in leases:
                 lease.length += 1
         return found
@@ -210,7 +210,7 @@ def test_other_steps_run_as_they_did(recording: LanguageModel, plain: LanguageMo
                 places = [first.length, second.length, second.length + 1][: len(ids)]
                 chunks = [Chunk(second, 1, 3, second.length)] if part == "chunk" else []
                 decoding = [(first, 0)] if part == "chunk" else [(first, 0), (second, 1)]
-                both.append(model.forward(Step(ids, places, chunks, decoding, [], [1])))
+                both.append(model.forward(Step(ids, places, chunks, decoding, [], [1])).logits)
                 first.length += 1
                 second.length += len(ids) - 1
             found, right = both
