@@ -109,17 +109,14 @@ class Drafter:
 
     Args:
         prompt: token ids the row begins with.
+        said: those it goes on with, as they grow.
     """
 
-    def __init__(self, prompt: Sequence[int]) -> None:
+    def __init__(self, prompt: Sequence[int], said: Sequence[int] = ()) -> None:
+        self._prompt, self._said = len(prompt), said
         self._tokens = np.array(prompt, dtype=np.int64)
-        self._count = len(prompt)
-        self._new: list[int] = []  # not in the array yet: where many rows run, nobody guesses
+        self._count = len(prompt)  # in the array; the rest is looked at when somebody guesses, which many rows never do
         self._right = self._tried = 0.0  # what became of guessed tokens lately
-
-    def add(self, tokens: Sequence[int]) -> None:
-        """The row goes on with ``tokens``."""
-        self._new += tokens
 
     def guess(self, most: int, times: StepTimes, *, tokens: int = 1, said: float = 1.0) -> list[int]:
         """At most ``most`` tokens that may come next: as many as make the step say most in its time; often none.
@@ -140,11 +137,11 @@ class Drafter:
 
     def _known(self) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
         """Prompt and completion."""
-        count = self._count + len(self._new)
+        count = self._prompt + len(self._said)
         if count > len(self._tokens):
             self._tokens = np.concatenate([self._tokens[: self._count], np.zeros(count, dtype=np.int64)])
-        self._tokens[self._count : count] = self._new
-        self._count, self._new = count, []
+        self._tokens[self._count : count] = self._said[self._count - self._prompt :]
+        self._count = count
         return self._tokens[:count]
 
     def gain(self, count: int) -> float:

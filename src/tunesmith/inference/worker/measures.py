@@ -5,7 +5,7 @@ The thread that steps counts; whoever asks reads what is there, without a lock. 
 
 import time
 from bisect import bisect_left
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -137,20 +137,24 @@ class Measures:
         life.series.running += 1
         life.series.queue.observe(time.monotonic() - row.asked)
 
-    def moved(self, row: Counted, tokens: int = 1, now: float = 0.0) -> None:
-        """One step gave the row so many new tokens; ``now`` is a reading of ``time.monotonic`` where one is at hand."""
-        life = self._lives.get(row)
-        if life is None:
-            return
-        now = now or time.monotonic()
-        series = life.series
-        series.generation_tokens += tokens
-        if life.last:
-            series.inter_token.observe(now - life.last)
-        else:
-            _read(row, series)
-            series.first_token.observe(now - row.asked)
-        life.last = now
+    def moved(self, rows: Iterable[tuple[Counted, int]], now: float) -> None:
+        """One step gave these rows so many new tokens each; ``now`` is a reading of ``time.monotonic``."""
+        last, bucket = 0.0, 0
+        for row, tokens in rows:
+            life = self._lives.get(row)
+            if life is None:
+                continue
+            series = life.series
+            series.generation_tokens += tokens
+            if life.last:
+                if life.last != last:  # most rows were in the step before
+                    last, bucket = life.last, bisect_left(INTER_TOKEN_S, now - life.last)
+                series.inter_token.counts[bucket] += 1
+                series.inter_token.total += now - last
+            else:
+                _read(row, series)
+                series.first_token.observe(now - row.asked)
+            life.last = now
 
     def left(self, row: Counted, outcome: Outcome) -> None:
         """The row is over. Once is enough; more does no harm."""

@@ -1,7 +1,8 @@
 """What one step holds: how many tokens of each row, and the tensors' raw material."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.cache import Cache
@@ -14,15 +15,21 @@ _LEAST_PREFILL = 64
 _GUESSED = 16  # with more tokens no machine takes hardly longer than with one
 
 
-class Share(NamedTuple):
-    """A step holds the next ``size`` tokens of ``row``, and then ``guess``: what it may say next."""
+# this and the next are made for every row of every step: a named tuple takes twice as long
+class Share(msgspec.Struct, frozen=True, gc=False):
+    """A step holds the next ``size`` tokens of ``row``, and then ``guess``: what it may say next.
+
+    Attributes:
+        draws: they are all that the cache does not hold, so that the row's next token can be drawn.
+    """
 
     row: Row
     size: int
+    draws: bool = True
     guess: Sequence[int] = ()
 
 
-class Wanted(NamedTuple):
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """Rows [begin, end) of a step's logits are one row's; ``first`` is the position of the token they begin with.
 
     Attributes:
@@ -34,10 +41,7 @@ class Wanted(NamedTuple):
     end: int
     first: int
     draws: bool
-
-    @property
-    def drawn(self) -> int:
-        return self.end - 1 - len(self.share.guess)
+    drawn: int
 
 
 def share_out(running: Sequence[Row], *, prefill: int, scored: int, times: StepTimes | None = None) -> list[Share]:
@@ -52,7 +56,8 @@ def share_out(running: Sequence[Row], *, prefill: int, scored: int, times: StepT
     """
     decoding, behind = [], []
     for row in running:
-        left = row.left
+        assert row.lease is not None
+        left = len(row.prompt) + len(row.tokens) - row.lease.length  # row.left, without a call
         if left == 1:
             decoding.append(row)
         elif left > 1:
@@ -76,11 +81,11 @@ def pack(cache: Cache, shares: Sequence[Share]) -> tuple[Step, list[Wanted]]:
     chunks, decoding, wanted = [], [], []
     logits = False
     for share in shares:
-        row, count, guess = share
+        row, count, guess = share.row, share.size, share.guess
         lease = row.lease
         assert lease is not None
         begin, start = len(tokens), lease.length
-        draws = count == row.left
+        draws = share.draws
         if count == 1 and not guess:
             tokens.append(row.tokens[-1] if draws and row.tokens else row.upcoming(1)[0])
             positions.append(start)
@@ -92,11 +97,13 @@ def pack(cache: Cache, shares: Sequence[Share]) -> tuple[Step, list[Wanted]]:
             end = len(tokens)
             positions.extend(range(start, start + end - begin))
             chunks.append(Chunk(lease, begin, end, start))
-        cache.reserve(lease, start + end - begin)
+        if start + end - begin > lease.arena.capacity:
+            cache.reserve(lease, start + end - begin)
         if row.score or draws:
             logits = logits or row.score or row.picker is None or not row.picker.plain
             first = begin if row.score else begin + count - 1
-            wanted.append(Wanted(share, len(keep), len(keep) + end - first, start + first - begin, draws))
+            stop = len(keep) + end - first
+            wanted.append(Wanted(share, len(keep), stop, start + first - begin, draws, stop - 1 - len(guess)))
             keep.extend(range(first, end))
         if row.adapter is not None:
             if segments and segments[-1].adapter is row.adapter:
@@ -125,7 +132,7 @@ def _reading(behind: Sequence[Row], left: int, scored: int) -> list[Share]:
         left -= count
         scored -= count if row.score else 0
         read.add(id(row))
-        shares.append(Share(row, count))
+        shares.append(Share(row, count, count == row.left))
     return shares
 
 
@@ -140,5 +147,5 @@ def _with_guesses(decoding: Sequence[Row], times: StepTimes) -> list[Share]:
         if row.drafter is not None and row.tokens and most > 0:
             guess = row.drafter.guess(most, times, tokens=tokens, said=said)
             tokens, said = tokens + len(guess), said + row.drafter.gain(len(guess))
-        found.append(Share(row, 1, guess))
+        found.append(Share(row, 1, guess=guess))
     return found

@@ -26,7 +26,7 @@ from tunesmith.inference.worker.ceiling import Ceiling
 from tunesmith.inference.worker.drafts import Drafter, StepTimes, accept
 from tunesmith.inference.worker.events import Ended, Failed, RowEvent
 from tunesmith.inference.worker.measures import Measures
-from tunesmith.inference.worker.packing import Share, Wanted, pack, share_out
+from tunesmith.inference.worker.packing import Wanted, pack, share_out
 from tunesmith.inference.worker.prefixes import ids_of
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.sampling import Picker
@@ -205,7 +205,7 @@ class Scheduler:
             )
             # what is told of each token, and whether it completes the grammar, is known only as long as it is the last
             if row.budget > 1 and row.sampling.top_logprobs is None and row.grammar is None:
-                row.drafter = Drafter(row.prompt)
+                row.drafter = Drafter(row.prompt, row.tokens)
         row.logprobs.clear()  # whoever is scored is read from the first token
         self._sharing.begin(row, self._running, self._model.cache.limit - self._reserved - row.reserved)
         self._running.append(row)
@@ -250,7 +250,8 @@ class Scheduler:
         shares = share_out(self._running, prefill=self._ceiling.prefill, scored=scored, times=self._times)
         step, wanted = pack(self._model.cache, shares)
         predicted = self._model.forward(step)
-        scores = [(want.share.row, _scores(predicted.logits, want)) for want in wanted if want.share.row.score]
+        scored_rows = [want for want in wanted if want.share.row.score] if step.logits else []
+        scores = [(want.share.row, _scores(predicted.logits, want)) for want in scored_rows]
         draws, guesses, pickers = [], [], []
         for want in wanted:
             row = want.share.row
@@ -275,46 +276,50 @@ class Scheduler:
             if any(map(math.isnan, logprobs)):
                 self._leave(row, keep=False, scrub=True)
                 self._refuse(row, faults.nothing_to_draw(row))
-        now = time.monotonic()
-        for want, tokens in zip(draws, drawn, strict=True):
-            if want.share.row.lease is not None:
-                self._advance(want.share, tokens, now)
+        self._advance(draws, drawn)
         for share in shares:
             if share.row.budget == 0 and share.row.prefilled:
                 self._end(share.row, "length")
 
-    def _advance(self, share: Share, tokens: Sequence[int | None], now: float) -> None:
-        """Take the tokens drawn for a row: show their text, or end it."""
-        row, right = share.row, len(tokens) - 1
-        row.first_token = row.first_token or now
-        before = len(row.tokens)
-        finish: FinishReason | None = None
-        for token in tokens:
-            if token is None:
-                self._leave(row, keep=False, scrub=True)
-                self._refuse(row, faults.nothing_to_draw(row))
-                return
-            finish = self._say(row, token)
-            if finish is not None:
-                break
-        self.measures.moved(row, len(row.tokens) - before, now)
-        if finish is not None:
+    def _advance(self, draws: Sequence[Wanted], drawn: Sequence[Sequence[int | None]]) -> None:
+        """Take the tokens drawn for each row: show their text, or end it."""
+        now = time.monotonic()
+        moved, over = [], []
+        for want, tokens in zip(draws, drawn, strict=True):
+            row, guess = want.share.row, want.share.guess
+            if row.lease is None:
+                continue
+            if not row.first_token:
+                row.first_token = now
+            before, finish = len(row.tokens), None
+            for token in tokens:
+                if token is None:
+                    self._leave(row, keep=False, scrub=True)
+                    self._refuse(row, faults.nothing_to_draw(row))
+                    break
+                finish = self._say(row, token)
+                if finish is not None:
+                    over.append((row, finish))
+                    break
+            else:
+                if guess and row.drafter is not None:
+                    row.drafter.learn(len(guess), len(tokens) - 1)
+            moved.append((row, len(row.tokens) - before))
+        self.measures.moved(moved, now)
+        for row, finish in over:
             self._end(row, finish)
-        elif row.drafter is not None:
-            if share.guess:
-                row.drafter.learn(len(share.guess), right)
-            row.drafter.add(row.tokens[before:])
 
     def _say(self, row: Row, token: int) -> FinishReason | None:
         """Take one token and show what it lets be shown; why it was the row's last, if it was."""
-        assert row.text is not None and row.picker is not None
+        text = row.text
+        assert text is not None and row.picker is not None
         row.tokens.append(token)
         if token in self._ends:
             return "stop"
-        shown = row.text.feed(token, row.picker.likely)
+        shown = text.feed(token, row.picker.likely)
         if shown is not None:
             self._events.append((row, shown))
-        if row.text.stopped or (row.grammar is not None and row.grammar.complete):
+        if text.stopped or (row.grammar is not None and row.grammar.complete):
             return "stop"
         return "length" if len(row.tokens) >= row.budget else None
 

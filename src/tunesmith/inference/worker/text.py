@@ -85,10 +85,15 @@ class StopStrings:
 
     Time is linear in the text, whatever the strings (Knuth, Morris and Pratt's matching), and where the pieces break
     changes nothing: the string that is complete first counts, of several the longest.
+
+    Attributes:
+        any: there are strings; without, every text is shown as it comes.
+        found: one of them has come.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = [text for text in strings if text]
+        self.any = bool(self._strings)
         self._borders = [_borders(text) for text in self._strings]
         self._matched = [0] * len(self._strings)  # how much of each string the end of the text spells
         self._firsts = frozenset(text[0] for text in self._strings)
@@ -154,7 +159,7 @@ class Transcript:
         """What ``token`` lets be shown; None for nothing."""
         piece = self._text.feed(token)
         if self._spell is None:
-            shown = self._stops.feed(piece)
+            shown = self._stops.feed(piece) if self._stops.any else piece
             return Text(shown) if shown else None
         if likely is not None:
             self._unfinished.append(_told(token, likely, self._spell))

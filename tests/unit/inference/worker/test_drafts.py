@@ -152,11 +152,13 @@ def test_sizes_that_were_not_seen_lately_are_tried_and_a_first_time_does_not_cou
 
 
 def test_a_drafter_looks_at_what_was_said_too() -> None:
-    drafter = Drafter([9])
+    said: list[int] = []
+    drafter = Drafter([9], said)
     for token in [5, 6, 7, 8, 5, 6]:
-        drafter.add([token])
+        assert drafter.guess(2, StepTimes()) == []
+        said.append(token)
     assert drafter.guess(2, StepTimes()) == [7, 8]
-    drafter.add([7, 8, 1, 5, 6])
+    said += [7, 8, 1, 5, 6]
     assert drafter.guess(3, StepTimes())[:2] == [7, 8]
 
 

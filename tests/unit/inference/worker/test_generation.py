@@ -290,9 +290,9 @@ async def test_nothing_is_guessed_where_each_token_has_to_be_looked_at(
     made = []
 
     class Watched(scheduler.Drafter):
-        def __init__(self, prompt: Sequence[int]) -> None:
+        def __init__(self, prompt: Sequence[int], said: Sequence[int]) -> None:
             made.append(prompt)
-            super().__init__(prompt)
+            super().__init__(prompt, said)
 
     monkeypatch.setattr(scheduler, "Drafter", Watched)
     ask = {"messages": HELLO, "temperature": 0, "max_tokens": 8}

@@ -57,9 +57,9 @@ def test_a_row_is_counted_from_its_place_in_the_queue_to_its_end(clock: Clock) -
     clock.now = 101.0
     measures.admitted(row)
     clock.now = 102.0
-    measures.moved(row)
+    measures.moved([(row, 1)], clock.now)
     clock.now = 102.04
-    measures.moved(row, 3)
+    measures.moved([(row, 3)], clock.now)
     seen = told(measures)
     assert seen[f"num_requests_waiting,{of}"] == 0
     assert seen[f"num_requests_running,{of}"] == 1
@@ -91,7 +91,7 @@ def test_rows_that_never_ran_or_were_only_scored_are_counted_truly() -> None:
         measures.admitted(row)  # it lost its place and came back
     measures.left(scored, "length")
     measures.left(lost, "error")
-    measures.moved(lost)  # too late
+    measures.moved([(lost, 1)], 103.0)  # too late
     seen, of = told(measures), "adapter=,model_name=tiny"
     assert seen[f"num_requests_waiting,{of}"] == seen[f"num_requests_running,{of}"] == 0
     assert seen[f"prompt_tokens_total,{of}"] == 10
