@@ -44,24 +44,20 @@ class Outbox(Generic[R]):
     ) -> None:
         self._loop, self._hand_out = loop, hand_out
         self._lock = threading.Lock()
-        self._held: dict[R, list[RowEvent]] = {}
+        self._new: list[
+            Sequence[tuple[R, RowEvent]]
+        ] = []  # of some steps; sorted by the loop, while the next one computes
+        self._held: dict[R, list[RowEvent]] = {}  # the loop's
         self._ticking = False
 
-    def put(self, events: Iterable[tuple[R, RowEvent]]) -> None:
+    def put(self, events: Sequence[tuple[R, RowEvent]]) -> None:
         """What one step had rows report; from the thread that steps."""
-        urgent: set[R] = set()
+        urgent = {row for row, event in events if not row.heard or type(event) is not Text}
+        for row in urgent:
+            row.heard = True
         with self._lock:
-            held = self._held
-            for row, event in events:
-                said = held.get(row)
-                if said is None:
-                    held[row] = [event]
-                else:
-                    said.append(event)
-                if not row.heard or type(event) is not Text:
-                    row.heard = True
-                    urgent.add(row)
-            begins = len(held) > len(urgent) and not self._ticking
+            self._new.append(events)
+            begins = not self._ticking and not all(row in urgent for row, _ in events)
             self._ticking = self._ticking or begins
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to read
             if urgent:
@@ -73,14 +69,28 @@ class Outbox(Generic[R]):
         # What is sent is taken here and not in the other thread: a tick that was due already would come before it with
         # what the row said afterwards.
         with self._lock:
-            said = {row: self._held.pop(row) for row in rows if row in self._held}
+            new, self._new = self._new, []
+        self._sort(new)
+        said = {row: self._held.pop(row) for row in rows if row in self._held}
         if said:
             self._hand_out(said)
 
     def _tick(self) -> None:
         with self._lock:
-            held, self._held = self._held, {}
-            self._ticking = bool(held)
+            new, self._new = self._new, []
+            self._ticking = bool(new or self._held)
+        self._sort(new)
+        held, self._held = self._held, {}
         if held:
             self._loop.call_later(PACE_S, self._tick)
             self._hand_out(held)
+
+    def _sort(self, new: Iterable[Sequence[tuple[R, RowEvent]]]) -> None:
+        held = self._held
+        for events in new:
+            for row, event in events:
+                said = held.get(row)
+                if said is None:
+                    held[row] = [event]
+                else:
+                    said.append(event)
