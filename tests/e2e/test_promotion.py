@@ -17,14 +17,14 @@ from tests.server import Server, serving
 from tests.tiny_model import make_tiny_adapter, make_tiny_base
 
 OLD, NEW = "adapters/town-old", "adapters/town-new"
-TOKENS = 300
+TOKENS = 1500  # of which a fast engine makes some thousands a second
 STREAMS = 24
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
     home = tmp_path_factory.mktemp("home")
-    base = make_tiny_base(home / "models" / "tiny", endless=True)
+    base = make_tiny_base(home / "models" / "tiny", endless=True, context=2048)
     for seed, name in enumerate((OLD, NEW), start=1):
         folder = make_tiny_adapter(base, home / name, seed=seed)
         config = json.loads((folder / "adapter_config.json").read_text())

@@ -255,12 +255,12 @@ class Decoder:
         for name, linear in zip(names, linears, strict=True):
             parts.append(Part(f"model.layers.{place}.{name}", begin, begin + linear.out_features))
             begin += linear.out_features
-        weight = torch.cat([linear.weight.detach() for linear in linears])
+        weights = [linear.weight.detach() for linear in linears]
         biases = [torch.zeros(one.out_features) if one.bias is None else one.bias.detach() for one in linears]
-        bias = torch.cat([b.to(weight) for b in biases]) if any(one.bias is not None for one in linears) else None
-        kernel, inputs = pack(weight, bias, self._precision), linears[0].in_features
+        bias = torch.cat([b.to(weights[0]) for b in biases]) if any(one.bias is not None for one in linears) else None
+        kernel, inputs = pack(weights, bias, self._precision), linears[0].in_features
         kept = None if bias is None else bias.to(self._precision.computed)
-        like = torch.empty(0, dtype=self._precision.computed, device=weight.device)
+        like = torch.empty(0, dtype=self._precision.computed, device=weights[0].device)
         site = Site(inputs, tuple(parts), kept, _Unpacked(kernel, inputs, kept, like))
         self._lora.adopt(site)
         return Product(kernel, site, self._lora)

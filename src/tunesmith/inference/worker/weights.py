@@ -5,6 +5,7 @@ The compiled kernels where there are any, else one of torch's a precision; all t
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -28,12 +29,15 @@ class Kernel(Protocol):
     def __call__(self, x_TI: Tensor) -> Tensor: ...
 
 
-def pack(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> Kernel:
-    """The product ``x @ weight.T + bias`` in that precision. The weight given may be freed afterwards."""
+def pack(weights_OI: Sequence[Tensor], bias_O: Tensor | None, precision: Precision) -> Kernel:
+    """The product ``x @ weight.T + bias`` in that precision, of weights one below the other, which may be freed
+    afterwards.
+    """
     bias = None if bias_O is None else bias_O.to(precision.computed)
-    native = _native(weight_OI, precision)
+    native = _native(weights_OI[0], precision)
     if native is not None:
-        return Panels(weight_OI, bias, precision, native)
+        return Panels(weights_OI, bias, precision, native)
+    weight_OI = torch.cat(list(weights_OI))
     if precision.name == "int8":
         return Int8(weight_OI, bias)
     if precision.name == "float16" and precision.computed == torch.float32:
@@ -51,7 +55,7 @@ def sliced(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> Ke
     """As ``pack``, for very many outputs, as an output head's."""
     packs = weight_OI.device.type == "cpu"
     if len(weight_OI) <= _OUTPUTS or not packs or _native(weight_OI, precision) is not None:
-        return pack(weight_OI, bias_O, precision)
+        return pack([weight_OI], bias_O, precision)
     return Sliced(weight_OI, bias_O, precision)
 
 
@@ -62,7 +66,7 @@ class Sliced:
         biases = [None] * len(weight_OI) if bias_O is None else bias_O.split(_OUTPUTS)
         self._kernels: list[Kernel] = []
         for some, bias in zip(weight_OI.split(_OUTPUTS), biases, strict=False):
-            self._kernels.append(pack(some, bias, precision))
+            self._kernels.append(pack([some], bias, precision))
             let_go([some])
         self.nbytes = sum(kernel.nbytes for kernel in self._kernels)
 
@@ -83,16 +87,21 @@ class Panels:
         product: what the library is told of it.
     """
 
-    def __init__(self, weight_OI: Tensor, bias: Tensor | None, precision: Precision, native: Library) -> None:
+    def __init__(
+        self, weights_OI: Sequence[Tensor], bias: Tensor | None, precision: Precision, native: Library
+    ) -> None:
         self._native, self._bias = native, None if bias is None else bias.contiguous()
-        outputs, inputs = weight_OI.shape
+        if any(len(one) % PANEL for one in weights_OI[:-1]):  # a panel may not hold outputs of two
+            weights_OI = [torch.cat(list(weights_OI))]
+        outputs, inputs = sum(map(len, weights_OI)), weights_OI[0].shape[1]
         self._scale = torch.empty(outputs) if precision.name == "int8" else None
-        self._kind = _kind(weight_OI.dtype, precision, native)
+        self._kind = _kind(weights_OI[0].dtype, precision, native)
         self._weight = torch.empty(packed_shape(self._kind, outputs, inputs), dtype=self._kind.dtype)
-        for begin in range(0, outputs, _WIDENED):
-            some = weight_OI[begin : begin + _WIDENED]
+        begin = 0
+        for some in (part for one in weights_OI for part in one.split(_WIDENED)):
             native.pack(self._kind, self._rounded(some, begin), self._weight[begin // PANEL :])
             let_go([some])
+            begin += len(some)
         self.nbytes = self._weight.nbytes
         self.product = Product(
             self._weight.data_ptr(),

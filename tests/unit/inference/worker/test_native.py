@@ -433,7 +433,7 @@ def logits_of(model: LanguageModel) -> torch.Tensor:
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8"])
 def test_the_rows_of_a_packed_weight_are_those_it_was_made_of(stored: torch.dtype, precision: Any) -> None:
     weight = torch.randn(77, 40, generator=torch.Generator().manual_seed(3)).to(stored)
-    packed = pack(weight, None, Precision(precision, torch.float32))
+    packed = pack([weight], None, Precision(precision, torch.float32))
     rounded = {
         "float32": (),
         "float16": (torch.float32,),

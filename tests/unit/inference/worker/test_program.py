@@ -310,7 +310,7 @@ def test_the_likeliest_token_is_the_first_of_the_best_and_none_where_a_logit_is_
         for place, number in case.items():
             bias[place] = number
         weight = torch.zeros(config.vocab_size, config.hidden_size)
-        model._run.head = Panels(weight, bias, model.precision, native_library)
+        model._run.head = Panels([weight], bias, model.precision, native_library)
         model._program = Program(model._run, native_library)
         with narrow_vectors() if narrow else nullcontext():
             found = alone(model, BOOK[:21])

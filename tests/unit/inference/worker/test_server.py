@@ -13,9 +13,10 @@ import pytest_asyncio
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.tiny_model import CONTEXT, make_tiny_base
+from tests.tiny_model import make_tiny_base
 from tunesmith.inference.worker.server import Worker
 
+CONTEXT = 4096  # so long that rows are still running when somebody has looked
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -56,7 +57,7 @@ class Client:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     folder = tmp_path_factory.mktemp("worker")
-    worker = Worker("tiny", make_tiny_base(folder / "tiny", endless=True), threads=1, max_rows=8)
+    worker = Worker("tiny", make_tiny_base(folder / "tiny", endless=True, context=CONTEXT), threads=1, max_rows=8)
     runner = web.AppRunner(worker.app(), handler_cancellation=True, access_log=None)
     await runner.setup()
     address = folder / "s"
@@ -203,7 +204,7 @@ async def test_an_adapter_is_loaded_replaced_and_unloaded(client: Client, adapte
 
 async def test_a_row_outlives_the_unloading_of_its_adapter(client: Client, adapters: list[Path]) -> None:
     body = {"lora_name": "town", "lora_path": str(adapters[0])}
-    ask = {"model": "town", "messages": HELLO, "temperature": 0, "max_tokens": 200}
+    ask = {"model": "town", "messages": HELLO, "temperature": 0, "max_tokens": 1500}
     await client.post("/v1/load_lora_adapter", body)
     whole = (await client.post("/v1/chat/completions", ask))[1]["choices"][0]["message"]["content"]
     running = asyncio.create_task(client.frames("/v1/chat/completions", ask | {"stream": True}))
@@ -217,7 +218,7 @@ async def test_a_row_outlives_the_unloading_of_its_adapter(client: Client, adapt
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_just_closes_its_socket_frees_its_row(client: Client, stream: bool) -> None:
     body = json.dumps(
-        {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 490, "stream": stream}
+        {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 4000, "stream": stream}
     ).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: engine\r\nContent-Length: %d\r\n\r\n" % len(body)
     writers = []
@@ -238,7 +239,7 @@ async def test_a_client_that_just_closes_its_socket_frees_its_row(client: Client
 
 
 async def test_the_server_answers_while_rows_decode(client: Client) -> None:
-    ask = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 300, "stream": True}
+    ask = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 1500, "stream": True}
     running = [asyncio.create_task(client.frames("/v1/chat/completions", ask)) for _ in range(4)]
     await client.until(lambda health: health["rows"]["running"] == 4)
     answered = 0

@@ -34,7 +34,7 @@ def test_a_machine_without_fbgemm_is_told_so(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_float16_keeps_every_bit_of_a_bfloat16_checkpoint(computed_by: str) -> None:
     x, weight, bias = product()
-    found = pack(weight, bias, Precision("float16", torch.float32))(x)
+    found = pack([weight], bias, Precision("float16", torch.float32))(x)
     assert torch.allclose(found, torch.nn.functional.linear(x, weight.float(), bias), rtol=1e-5, atol=1e-5)
 
 
@@ -43,7 +43,7 @@ def test_eight_bits_lose_what_rounding_the_weights_loses_and_no_more(computed_by
     right = torch.nn.functional.linear(x, weight.float(), bias)
     scales = weight.float().abs().amax(1, keepdim=True) / 127
     rounded = torch.nn.functional.linear(x, (weight.float() / scales).round() * scales, bias)
-    found = pack(weight, bias, Precision("int8", torch.float32))(x)
+    found = pack([weight], bias, Precision("int8", torch.float32))(x)
     assert wrong(found, rounded) < 1e-3
     assert wrong(found, right) < 1.2 * wrong(rounded, right) < 0.02
 
@@ -51,7 +51,7 @@ def test_eight_bits_lose_what_rounding_the_weights_loses_and_no_more(computed_by
 @pytest.mark.parametrize("name", ["float16", "int8"])
 def test_a_row_gives_the_same_numbers_whatever_lies_beside_it(name: str, computed_by: str) -> None:
     x, weight, bias = product()
-    kernel = pack(weight, bias, Precision(name, torch.float32))  # type: ignore[arg-type]
+    kernel = pack([weight], bias, Precision(name, torch.float32))  # type: ignore[arg-type]
     beside = torch.cat((x[:1], 1000 * x))
     assert torch.allclose(kernel(x[:1])[0], kernel(beside)[0], rtol=1e-5, atol=1e-5)
     assert torch.equal(kernel(torch.zeros_like(x)), bias.expand(len(x), -1))
@@ -78,3 +78,11 @@ def test_with_tiles_bfloat16_is_computed_between_products_in_float32(
         assert choose("auto", torch.bfloat16, CPU) == asked
         assert choose("auto", torch.float16, CPU) == Precision("float16", torch.float32)
         assert choose("auto", torch.float32, CPU) == Precision("float32", torch.float32)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("outputs", [(16, 48, 32), (16, 7, 32)], ids=["whole panels", "parts of panels"])
+def test_weights_one_below_the_other_are_packed_as_one(name: str, outputs: tuple[int, ...]) -> None:
+    weights = [torch.randn(one, 24) for one in outputs]
+    precision, x = Precision(name, torch.float32), torch.randn(3, 24)  # type: ignore[arg-type]
+    assert torch.equal(pack(weights, None, precision)(x), pack([torch.cat(weights)], None, precision)(x))
