@@ -5,14 +5,16 @@ On the Chinese one the page is reloaded and opened twice; on the English one the
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.page.conftest import SLOW, Opener, line_of
-from tests.page.furnished import LOUD, back_again, make_talkative_adapter
+from tests.page.conftest import Opener
+from tests.page.furnished import LOUD, back_again, make_talkative_adapter, start_engine
 from tests.server import Server, serving
 
 pytestmark = pytest.mark.timeout(1200)
@@ -69,12 +71,16 @@ def test_a_newcomer_learns_by_clicks_alone_in_english_and_the_server_dies_meanwh
     expect(page.get_by_role("heading", level=1, name="facts-train")).to_be_visible()
     page.evaluate("window.reloaded = false")
     expect(page.get_by_role("img", name=re.compile(r"training: \d+ points"))).to_be_visible(timeout=STARTED_MS)
-    writing = _begin_a_long_answer(page.context.new_page(), make_talkative_adapter(page_server.home, LOUD))
+    loud = make_talkative_adapter(page_server.home, LOUD)
+    start_engine(page_server, loud)
+    engine = _engine_of(page_server)
+    writing = _begin_a_long_answer(page.context.new_page(), loud, engine)
     expect(page.get_by_text("running", exact=True)).to_be_visible()
     expect(writing).to_have_attribute("aria-busy", "true")
 
     page_server.process.kill()
     page_server.process.wait(30)
+    engine.kill()
     gone = "The server does not answer. Trying again…"
     expect(page.get_by_text(gone)).to_be_visible()
     expect(writing.get_by_role("alert")).to_contain_text("The connection to the server broke off.")
@@ -93,21 +99,35 @@ def test_a_newcomer_learns_by_clicks_alone_in_english_and_the_server_dies_meanwh
         assert page.evaluate("window.reloaded") is False
 
 
+def _engine_of(server: Server) -> psutil.Process:
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    [engine] = [one for one in children if "tunesmith.inference.worker" in one.cmdline()]
+    return engine
+
+
 def _step(page: Page, title: str) -> Locator:
     return page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=title))
 
 
-def _begin_a_long_answer(page: Page, model: str) -> Locator:
-    """An answer in a tab of its own, when its first words are there."""
+def _begin_a_long_answer(page: Page, model: str, engine: psutil.Process) -> Locator:
+    """An answer in a tab of its own whose first words are there. The engine stands still then: however fast it is, more is
+    to come.
+    """
     page.goto(f"/app/playground?model={model}")
     page.get_by_role("button", name="Parameters").click()
     page.get_by_label("Most tokens").fill("900")
     page.get_by_label("Temperature").fill("0")  # drawn at random, it might end early
-    line_of(page)(SLOW)
     page.get_by_label("Your question").fill("Count to a thousand.")
+    engine.suspend()
     page.get_by_label("Your question").press("Enter")
     answer = page.get_by_role("article", name=model)
-    expect(answer.locator(".markdown")).not_to_be_empty(timeout=STARTED_MS)
+    deadline = time.monotonic() + STARTED_MS / 1000
+    while not any(answer.locator(".markdown").all_inner_texts()):
+        assert time.monotonic() < deadline, "no word came"
+        engine.resume()
+        time.sleep(0.02)
+        engine.suspend()
+        page.wait_for_timeout(200)
     return answer
 
 
