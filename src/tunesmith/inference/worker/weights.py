@@ -33,11 +33,14 @@ def pack(weights_OI: Sequence[Tensor], bias_O: Tensor | None, precision: Precisi
     """The product ``x @ weight.T + bias`` in that precision, of weights one below the other, which may be freed
     afterwards.
     """
-    bias = None if bias_O is None else bias_O.to(precision.computed)
     native = _native(weights_OI[0], precision)
-    if native is not None:
-        return Panels(weights_OI, bias, precision, native)
-    weight_OI = torch.cat(list(weights_OI))
+    if native is None:
+        return _packed_by_torch(torch.cat(list(weights_OI)), bias_O, precision)
+    return Panels(weights_OI, None if bias_O is None else bias_O.to(precision.computed), precision, native)
+
+
+def _packed_by_torch(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> Kernel:
+    bias = None if bias_O is None else bias_O.to(precision.computed)
     if precision.name == "int8":
         return Int8(weight_OI, bias)
     if precision.name == "float16" and precision.computed == torch.float32:
@@ -53,9 +56,10 @@ def _native(weight: Tensor, precision: Precision) -> Library | None:
 
 def sliced(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> Kernel:
     """As ``pack``, for very many outputs, as an output head's."""
-    packs = weight_OI.device.type == "cpu"
-    if len(weight_OI) <= _OUTPUTS or not packs or _native(weight_OI, precision) is not None:
+    if _native(weight_OI, precision) is not None:
         return pack([weight_OI], bias_O, precision)
+    if len(weight_OI) <= _OUTPUTS or weight_OI.device.type != "cpu":
+        return _packed_by_torch(weight_OI, bias_O, precision)
     return Sliced(weight_OI, bias_O, precision)
 
 
@@ -66,7 +70,7 @@ class Sliced:
         biases = [None] * len(weight_OI) if bias_O is None else bias_O.split(_OUTPUTS)
         self._kernels: list[Kernel] = []
         for some, bias in zip(weight_OI.split(_OUTPUTS), biases, strict=False):
-            self._kernels.append(pack([some], bias, precision))
+            self._kernels.append(_packed_by_torch(some, bias, precision))
             let_go([some])
         self.nbytes = sum(kernel.nbytes for kernel in self._kernels)
 

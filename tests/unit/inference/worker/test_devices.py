@@ -102,8 +102,9 @@ def test_the_weight_a_dora_asks_for_is_on_the_models_device(meta: Meta) -> None:
 
 
 def test_a_head_of_many_outputs_is_one_product_where_nothing_is_packed() -> None:
-    head = sliced(torch.empty(100_000, 8, device=META), None, Precision("float32", torch.float32))
-    assert isinstance(head, Dense)
+    weight = torch.empty(100_000, 8, device=META)
+    head = sliced(weight, None, Precision("float32", torch.float32))
+    assert isinstance(head, Dense) and head._weight is weight  # tied embeddings are in memory once
     assert head(torch.empty(3, 8, device=META)).shape == (3, 100_000)
 
 
