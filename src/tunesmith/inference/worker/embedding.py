@@ -57,4 +57,6 @@ class Embedding:
         if kind is None:
             return None
         vocabulary, width = self._weight.shape
-        return c.Embedding(c.Product(self._weight.data_ptr(), None, None, kind, width, vocabulary), self._scale, False)
+        return c.Embedding(
+            c.Product(self._weight.data_ptr(), None, None, None, kind, width, vocabulary), self._scale, False
+        )

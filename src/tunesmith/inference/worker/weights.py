@@ -5,19 +5,29 @@ The compiled kernels where there are any, else one of torch's a precision; all t
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunesmith.inference.worker.native.library import PANEL, Embedding, Kind, Library, Product, library, packed_shape
+from tunesmith.inference.worker.native.library import (
+    LINE,
+    PANEL,
+    Embedding,
+    Kind,
+    Library,
+    Product,
+    library,
+    packed_shape,
+)
 from tunesmith.inference.worker.pages import let_go
 from tunesmith.inference.worker.precision import Precision
 
 _OUTPUTS = 1 << 15  # packed at once by torch, where many are
 _WIDENED = 1 << 12  # outputs whose weights are rounded at once: it takes several times their memory
+_LARGE = 1 << 19  # weights from which on they come from memory, and fewer bytes are faster
 _TRIED = 64  # rows that are looked up to see that they are what they were
 
 
@@ -100,17 +110,18 @@ class Panels:
         outputs, inputs = sum(map(len, weights_OI)), weights_OI[0].shape[1]
         self._scale = torch.empty(outputs) if precision.name == "int8" else None
         self._kind = _kind(weights_OI[0].dtype, precision, native)
-        self._weight = torch.empty(packed_shape(self._kind, outputs, inputs), dtype=self._kind.dtype)
-        begin = 0
-        for some in (part for one in weights_OI for part in one.split(_WIDENED)):
-            native.pack(self._kind, self._rounded(some, begin), self._weight[begin // PANEL :])
-            let_go([some])
-            begin += len(some)
-        self.nbytes = self._weight.nbytes
+        self._begin: Tensor | None = None
+        if not (self._kind == Kind.BFLOAT16_TILES and outputs * inputs >= _LARGE and self._compressed(weights_OI)):
+            self._weight = torch.empty(packed_shape(self._kind, outputs, inputs), dtype=self._kind.dtype)
+            self.nbytes = self._weight.nbytes
+            for begin, some in _parts(weights_OI):
+                native.pack(self._kind, self._rounded(some, begin), self._weight[begin // PANEL :])
+                let_go([some])
         self.product = Product(
             self._weight.data_ptr(),
             None if self._scale is None else self._scale.data_ptr(),
             None if self._bias is None else self._bias.data_ptr(),
+            None if self._begin is None else self._begin.data_ptr(),
             self._kind,
             inputs,
             outputs,
@@ -121,7 +132,7 @@ class Panels:
 
     def keeps(self, weight_OI: Tensor) -> bool:
         """Whether ``rows`` gives back what ``weight_OI``, which it was made of, holds: nothing of it was rounded."""
-        if self._scale is not None or self._weight.dtype not in (weight_OI.dtype, torch.float32):
+        if self._scale is not None or self._kind.dtype not in (weight_OI.dtype, torch.float32):
             return False
         some = torch.linspace(0, len(weight_OI) - 1, _TRIED).long()
         return bool(torch.equal(self.rows(some), weight_OI[some].float()))
@@ -130,12 +141,40 @@ class Panels:
         """The weights of these outputs, (tokens, in), float32, where they ``keep`` them."""
         return self._native.embedded(Embedding(self.product, 1.0, True), outputs_T)
 
+    def _compressed(self, weights_OI: Sequence[Tensor]) -> bool:
+        """Whether that saves an eighth of the memory, at least; a quarter is usual."""
+        outputs, inputs = sum(map(len, weights_OI)), weights_OI[0].shape[1]
+        panels = -(-outputs // PANEL)
+        upper, begin = torch.empty(panels, 16, dtype=torch.uint8), torch.zeros(panels + 1, dtype=torch.int32)
+        packed: Tensor | None = None
+        for _ in range(2):  # they are measured, and written
+            for first, some in _parts(weights_OI):
+                panel = first // PANEL
+                self._native.compress(some.to(torch.bfloat16), upper[panel:], begin[panel:], packed)
+                let_go([some])
+            nbytes = int(begin[-1]) * LINE
+            if nbytes > outputs * inputs * 2 / 8 * 7:
+                return False
+            if packed is None:
+                packed = torch.empty(nbytes, dtype=torch.uint8)
+        assert packed is not None
+        self._weight, self._begin, self._kind, self.nbytes = packed, begin, Kind.BFLOAT16_COMPRESSED, nbytes
+        return True
+
     def _rounded(self, weight_OI: Tensor, begin: int) -> Tensor:
         if self._scale is None:
-            return weight_OI.to(self._weight.dtype)
+            return weight_OI.to(self._kind.dtype)
         scales = weight_OI.float().abs().amax(1).clamp_min(1e-12) / 127
         self._scale[begin : begin + len(weight_OI)] = scales
         return (weight_OI / scales[:, None]).round_().to(torch.int8)
+
+
+def _parts(weights_OI: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Some outputs' weights at a time, and the first of these outputs."""
+    begin = 0
+    for some in (part for one in weights_OI for part in one.split(_WIDENED)):
+        yield begin, some
+        begin += len(some)
 
 
 def _kind(stored: torch.dtype, precision: Precision, native: Library) -> Kind:

@@ -18,18 +18,19 @@ from structlog.testing import capture_logs
 
 from tests.unit.inference.worker.narrow_memory import room_for
 from tests.unit.inference.worker.narrow_vectors import narrow_vectors
+from tests.unit.inference.worker.products import packed
 from tunesmith.inference.worker import weights
 from tunesmith.inference.worker.attention import Chunk
 from tunesmith.inference.worker.model import LanguageModel
 from tunesmith.inference.worker.native import library as native
-from tunesmith.inference.worker.native.library import Kind, Library, Product, packed_shape
+from tunesmith.inference.worker.native.library import Kind, Library
 from tunesmith.inference.worker.precision import Precision
 from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.weights import Panels, pack
 
 COMPILERS = ("cc", "gcc", "clang")
 BLOCK = 256  # inputs with one scale, to weights of 8 bits; see product.h
-TILES = (Kind.BFLOAT16_TILES, Kind.INT8_TILES)
+TILES = tuple(kind for kind in Kind if kind.tiled)
 without_tiles = pytest.mark.skipif(not native.tiles(), reason="no tiles are multiplied here")
 KINDS = [pytest.param(kind, marks=[without_tiles] * (kind in TILES), id=kind.name) for kind in Kind]
 EIGHT_BITS = [each for each in KINDS if each.values[0] in (Kind.INT8, Kind.INT8_TILES)]
@@ -49,25 +50,6 @@ def threads() -> Iterator[Callable[[int], Library]]:
 
     yield of
     made.clear()
-
-
-def packed(
-    library: Library,
-    weight_OI: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    scale: torch.Tensor | None = None,
-    kind: Kind | None = None,
-) -> Any:
-    """The product with these weights as they are; a function that keeps what its struct points to."""
-    if kind is None:
-        kind = next(one for one in Kind if one.dtype == weight_OI.dtype)
-    outputs, inputs = weight_OI.shape
-    panels = torch.full(packed_shape(kind, outputs, inputs), 99).to(weight_OI.dtype)
-    library.pack(kind, weight_OI, panels)
-    kept = (panels, bias, scale)
-    addresses = (None if one is None else one.data_ptr() for one in (scale, bias))
-    product = Product(panels.data_ptr(), *addresses, kind, inputs, outputs)
-    return lambda x, kept=kept: library.product(product, x)
 
 
 def some_weights(dtype: torch.dtype, outputs: int, inputs: int) -> torch.Tensor:
@@ -107,7 +89,7 @@ def test_products_of_all_kinds_are_exact(
     bias = torch.randn(outputs) if biased else None
     scale = torch.rand(outputs).add_(0.01) if kind.dtype == torch.int8 else None
     wide = weight.double() if scale is None else weight.double() * scale.double()[:, None]
-    taken = (x.bfloat16() if kind == Kind.BFLOAT16_TILES else x).double()
+    taken = (x.bfloat16() if kind.dtype == torch.bfloat16 and kind.tiled else x).double()
     right = torch.nn.functional.linear(taken, wide, None if bias is None else bias.double())
     most = torch.nn.functional.linear(taken.abs(), wide.abs(), None if bias is None else bias.abs().double())
     alone = packed(threads(1), weight, bias, scale, kind)

@@ -2,7 +2,15 @@
 
 #include "wide.h"
 
+#ifndef SOURCES
+#define SOURCES ""
+#endif
+
 static int narrow_vectors;
+
+const char *engine_sources(void) { return SOURCES; }
+
+int engine_tiles(void) { return wide_tiles(); }
 
 void engine_narrow_vectors(int narrow) { __atomic_store_n(&narrow_vectors, narrow, __ATOMIC_RELAXED); }
 

@@ -16,6 +16,8 @@ from torch import Tensor
 PANEL = 16
 SITES = 4  # products of a layer: q with k and v, out, gate with up, down
 SILU, GELU = 0, 1
+LINE = 64  # bytes; panels of compressed weights begin with one
+_FLOAT32, _BFLOAT16 = torch.float32, torch.bfloat16
 _WIDE_ENOUGH = frozenset({"AVX2", "AVX512"})
 
 log = structlog.get_logger(__name__)
@@ -30,14 +32,16 @@ class Kind(IntEnum):
     INT8 = 3
     BFLOAT16_TILES = 4
     INT8_TILES = 5
+    BFLOAT16_COMPRESSED = 6
 
     @property
     def dtype(self) -> torch.dtype:
-        return (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.bfloat16, torch.int8)[self]
+        """Of the weights that are packed."""
+        return (_FLOAT32, torch.float16, _BFLOAT16, torch.int8, _BFLOAT16, torch.int8, _BFLOAT16)[self]
 
     @property
     def tiled(self) -> bool:
-        return self in (Kind.BFLOAT16_TILES, Kind.INT8_TILES)
+        return self >= Kind.BFLOAT16_TILES
 
 
 _WHOLE = {Kind.INT8: 4, Kind.BFLOAT16_TILES: 32, Kind.INT8_TILES: 64}  # inputs are filled up to a multiple of it
@@ -50,6 +54,7 @@ class Product(Structure):
         ("weight", c_void_p),
         ("scale", c_void_p),
         ("bias", c_void_p),
+        ("begin", c_void_p),
         ("kind", c_int32),
         ("inputs", c_int32),
         ("outputs", c_int32),
@@ -159,6 +164,7 @@ class Library:
         functions.engine_product.argtypes = (c_void_p, POINTER(Product), c_void_p, c_int, c_void_p)
         functions.engine_pack.argtypes = (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p)
         functions.engine_pack.restype = None
+        functions.engine_compress.argtypes = (c_void_p, c_void_p, c_int, c_int, *[c_void_p] * 3)
         functions.engine_embedded.argtypes = (POINTER(Embedding), c_void_p, c_int, c_void_p)
         functions.engine_step.argtypes = (c_void_p, POINTER(Model), POINTER(Step))
         self._functions, self._lock = functions, threading.Lock()
@@ -175,6 +181,20 @@ class Library:
         outputs, inputs = weight_OI.shape
         with self._lock:
             self._functions.engine_pack(self._engine, kind, weight_OI.data_ptr(), outputs, inputs, packed.data_ptr())
+
+    def compress(self, weight_OI: Tensor, upper: Tensor, begin: Tensor, packed: Tensor | None = None) -> None:
+        """See what weights will take as BFLOAT16_COMPRESSED, or write them after that.
+
+        Args:
+            weight_OI: bfloat16, whole panels but for the last of a product.
+            upper: (panels, 16), uint8: for the writing.
+            begin: (panels + 1), int32: where the first lies, in lines; where the others and what follows do is written there.
+            packed: bytes of all the product's panels; None to see what they take.
+        """
+        weight_OI = weight_OI.contiguous()
+        addresses = upper.data_ptr(), begin.data_ptr(), None if packed is None else packed.data_ptr()
+        with self._lock:
+            _check(self._functions.engine_compress(self._engine, weight_OI.data_ptr(), *weight_OI.shape, *addresses))
 
     def embedded(self, embedding: Embedding, tokens_T: Tensor) -> Tensor:
         """What it holds of these tokens, (tokens, width), float32."""

@@ -3,12 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tiles.h"
-#include "wide.h"
+#include "compressed.h"
 
-#ifndef SOURCES
-#define SOURCES ""
-#endif
 #define MANY (1 << 15) /* numbers from which on norms and rotations are shared out: the threads have to meet again */
 #define GROUP 16 /* tokens whose inputs an adapter is given at once */
 #define FORESEEN 8 /* adapters that are asked for before they are wanted */
@@ -19,10 +15,6 @@ struct engine {
   char *memory;
   long size;
 };
-
-const char *engine_sources(void) { return SOURCES; }
-
-int engine_tiles(void) { return wide_tiles(); }
 
 struct engine *engine_new(int threads) {
   struct engine *engine = calloc(1, sizeof *engine);
@@ -211,6 +203,12 @@ int engine_product(struct engine *engine, const struct product *product, const f
 
 void engine_pack(struct engine *engine, int kind, const void *from, int outputs, int inputs, void *to) {
   pack_panels(engine->pool, kind, from, outputs, inputs, to);
+}
+
+int engine_compress(struct engine *engine, const void *from, int outputs, int inputs, uint8_t *upper, uint32_t *begin,
+                    uint8_t *to) {
+  if (to) return compress_panels(engine->pool, from, outputs, inputs, upper, begin, to);
+  return measure_panels(engine->pool, from, outputs, inputs, upper, begin);
 }
 
 /* Everything below is one forward. */

@@ -1,4 +1,4 @@
-#include "tiles.h"
+#include "compressed.h"
 
 #include <string.h>
 
@@ -6,7 +6,6 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define HIGH 16                /* rows of a tile at most */
-#define BYTES 1024             /* of a tile of weights */
 #define DEEP 8                 /* tiles of a panel's weights that stay in the first cache while the rows pass */
 #define FOUR (BLOCK / 64)      /* tiles of a block of 8-bit inputs */
 #define NEAR (5 << 18)         /* bytes of inputs that stay in the second cache */
@@ -102,12 +101,11 @@ INLINE void ahead(const char *v, const char *w, int begin, int end) {
   }
 }
 
-/* What one pass over the rows is given: `count` tiles of the weights of two panels; which of the lines `far` bytes ahead
- * it asks for; and which rows will be written next. */
+/* What one pass over the rows is given: `count` tiles of the weights of two panels; which bytes of `size` a tile it asks
+ * for, of those that will be read later; and which rows will be written next. */
 struct pass {
-  const char *v, *w;
-  int count, begin, end;
-  long far;
+  const char *v, *w, *later_v, *later_w;
+  int count, size, begin, end;
   float *y; /* or NULL */
   long ldy;
   int rows;
@@ -127,7 +125,7 @@ INLINE void one_tile(const struct pass *p, const char *a, long step, float *sums
   _tile_loadd(1, more, 64);
   for (long k = 0; k < p->count; k++) {
     const char *v = p->v + k * BYTES, *w = p->w + k * BYTES;
-    ahead(v + p->far, w + p->far, p->begin, p->end);
+    ahead(p->later_v + k * p->size, p->later_w + k * p->size, p->begin, p->end);
     written_soon(p, k);
     _tile_loadd(4, a + k * step, 64);
     _tile_loadd(6, v, 64);
@@ -147,7 +145,7 @@ INLINE void two_tiles(const struct pass *p, const char *a, const char *b, long s
   _tile_loadd(3, more + below, 64);
   for (long k = 0; k < p->count; k++) {
     const char *v = p->v + k * BYTES, *w = p->w + k * BYTES;
-    ahead(v + p->far, w + p->far, p->begin, p->end);
+    ahead(p->later_v + k * p->size, p->later_w + k * p->size, p->begin, p->end);
     written_soon(p, k);
     _tile_loadd(4, a + k * step, 64);
     _tile_loadd(6, v, 64);
@@ -170,7 +168,7 @@ static __attribute__((noinline)) void passed(const struct pass *pass, const char
                                              float *sums, float *more, long below) {
   const struct pass p = *pass;
   const int lines = (p.end - p.begin) / 64;
-  const char *v = p.v, *w = p.w, *next_v = v + p.far + p.begin * p.count, *next_w = w + p.far + p.begin * p.count;
+  const char *v = p.v, *w = p.w, *next_v = p.later_v + p.begin * p.count, *next_w = p.later_w + p.begin * p.count;
   for (int row = 0; p.y && row < p.rows; row++) {
     __builtin_prefetch(p.y + row * p.ldy, 1);
     __builtin_prefetch(p.y + row * p.ldy + PANEL, 1);
@@ -199,32 +197,54 @@ static __attribute__((noinline)) void passed(const struct pass *pass, const char
   _tile_stored(3, more + below, 64);
 }
 
+/* All passes over some tiles of weights; `last`: no more come. */
+static void passes_over(struct pass *p, const struct product *it, int k, int last, const struct tiled *in, float *sums,
+                        float *more, float *y) {
+  const int all = padded(it->kind, it->inputs) / 32, passes = (in->tiles + 1) / 2;
+  const long step = 64L * in->height, below = (long)PANEL * in->height;
+  for (int n = 0, tile = 0; n < passes; n++, tile += 2) {
+    const char *a = in->x + tile * step * all + k * step;
+    float *to = sums + tile * below, *also = more + tile * below;
+    const int left = in->rows - tile * in->height;
+    p->y = !y || !last || passes == 1 ? NULL : y + tile * in->height * p->ldy;
+    p->rows = left < 2 * in->height ? left : 2 * in->height;
+    p->begin = p->size / 64 * n / passes * 64, p->end = p->size / 64 * (n + 1) / passes * 64;
+    if (tile + 1 == in->tiles)
+      one_tile(p, a, step, to, also);
+    else if (passes == 1)
+      two_tiles(p, a, a + step * all, step, to, also, below);
+    else
+      passed(p, a, a + step * all, step, to, also, below);
+  }
+}
+
 static void sums_of_16(const struct product *it, const char *v, const char *w, const struct tiled *in, float *sums,
                        float *more, float *y, long ldy) {
   const int all = padded(it->kind, it->inputs) / 32, passes = (in->tiles + 1) / 2;
   const int deep = passes > 1 ? DEEP : all > SOON ? all - SOON : all, ahead = passes > 1 ? LATER : SOON;
   const long size = (long)all * BYTES, turn = w == v + size ? size : 0; /* over the other panel */
-  const long step = 64L * in->height, below = (long)PANEL * in->height;
-  memset(sums, 0, sizeof(float) * in->tiles * below);
-  memset(more, 0, sizeof(float) * in->tiles * below);
-  __asm__ volatile("" : : : "memory"); /* tiles are loaded behind the compiler's back */
   for (int k = 0; k < all; k += deep) {
-    struct pass p = {.v = v + k * BYTES, .w = w + k * BYTES, .count = all - k < deep ? all - k : deep};
-    p.far = ahead * BYTES + (k + ahead < all ? 0 : turn);
-    for (int n = 0, tile = 0; n < passes; n++, tile += 2) {
-      const char *a = in->x + tile * step * all + k * step;
-      float *to = sums + tile * below, *also = more + tile * below;
-      const int left = in->rows - tile * in->height;
-      p.y = !y || k + deep < all || passes == 1 ? NULL : y + tile * in->height * ldy, p.ldy = ldy;
-      p.rows = left < 2 * in->height ? left : 2 * in->height;
-      p.begin = BYTES / 64 * n / passes * 64, p.end = BYTES / 64 * (n + 1) / passes * 64;
-      if (tile + 1 == in->tiles)
-        one_tile(&p, a, step, to, also);
-      else if (passes == 1)
-        two_tiles(&p, a, a + step * all, step, to, also, below);
-      else
-        passed(&p, a, a + step * all, step, to, also, below);
-    }
+    struct pass p = {.v = v + k * BYTES, .w = w + k * BYTES, .count = all - k < deep ? all - k : deep, .size = BYTES};
+    const long far = ahead * BYTES + (k + ahead < all ? 0 : turn);
+    p.later_v = p.v + far, p.later_w = p.w + far, p.ldy = ldy;
+    passes_over(&p, it, k, k + deep >= all, in, sums, more, y);
+  }
+}
+
+/* The same of compressed weights, for rows that pass in turn. */
+static void compressed_passes(const struct product *it, int first, int second, const struct tiled *in, float *sums,
+                              float *more, float *y, long ldy) {
+  _Alignas(64) char ready[2][DEEP * BYTES];
+  const int all = tiles_of_inputs(it->inputs), on = second == first + 1 ? 2 : 1, end = panels_of(it);
+  struct chunks v = chunks_of(it, first, first + on < end ? first + on : end);
+  struct chunks w = chunks_of(it, second, second + on < end ? second + on : end);
+  for (int k = 0; k < all; k += DEEP) {
+    struct pass p = {.v = ready[0], .w = ready[1], .count = all - k < DEEP ? all - k : DEEP, .size = COMPRESSED, .ldy = ldy};
+    uncompressed(&v, p.count, ready[0]);
+    uncompressed(&w, p.count, ready[1]);
+    p.later_v = (const char *)read_later(&v, (LATER - DEEP) * COMPRESSED);
+    p.later_w = (const char *)read_later(&w, (LATER - DEEP) * COMPRESSED);
+    passes_over(&p, it, k, k + DEEP >= all, in, sums, more, y);
   }
 }
 
@@ -244,10 +264,9 @@ static void sums_of_8(const struct product *it, const char *v, const char *w, co
   const char *a = in->x;
   const float *scale = in->scale;
   _Alignas(64) int32_t found[4][HIGH * PANEL];
-  memset(sums, 0, sizeof(float) * PANEL * in->rows);
-  memset(more, 0, sizeof(float) * PANEL * in->rows);
   for (int b = 0; b < all; b += FOUR, v += FOUR * BYTES, w += FOUR * BYTES) {
-    struct pass p = {.v = v, .w = w, .count = all - b < FOUR ? all - b : FOUR, .far = FOUR * BYTES, .ldy = ldy};
+    struct pass p = {.v = v, .w = w, .count = all - b < FOUR ? all - b : FOUR, .size = BYTES, .ldy = ldy};
+    p.later_v = v + FOUR * BYTES, p.later_w = w + FOUR * BYTES;
     for (int tile = 0; tile < in->tiles; tile++, a += 2 * FOUR * step) {
       const int row = tile * height, rows = in->rows - row < height ? in->rows - row : height;
       p.begin = BYTES / 64 * tile / in->tiles * 64, p.end = BYTES / 64 * (tile + 1) / in->tiles * 64;
@@ -257,7 +276,7 @@ static void sums_of_8(const struct product *it, const char *v, const char *w, co
       _tile_zero(2);
       _tile_zero(3);
       for (long k = 0; k < p.count; k++) {
-        ahead(v + k * BYTES + p.far, w + k * BYTES + p.far, p.begin, p.end);
+        ahead(p.later_v + k * BYTES, p.later_w + k * BYTES, p.begin, p.end);
         written_soon(&p, k);
         _tile_loadd(4, a + 2 * k * step, 64);
         _tile_loadd(6, v + k * BYTES, 64);
@@ -281,12 +300,21 @@ static void sums_of_8(const struct product *it, const char *v, const char *w, co
 
 void tiled_sums(const struct product *it, int first, int second, const struct tiled *in, float *sums, float *more,
                 float *y, long ldy) {
-  const long size = panel_bytes(it->kind, it->inputs);
-  const char *all = it->weight;
+  const char *v = (const char *)it->weight + panel_bytes(it->kind, it->inputs) * first;
+  const char *w = (const char *)it->weight + panel_bytes(it->kind, it->inputs) * second;
+  if (it->kind == BFLOAT16_COMPRESSED && in->tiles <= 2) {
+    compressed_sums(it, first, second, in, sums, more);
+    return;
+  }
+  memset(sums, 0, sizeof(float) * PANEL * in->height * in->tiles);
+  memset(more, 0, sizeof(float) * PANEL * in->height * in->tiles);
+  __asm__ volatile("" : : : "memory"); /* tiles are loaded behind the compiler's back */
   if (it->kind == INT8_TILES)
-    sums_of_8(it, all + size * first, all + size * second, in, sums, more, y, ldy);
+    sums_of_8(it, v, w, in, sums, more, y, ldy);
+  else if (it->kind == BFLOAT16_TILES)
+    sums_of_16(it, v, w, in, sums, more, y, ldy);
   else
-    sums_of_16(it, all + size * first, all + size * second, in, sums, more, y, ldy);
+    compressed_passes(it, first, second, in, sums, more, y, ldy);
 }
 
 WIDE_END
