@@ -27,6 +27,7 @@ from tunesmith.inference.worker.native.library import Kind, Library
 from tunesmith.inference.worker.precision import Precision
 from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.weights import Panels, pack
+from tunesmith.kernel.compiled import PROCESSORS
 
 COMPILERS = ("cc", "gcc", "clang")
 BLOCK = 256  # inputs with one scale, to weights of 8 bits; see product.h
@@ -66,7 +67,7 @@ def largest_near(x: torch.Tensor) -> torch.Tensor:
 def test_the_kernels_are_there_wherever_they_can_be_compiled() -> None:
     compiler = os.environ.get("CC") or any(map(shutil.which, COMPILERS))
     compiled = bool(compiler) and platform.machine().lower() in ("x86_64", "amd64")
-    usable = torch.backends.cpu.get_cpu_capability() in native._WIDE_ENOUGH
+    usable = torch.backends.cpu.get_cpu_capability() in PROCESSORS
     assert native.library() is not None or not (compiled and usable), "python hatch_build.py compiles them"
 
 

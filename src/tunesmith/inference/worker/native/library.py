@@ -5,7 +5,6 @@ import threading
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
 from enum import IntEnum
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from weakref import finalize
 
@@ -13,12 +12,13 @@ import structlog
 import torch
 from torch import Tensor
 
+from tunesmith.kernel.compiled import compiled
+
 PANEL = 16
 SITES = 4  # products of a layer: q with k and v, out, gate with up, down
 SILU, GELU = 0, 1
 LINE = 64  # bytes; panels of compressed weights begin with one
 _FLOAT32, _BFLOAT16 = torch.float32, torch.bfloat16
-_WIDE_ENOUGH = frozenset({"AVX2", "AVX512"})
 
 log = structlog.get_logger(__name__)
 
@@ -253,14 +253,6 @@ def reason() -> str:
 
 def _loaded() -> ctypes.CDLL:
     """Raises OSError where it cannot be used."""
-    folder, processor = Path(__file__).parent, torch.backends.cpu.get_cpu_capability()
-    if processor not in _WIDE_ENOUGH:
-        raise OSError(f"the processor has {processor} alone")
-    functions = ctypes.CDLL(str(folder / "kernels.so"))
-    if not hasattr(functions, "engine_sources"):
-        raise OSError("kernels.so is another library")
-    functions.engine_sources.restype = ctypes.c_char_p
-    sources = sorted(folder.glob("*.[ch]"))
-    if functions.engine_sources() != sha256(b"".join(one.read_bytes() for one in sources)).hexdigest().encode():
-        raise OSError("compiled from other sources, install again")  # its structs may be others
-    return functions
+    folder = Path(__file__).parent
+    processor = torch.backends.cpu.get_cpu_capability()
+    return compiled(folder / "kernels.so", sorted(folder.glob("*.[ch]")), "engine_sources", processor)

@@ -4,7 +4,6 @@ import ctypes
 import threading
 from ctypes import POINTER, c_int, c_int64, c_void_p
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ import structlog
 import torch
 from torch import Tensor
 
+from tunesmith.kernel.compiled import compiled
 from tunesmith.training.loop.native.structs import (
     Attention,
     Factor,
@@ -33,7 +33,6 @@ SILU, GELU_TANH = 1, 2  # as gated.h has them
 KINDS = {torch.float16: 1, torch.bfloat16: 2}
 # AVX-512 multiplies float32 as fast as the kernels of float32 multiply integers
 _FASTER_ON = "AVX2"
-_WIDE_ENOUGH = ("AVX2", "AVX512")  # what the kernels are compiled for, and what has it too
 _MOST_DIM = 256  # ATTENTION_DIM in attention.h
 _TALL, _WIDE = {torch.float32: 6, torch.bfloat16: 32}, 16  # rows and ranks of a middle; see fixed.h
 _SHARED = ("pairs_16.h", "pool.c", "pool.h", "vector.h", "wide.c", "wide.h")  # the engine's
@@ -337,15 +336,7 @@ def reason(computes: torch.dtype = torch.float32) -> str:
 
 def loaded() -> ctypes.CDLL:
     """The compiled functions. Raises OSError where they cannot be used."""
-    folder, processor = Path(__file__).parent, torch.backends.cpu.get_cpu_capability()
-    if processor not in _WIDE_ENOUGH:
-        raise OSError(f"the processor has {processor} alone")
-    functions = ctypes.CDLL(str(folder / "kernels.so"))
-    if not hasattr(functions, "trainer_sources"):
-        raise OSError("kernels.so is another library")
-    functions.trainer_sources.restype = ctypes.c_char_p
+    folder = Path(__file__).parent
     shared = folder.parents[2] / "inference/worker/native"
     sources = [*sorted(folder.glob("*.[ch]")), *(shared / name for name in _SHARED)]
-    if functions.trainer_sources() != sha256(b"".join(one.read_bytes() for one in sources)).hexdigest().encode():
-        raise OSError("compiled from other sources, install again")
-    return functions
+    return compiled(folder / "kernels.so", sources, "trainer_sources", torch.backends.cpu.get_cpu_capability())
