@@ -164,9 +164,7 @@ class Panels:
     def _rounded(self, weight_OI: Tensor, begin: int) -> Tensor:
         if self._scale is None:
             return weight_OI.to(self._kind.dtype)
-        scales = weight_OI.float().abs().amax(1).clamp_min(1e-12) / 127
-        self._scale[begin : begin + len(weight_OI)] = scales
-        return (weight_OI / scales[:, None]).round_().to(torch.int8)
+        return self._native.round(weight_OI, self._scale[begin:])
 
 
 def _parts(weights_OI: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:

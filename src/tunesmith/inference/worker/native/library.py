@@ -165,6 +165,8 @@ class Library:
         functions.engine_pack.argtypes = (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p)
         functions.engine_pack.restype = None
         functions.engine_compress.argtypes = (c_void_p, c_void_p, c_int, c_int, *[c_void_p] * 3)
+        functions.engine_round.argtypes = (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p, c_void_p)
+        functions.engine_round.restype = None
         functions.engine_embedded.argtypes = (POINTER(Embedding), c_void_p, c_int, c_void_p)
         functions.engine_step.argtypes = (c_void_p, POINTER(Model), POINTER(Step))
         self._functions, self._lock = functions, threading.Lock()
@@ -195,6 +197,16 @@ class Library:
         addresses = upper.data_ptr(), begin.data_ptr(), None if packed is None else packed.data_ptr()
         with self._lock:
             _check(self._functions.engine_compress(self._engine, weight_OI.data_ptr(), *weight_OI.shape, *addresses))
+
+    def round(self, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
+        """The weights, float32, float16 or bfloat16, in 8 bits, times ``scale_O``, float32, which is written."""
+        weight_OI = weight_OI.contiguous()
+        rounded_OI = torch.empty(weight_OI.shape, dtype=torch.int8)
+        kind = {torch.float16: Kind.FLOAT16, torch.bfloat16: Kind.BFLOAT16}.get(weight_OI.dtype, Kind.FLOAT32)
+        addresses = rounded_OI.data_ptr(), scale_O.data_ptr()
+        with self._lock:
+            self._functions.engine_round(self._engine, kind, weight_OI.data_ptr(), *weight_OI.shape, *addresses)
+        return rounded_OI
 
     def embedded(self, embedding: Embedding, tokens_T: Tensor) -> Tensor:
         """What it holds of these tokens, (tokens, width), float32."""

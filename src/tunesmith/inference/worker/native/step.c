@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "compressed.h"
+#include "rounding.h"
 
 #define MANY (1 << 15) /* numbers from which on norms and rotations are shared out: the threads have to meet again */
 #define GROUP 16 /* tokens whose inputs an adapter is given at once */
@@ -209,6 +210,10 @@ int engine_compress(struct engine *engine, const void *from, int outputs, int in
                     uint8_t *to) {
   if (to) return compress_panels(engine->pool, from, outputs, inputs, upper, begin, to);
   return measure_panels(engine->pool, from, outputs, inputs, upper, begin);
+}
+
+void engine_round(struct engine *engine, int kind, const void *from, int outputs, int inputs, int8_t *to, float *scale) {
+  round_outputs(engine->pool, kind, from, outputs, inputs, to, scale);
 }
 
 /* Everything below is one forward. */

@@ -102,6 +102,9 @@ void engine_pack(struct engine *engine, int kind, const void *from, int outputs,
 int engine_compress(struct engine *engine, const void *from, int outputs, int inputs, uint8_t *upper, uint32_t *begin,
                     uint8_t *to);
 
+/* See round_outputs. */
+void engine_round(struct engine *engine, int kind, const void *from, int outputs, int inputs, int8_t *to, float *scale);
+
 /* Bytes of memory that attention needs for a thread. */
 long attention_room(const struct model *model);
 
