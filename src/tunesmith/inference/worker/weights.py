@@ -29,6 +29,7 @@ _OUTPUTS = 1 << 15  # packed at once by torch, where many are
 _WIDENED = 1 << 12  # outputs whose weights are rounded at once: it takes several times their memory
 _LARGE = 1 << 19  # weights from which on they come from memory, and fewer bytes are faster
 _TRIED = 64  # rows that are looked up to see that they are what they were
+_COMPRESSED = {Kind.BFLOAT16: Kind.BFLOAT16_COMPRESSED, Kind.BFLOAT16_TILES: Kind.TILES_COMPRESSED}
 
 
 class Kernel(Protocol):
@@ -111,7 +112,8 @@ class Panels:
         self._scale = torch.empty(outputs) if precision.name == "int8" else None
         self._kind = _kind(weights_OI[0].dtype, precision, native)
         self._begin: Tensor | None = None
-        if not (self._kind == Kind.BFLOAT16_TILES and outputs * inputs >= _LARGE and self._compressed(weights_OI)):
+        shorter = _COMPRESSED.get(self._kind) if outputs * inputs >= _LARGE else None
+        if shorter is None or not self._compressed(shorter, weights_OI):
             self._weight = torch.empty(packed_shape(self._kind, outputs, inputs), dtype=self._kind.dtype)
             self.nbytes = self._weight.nbytes
             for begin, some in _parts(weights_OI):
@@ -141,7 +143,7 @@ class Panels:
         """The weights of these outputs, (tokens, in), float32, where they ``keep`` them."""
         return self._native.embedded(Embedding(self.product, 1.0, True), outputs_T)
 
-    def _compressed(self, weights_OI: Sequence[Tensor]) -> bool:
+    def _compressed(self, kind: Kind, weights_OI: Sequence[Tensor]) -> bool:
         """Whether that saves an eighth of the memory, at least; a quarter is usual."""
         outputs, inputs = sum(map(len, weights_OI)), weights_OI[0].shape[1]
         panels = -(-outputs // PANEL)
@@ -150,7 +152,7 @@ class Panels:
         for _ in range(2):  # they are measured, and written
             for first, some in _parts(weights_OI):
                 panel = first // PANEL
-                self._native.compress(some.to(torch.bfloat16), upper[panel:], begin[panel:], packed)
+                self._native.compress(kind, some.to(kind.dtype), upper[panel:], begin[panel:], packed)
                 let_go([some])
             nbytes = int(begin[-1]) * LINE
             if nbytes > outputs * inputs * 2 / 8 * 7:
@@ -158,7 +160,7 @@ class Panels:
             if packed is None:
                 packed = torch.empty(nbytes, dtype=torch.uint8)
         assert packed is not None
-        self._weight, self._begin, self._kind, self.nbytes = packed, begin, Kind.BFLOAT16_COMPRESSED, nbytes
+        self._weight, self._begin, self._kind, self.nbytes = packed, begin, kind, nbytes
         return True
 
     def _rounded(self, weight_OI: Tensor, begin: int) -> Tensor:

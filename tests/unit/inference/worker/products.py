@@ -6,6 +6,8 @@ import torch
 
 from tunesmith.inference.worker.native.library import LINE, PANEL, Kind, Library, Product, packed_shape
 
+COMPRESSED = (Kind.BFLOAT16_COMPRESSED, Kind.TILES_COMPRESSED)
+
 
 def packed(
     library: Library,
@@ -19,8 +21,8 @@ def packed(
         kind = next(one for one in Kind if one.dtype == weight_OI.dtype)
     outputs, inputs = weight_OI.shape
     begin = None
-    if kind == Kind.BFLOAT16_COMPRESSED:
-        panels, begin = compressed(library, weight_OI)
+    if kind in COMPRESSED:
+        panels, begin = compressed(library, kind, weight_OI)
     else:
         panels = torch.full(packed_shape(kind, outputs, inputs), 99).to(weight_OI.dtype)
         library.pack(kind, weight_OI, panels)
@@ -30,11 +32,11 @@ def packed(
     return lambda x, kept=kept: library.product(product, x)
 
 
-def compressed(library: Library, weight_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def compressed(library: Library, kind: Kind, weight_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The bytes of weights, and where their panels begin."""
     panels = -(-len(weight_OI) // PANEL)
     upper, begin = torch.empty(panels, 16, dtype=torch.uint8), torch.zeros(panels + 1, dtype=torch.int32)
-    library.compress(weight_OI, upper, begin)
+    library.compress(kind, weight_OI, upper, begin)
     to = torch.full((int(begin[-1]) * LINE,), 99, dtype=torch.uint8)
-    library.compress(weight_OI, upper, begin, to)
+    library.compress(kind, weight_OI, upper, begin, to)
     return to, begin

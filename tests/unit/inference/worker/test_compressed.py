@@ -2,19 +2,26 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
-from tests.unit.inference.worker.products import compressed, packed
+from tests.unit.inference.worker.narrow_vectors import narrow_vectors
+from tests.unit.inference.worker.products import COMPRESSED, compressed, packed
 from tunesmith.inference.worker import weights
 from tunesmith.inference.worker.native import library as native
 from tunesmith.inference.worker.native.library import LINE, PANEL, Embedding, Kind, Library, Product
 from tunesmith.inference.worker.precision import Precision
 from tunesmith.inference.worker.weights import Panels
 
-pytestmark = pytest.mark.skipif(not native.tiles(), reason="no tiles are multiplied here")
-BFLOAT16 = Precision("bfloat16", torch.float32)
+pytestmark = pytest.mark.skipif(native.library() is None, reason="nothing is compiled here")
+without_tiles = pytest.mark.skipif(not native.tiles(), reason="no tiles are multiplied here")
+PLAIN = {Kind.BFLOAT16_COMPRESSED: Kind.BFLOAT16, Kind.TILES_COMPRESSED: Kind.BFLOAT16_TILES}
+PRECISIONS = {Kind.BFLOAT16_COMPRESSED: "float16", Kind.TILES_COMPRESSED: "bfloat16"}
+KINDS = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[without_tiles] * kind.tiled, id=kind.name) for kind in COMPRESSED]
+)
 # so many rows pass at once, one tile of them and two, and in turn, an even number of tiles and an odd one
 ROWS = (1, 2, 15, 16, 17, 32, 33, 48, 65, 130, 257)
 
@@ -22,6 +29,10 @@ ROWS = (1, 2, 15, 16, 17, 32, 33, 48, 65, 130, 257)
 @pytest.fixture(scope="module")
 def library() -> Iterator[Library]:
     yield Library(native._loaded(), 2)
+
+
+def precision(kind: Kind) -> Precision:
+    return Precision(PRECISIONS[kind], torch.float32)  # type: ignore[arg-type]
 
 
 def usual(outputs: int, inputs: int) -> torch.Tensor:
@@ -45,75 +56,80 @@ def some_rows_of_zeros(outputs: int, inputs: int) -> torch.Tensor:
     return weight
 
 
+def rows_of(library: Library, kind: Kind, weight: torch.Tensor) -> torch.Tensor:
+    to, begin = compressed(library, kind, weight)
+    outputs, inputs = weight.shape
+    product = Product(to.data_ptr(), None, None, begin.data_ptr(), kind, inputs, outputs)
+    return library.embedded(Embedding(product, 1.0, True), torch.arange(outputs))
+
+
+@KINDS
 @pytest.mark.parametrize("made", [usual, any_bits, some_rows_of_zeros])
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (16, 128), (40, 129), (47, 530), (70, 96), (33, 4864)])
 def test_products_and_rows_are_those_of_the_same_weights_as_they_are(
-    library: Library, made: object, outputs: int, inputs: int
+    library: Library, kind: Kind, made: Any, outputs: int, inputs: int
 ) -> None:
-    assert callable(made)
     torch.manual_seed(outputs)
     weight, bias, x = made(outputs, inputs), torch.randn(outputs), torch.randn(max(ROWS), inputs)
-    found = packed(library, weight, bias, kind=Kind.BFLOAT16_COMPRESSED)
-    right = packed(library, weight, bias, kind=Kind.BFLOAT16_TILES)
+    found, right = packed(library, weight, bias, kind=kind), packed(library, weight, bias, kind=PLAIN[kind])
     for rows in ROWS:
         assert torch.equal(found(x[:rows]).view(torch.int32), right(x[:rows]).view(torch.int32)), rows
-    to, begin = compressed(library, weight)
-    product = Product(to.data_ptr(), None, None, begin.data_ptr(), Kind.BFLOAT16_COMPRESSED, inputs, outputs)
-    rows = library.embedded(Embedding(product, 1.0, True), torch.arange(outputs))
-    assert torch.equal(rows, weight.float())
+        with narrow_vectors():
+            assert torch.equal(found(x[:rows]).view(torch.int32), right(x[:rows]).view(torch.int32)), rows
+    assert torch.equal(rows_of(library, kind, weight), weight.float())
 
 
-def test_every_bfloat16_comes_back_as_it_was(library: Library) -> None:
+@KINDS
+def test_every_bfloat16_comes_back_as_it_was(library: Library, kind: Kind) -> None:
     every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.bfloat16).view(256, 256)
-    to, begin = compressed(library, every)
-    product = Product(to.data_ptr(), None, None, begin.data_ptr(), Kind.BFLOAT16_COMPRESSED, 256, 256)
-    found = library.embedded(Embedding(product, 1.0, True), torch.arange(256))
+    found = rows_of(library, kind, every)
     assert torch.equal(found.bfloat16().isnan(), every.isnan())
     assert torch.equal(found.nan_to_num(nan=5.0), every.float().nan_to_num(nan=5.0))
 
 
-def test_panels_written_one_part_after_the_other_are_those_written_at_once(library: Library) -> None:
+@KINDS
+def test_panels_written_one_part_after_the_other_are_those_written_at_once(library: Library, kind: Kind) -> None:
     torch.manual_seed(2)
     weight = usual(100, 300)
-    right, begin = compressed(library, weight)
+    right, begin = compressed(library, kind, weight)
     upper, parts = torch.empty(7, 16, dtype=torch.uint8), torch.zeros_like(begin)
     found = torch.full((len(right) + LINE,), 99, dtype=torch.uint8)
     for to in (None, found):
         for panel in (0, 3, 6):
             some = weight[panel * PANEL : (panel + 3) * PANEL]
-            library.compress(some, upper[panel:], parts[panel:], to)
+            library.compress(kind, some, upper[panel:], parts[panel:], to)
     assert torch.equal(parts, begin) and torch.equal(found[: len(right)], right)
     assert bool((found[len(right) :] == 99).all())
 
 
-def test_large_products_of_usual_weights_take_three_quarters_of_the_memory(library: Library) -> None:
+@KINDS
+def test_large_products_of_usual_weights_take_three_quarters_of_the_memory(library: Library, kind: Kind) -> None:
     torch.manual_seed(3)
-    large, small = (
-        Panels([usual(1024, 640)], None, BFLOAT16, library),
-        Panels([usual(100, 640)], None, BFLOAT16, library),
-    )
-    assert large.product.kind == Kind.BFLOAT16_COMPRESSED and large.nbytes < 0.76 * 1024 * 640 * 2
-    assert small.product.kind == Kind.BFLOAT16_TILES  # it stays in the caches, where fewer bytes gain nothing
+    large, small = (Panels([usual(outputs, 640)], None, precision(kind), library) for outputs in (1024, 100))
+    assert large.product.kind == kind and large.nbytes < 0.76 * 1024 * 640 * 2
+    assert small.product.kind == PLAIN[kind]  # it stays in the caches, where fewer bytes gain nothing
 
 
+@KINDS
 @pytest.mark.parametrize("where", [0, 5000], ids=["at once", "after some parts"])
-def test_weights_without_frequent_exponents_stay_as_they_are(library: Library, where: int) -> None:
+def test_weights_without_frequent_exponents_stay_as_they_are(library: Library, kind: Kind, where: int) -> None:
     torch.manual_seed(4)
     weight = torch.cat((usual(where, 256), any_bits(5000, 256)))
-    product = Panels([weight], None, BFLOAT16, library)
-    assert product.product.kind == Kind.BFLOAT16_TILES and product.product.begin is None
+    product = Panels([weight], None, precision(kind), library)
+    assert product.product.kind == PLAIN[kind] and product.product.begin is None
     assert product.nbytes == math.ceil(len(weight) / PANEL) * PANEL * 256 * 2
     assert torch.equal(product.rows(torch.arange(len(weight))), weight.float())
 
 
+@KINDS
 def test_compressed_weights_of_several_tensors_lie_one_below_the_other(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+    library: Library, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(5)
     parts, bias, x = [usual(4112, 200), usual(32, 200), usual(19, 200)], torch.randn(4163), torch.randn(3, 200)
-    found = Panels(parts, bias, BFLOAT16, library)
+    found = Panels(parts, bias, precision(kind), library)
     monkeypatch.setattr(weights, "_LARGE", math.inf)
-    right = Panels(parts, bias, BFLOAT16, library)
-    assert (found.product.kind, right.product.kind) == (Kind.BFLOAT16_COMPRESSED, Kind.BFLOAT16_TILES)
+    right = Panels(parts, bias, precision(kind), library)
+    assert (found.product.kind, right.product.kind) == (kind, PLAIN[kind])
     assert torch.equal(found(x), right(x))
     assert found.keeps(torch.cat(parts)) and torch.equal(found.rows(torch.arange(4163)), torch.cat(parts).float())

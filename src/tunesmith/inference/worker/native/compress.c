@@ -20,13 +20,15 @@ struct compressing {
   uint32_t *begin;
   char *room; /* `each` bytes a thread: a panel's tiles */
   long each;
-  int outputs, inputs;
+  int plain, outputs, inputs; /* plain: the kind that it is uncompressed */
 };
 
 static const uint16_t *tiles_of_panel(const struct compressing *c, int panel, int thread) {
   char *tiles = c->room + c->each * thread;
   const int left = c->outputs - panel * PANEL;
-  pack_panel(BFLOAT16_TILES, c->from + 2L * PANEL * panel * c->inputs, left < PANEL ? left : PANEL, c->inputs, tiles);
+  const long bytes = panel_bytes(c->plain, c->inputs);
+  pack_panel(c->plain, c->from + 2L * PANEL * panel * c->inputs, left < PANEL ? left : PANEL, c->inputs, tiles);
+  memset(tiles + bytes, 0, (long)tiles_of_inputs(c->inputs) * BYTES - bytes);
   return (const uint16_t *)tiles;
 }
 
@@ -136,8 +138,9 @@ static void written(void *context, int panel, int thread) {
   }
 }
 
-static int all_panels(struct pool *pool, struct compressing *c, work_fn panel) {
-  c->each = (panel_bytes(BFLOAT16_TILES, c->inputs) + 63) / 64 * 64;
+static int all_panels(struct pool *pool, int kind, struct compressing *c, work_fn panel) {
+  c->plain = kind == TILES_COMPRESSED ? BFLOAT16_TILES : BFLOAT16;
+  c->each = (long)tiles_of_inputs(c->inputs) * BYTES;
   c->room = malloc(c->each * pool_threads(pool));
   if (!c->room) return -1;
   pool_run(pool, panel, c, (c->outputs + PANEL - 1) / PANEL);
@@ -145,16 +148,17 @@ static int all_panels(struct pool *pool, struct compressing *c, work_fn panel) {
   return 0;
 }
 
-int measure_panels(struct pool *pool, const void *from, int outputs, int inputs, uint8_t *upper, uint32_t *begin) {
+int measure_panels(struct pool *pool, int kind, const void *from, int outputs, int inputs, uint8_t *upper,
+                   uint32_t *begin) {
   struct compressing c = {.from = from, .upper = upper, .begin = begin, .outputs = outputs, .inputs = inputs};
-  const int done = all_panels(pool, &c, measured);
+  const int done = all_panels(pool, kind, &c, measured);
   for (int panel = 0; !done && panel < (outputs + PANEL - 1) / PANEL; panel++) begin[panel + 1] += begin[panel];
   return done;
 }
 
-int compress_panels(struct pool *pool, const void *from, int outputs, int inputs, const uint8_t *upper,
+int compress_panels(struct pool *pool, int kind, const void *from, int outputs, int inputs, const uint8_t *upper,
                     const uint32_t *begin, uint8_t *to) {
   struct compressing c = {.from = from, .to = to, .upper = (uint8_t *)upper, .begin = (uint32_t *)begin};
   c.outputs = outputs, c.inputs = inputs;
-  return all_panels(pool, &c, written);
+  return all_panels(pool, kind, &c, written);
 }

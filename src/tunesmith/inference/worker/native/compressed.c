@@ -14,6 +14,38 @@ struct chunks chunks_of(const struct product *it, int panel, int next) {
   };
 }
 
+/* What a chunk of so many tiles ends with. */
+INLINE void excepted(struct chunks *from, int tiles, char *to) {
+  const int count = *from->exceptions++;
+  const uint32_t *exceptions = (const uint32_t *)(from->at + COMPRESSED * tiles);
+  for (int i = 0; i < count; i++) ((uint16_t *)to)[exceptions[i] >> 16] = (uint16_t)exceptions[i];
+  from->at += COMPRESSED * tiles + exception_bytes(count);
+  from->tiles -= tiles;
+}
+
+INLINE void narrow_tile(const uint8_t *from, __m256i upper, char *to) {
+  const __m256i four = _mm256_set1_epi8(15);
+  for (int n = 0; n < 8; n++, from += n % 2 ? 32 : COMPRESSED / 4 - 32, to += n % 2 ? 32 : BYTES / 4 - 32) {
+    const __m256i codes = _mm256_load_si256((const __m256i *)(from + 128));
+    for (int half = 0; half < 2; half++) {
+      const __m256i low = _mm256_load_si256((const __m256i *)(from + 64 * half));
+      const __m256i code = _mm256_and_si256(half ? _mm256_srli_epi16(codes, 4) : codes, four);
+      const __m256i high = _mm256_shuffle_epi8(upper, code);
+      _mm256_store_si256((__m256i *)(to + 128 * half), _mm256_unpacklo_epi8(low, high));
+      _mm256_store_si256((__m256i *)(to + 128 * half + 64), _mm256_unpackhi_epi8(low, high));
+    }
+  }
+}
+
+void uncompressed(struct chunks *from, int tiles, char *to) {
+  const __m256i upper = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)from->upper));
+  for (; tiles > 0; tiles -= CHUNK, to += CHUNK * BYTES) {
+    const int some = tiles < CHUNK ? tiles : CHUNK;
+    for (int k = 0; k < some; k++) narrow_tile(from->at + COMPRESSED * k, upper, to + BYTES * k);
+    excepted(from, some, to);
+  }
+}
+
 #if HAVE_WIDE
 WIDE_BEGIN
 
@@ -35,16 +67,7 @@ INLINE __m512i upper_of(const struct chunks *from) {
   return _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)from->upper));
 }
 
-/* What a chunk of so many tiles ends with. */
-INLINE void excepted(struct chunks *from, int tiles, char *to) {
-  const int count = *from->exceptions++;
-  const uint32_t *exceptions = (const uint32_t *)(from->at + COMPRESSED * tiles);
-  for (int i = 0; i < count; i++) ((uint16_t *)to)[exceptions[i] >> 16] = (uint16_t)exceptions[i];
-  from->at += COMPRESSED * tiles + exception_bytes(count);
-  from->tiles -= tiles;
-}
-
-void uncompressed(struct chunks *from, int tiles, char *to) {
+void wide_uncompressed(struct chunks *from, int tiles, char *to) {
   const __m512i upper = upper_of(from);
   for (; tiles > 0; tiles -= CHUNK, to += CHUNK * BYTES) {
     const int some = tiles < CHUNK ? tiles : CHUNK;
@@ -73,8 +96,8 @@ INLINE void sums_of(const struct product *it, int first, int second, const struc
   if (two) _tile_zero(2);
   if (two) _tile_zero(3);
   int count = v.tiles < CHUNK ? v.tiles : CHUNK;
-  uncompressed(&v, count, ready[0][0]);
-  uncompressed(&w, count, ready[0][1]);
+  wide_uncompressed(&v, count, ready[0][0]);
+  wide_uncompressed(&w, count, ready[0][1]);
   for (int slot = 0; count; slot = !slot) {
     const int next = v.tiles < CHUNK ? v.tiles : CHUNK;
     for (int k = 0; k < count; k++, a += step, b += step) {
@@ -115,7 +138,7 @@ void compressed_sums(const struct product *it, int first, int second, const stru
 
 WIDE_END
 #else /* never called: there are no products of this kind */
-void uncompressed(struct chunks *from, int tiles, char *to) { (void)from, (void)tiles, (void)to; }
+void wide_uncompressed(struct chunks *from, int tiles, char *to) { (void)from, (void)tiles, (void)to; }
 void compressed_sums(const struct product *it, int first, int second, const struct tiled *in, float *sums,
                      float *more) {
   (void)it, (void)first, (void)second, (void)in, (void)sums, (void)more;

@@ -5,7 +5,8 @@
  * lower eight bits stay as they are, and what has other upper bits is written whole beside it.
  *
  * A panel begins with a head, whole lines of 64 bytes: its sixteen upper bytes, and of each chunk of CHUNK tiles how many
- * weights are exceptions, in 16 bits. Each chunk is its tiles, COMPRESSED bytes each, and its exceptions, filled up to
+ * weights are exceptions, in 16 bits. A tile is 32 inputs of its outputs, in whichever order BFLOAT16_TILES or BFLOAT16 has
+ * them. Each chunk is its tiles, COMPRESSED bytes each, and its exceptions, filled up to
  * whole lines: place in the chunk times 65536 plus the weight, in 32 bits. 128 weights are 128 lower bytes and 64 bytes of
  * two upper ones, those of the first 64 in the lower halves; each sixteen in the order in which unpacking bytes of
  * registers wants them. */
@@ -44,16 +45,18 @@ static inline const uint8_t *read_later(const struct chunks *from, long bytes) {
   return at < from->end ? at : at + (from->next - from->end);
 }
 
-/* The next `tiles` of them as BFLOAT16_TILES has them: whole chunks, or all that are left. */
+/* The next `tiles` of them as they were: whole chunks, or all that are left. The other way is for processors with AVX-512. */
 void uncompressed(struct chunks *from, int tiles, char *to);
+void wide_uncompressed(struct chunks *from, int tiles, char *to);
 
-/* sums and more (rows, 16) of two panels for at most two tiles of rows. */
+/* sums and more (rows, 16) of two panels of TILES_COMPRESSED for at most two tiles of rows. */
 void compressed_sums(const struct product *it, int first, int second, const struct tiled *in, float *sums, float *more);
 
-/* What the panels of weights (outputs, inputs), row by row, will take: upper (panels, 16), and begin[1] and so on, where the
- * first is to lie at line begin[0] of all. 0, or -1 without memory. */
-int measure_panels(struct pool *pool, const void *from, int outputs, int inputs, uint8_t *upper, uint32_t *begin);
+/* What the panels of weights (outputs, inputs), row by row, will take as BFLOAT16_COMPRESSED or TILES_COMPRESSED: upper
+ * (panels, 16), and begin[1] and so on, where the first is to lie at line begin[0] of all. 0, or -1 without memory. */
+int measure_panels(struct pool *pool, int kind, const void *from, int outputs, int inputs, uint8_t *upper,
+                   uint32_t *begin);
 
 /* Write them, after that. */
-int compress_panels(struct pool *pool, const void *from, int outputs, int inputs, const uint8_t *upper,
+int compress_panels(struct pool *pool, int kind, const void *from, int outputs, int inputs, const uint8_t *upper,
                     const uint32_t *begin, uint8_t *to);

@@ -43,20 +43,24 @@ GATHERED(panel_float16, of_float16, 1, 0, 2 * PANEL)
 GATHERED(panel_bfloat16, of_bfloat16, 1, 0, 2 * PANEL)
 GATHERED(tiles_bfloat16, of_bfloat16, 2, 2, 4 * PANEL)
 
-static void compressed_bfloat16(const struct product *t, int panel, int place, float scale, float *x) {
-  _Alignas(64) char tiles[CHUNK * BYTES];
+static void in_compressed(const struct product *t, int panel, int place, float scale, float *x) {
+  _Alignas(64) char plain[CHUNK * BYTES];
   struct chunks from = chunks_of(t, panel, panel + 1);
   for (int left = t->inputs; left > 0; left -= CHUNK * 32, x += CHUNK * 32) {
-    uncompressed(&from, from.tiles < CHUNK ? from.tiles : CHUNK, tiles);
-    tiles_bfloat16(tiles + 4 * place, left < CHUNK * 32 ? left : CHUNK * 32, scale, x);
+    const int some = left < CHUNK * 32 ? left : CHUNK * 32;
+    uncompressed(&from, from.tiles < CHUNK ? from.tiles : CHUNK, plain);
+    if (t->kind == TILES_COMPRESSED)
+      tiles_bfloat16(plain + 4 * place, some, scale, x);
+    else
+      panel_bfloat16(plain + 2 * (place % 8 * 2 + place / 8), some, scale, x);
   }
 }
 
 static void in_panel(const struct embedding *it, int32_t token, float *x) {
   const struct product *t = &it->table;
   const int place = token % PANEL;
-  if (t->kind == BFLOAT16_COMPRESSED) {
-    compressed_bfloat16(t, token / PANEL, place, it->scale, x);
+  if (t->begin) {
+    in_compressed(t, token / PANEL, place, it->scale, x);
     return;
   }
   const char *panel = (const char *)t->weight + token / PANEL * panel_bytes(t->kind, t->inputs);

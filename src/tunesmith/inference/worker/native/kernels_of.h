@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "compressed.h"
 #include "kernels.h"
 
 #include "lanes.h"

@@ -18,7 +18,6 @@ PANEL = 16
 SITES = 4  # products of a layer: q with k and v, out, gate with up, down
 SILU, GELU = 0, 1
 LINE = 64  # bytes; panels of compressed weights begin with one
-_FLOAT32, _BFLOAT16 = torch.float32, torch.bfloat16
 
 log = structlog.get_logger(__name__)
 
@@ -30,20 +29,27 @@ class Kind(IntEnum):
     FLOAT16 = 1
     BFLOAT16 = 2
     INT8 = 3
-    BFLOAT16_TILES = 4
-    INT8_TILES = 5
-    BFLOAT16_COMPRESSED = 6
+    BFLOAT16_COMPRESSED = 4
+    BFLOAT16_TILES = 5
+    INT8_TILES = 6
+    TILES_COMPRESSED = 7
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights that are packed."""
-        return (_FLOAT32, torch.float16, _BFLOAT16, torch.int8, _BFLOAT16, torch.int8, _BFLOAT16)[self]
+        return _TYPES.get(self, torch.bfloat16)
 
     @property
     def tiled(self) -> bool:
         return self >= Kind.BFLOAT16_TILES
 
 
+_TYPES = {
+    Kind.FLOAT32: torch.float32,
+    Kind.FLOAT16: torch.float16,
+    Kind.INT8: torch.int8,
+    Kind.INT8_TILES: torch.int8,
+}
 _WHOLE = {Kind.INT8: 4, Kind.BFLOAT16_TILES: 32, Kind.INT8_TILES: 64}  # inputs are filled up to a multiple of it
 
 
@@ -164,7 +170,7 @@ class Library:
         functions.engine_product.argtypes = (c_void_p, POINTER(Product), c_void_p, c_int, c_void_p)
         functions.engine_pack.argtypes = (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p)
         functions.engine_pack.restype = None
-        functions.engine_compress.argtypes = (c_void_p, c_void_p, c_int, c_int, *[c_void_p] * 3)
+        functions.engine_compress.argtypes = (c_void_p, c_int, c_void_p, c_int, c_int, *[c_void_p] * 3)
         functions.engine_round.argtypes = (c_void_p, c_int, c_void_p, c_int, c_int, c_void_p, c_void_p)
         functions.engine_round.restype = None
         functions.engine_embedded.argtypes = (POINTER(Embedding), c_void_p, c_int, c_void_p)
@@ -184,8 +190,10 @@ class Library:
         with self._lock:
             self._functions.engine_pack(self._engine, kind, weight_OI.data_ptr(), outputs, inputs, packed.data_ptr())
 
-    def compress(self, weight_OI: Tensor, upper: Tensor, begin: Tensor, packed: Tensor | None = None) -> None:
-        """See what weights will take as BFLOAT16_COMPRESSED, or write them after that.
+    def compress(
+        self, kind: Kind, weight_OI: Tensor, upper: Tensor, begin: Tensor, packed: Tensor | None = None
+    ) -> None:
+        """See what weights will take as one of the compressed kinds, or write them after that.
 
         Args:
             weight_OI: bfloat16, whole panels but for the last of a product.
@@ -196,7 +204,9 @@ class Library:
         weight_OI = weight_OI.contiguous()
         addresses = upper.data_ptr(), begin.data_ptr(), None if packed is None else packed.data_ptr()
         with self._lock:
-            _check(self._functions.engine_compress(self._engine, weight_OI.data_ptr(), *weight_OI.shape, *addresses))
+            _check(
+                self._functions.engine_compress(self._engine, kind, weight_OI.data_ptr(), *weight_OI.shape, *addresses)
+            )
 
     def round(self, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
         """The weights, float32, float16 or bfloat16, in 8 bits, times ``scale_O``, float32, which is written."""

@@ -15,20 +15,22 @@
 #define QUAD 4     /* INT8: inputs are filled up to a multiple of it */
 #define AHEAD 4096 /* bytes of weights that are asked for before they are wanted: the processor asks for too few */
 
-enum kind { FLOAT32, FLOAT16, BFLOAT16, INT8, BFLOAT16_TILES, INT8_TILES, BFLOAT16_COMPRESSED };
+enum kind {
+  FLOAT32, FLOAT16, BFLOAT16, INT8, BFLOAT16_COMPRESSED, /* by tiles: */ BFLOAT16_TILES, INT8_TILES, TILES_COMPRESSED
+};
 
 /* y = x W^T * scale + bias; weights in panels, the last filled up with zeros.
  *
  * A panel of BFLOAT16 has its outputs in the order 0, 8, 1, 9, ...: then the lower and the upper halves of 32 bits are
  * eight outputs each. One of INT8 has two inputs of an output beside each other, outputs 0 to 7 in the lower halves of
  * 16 bits and 128 above what they are, outputs 8 to 15 in the upper halves. Those of tiles (tiles.h) have four bytes of
- * an output, two or four of its inputs, beside the next output's, and whole tiles of inputs; of BFLOAT16_COMPRESSED see
- * compressed.h. */
+ * an output, two or four of its inputs, beside the next output's, and whole tiles of inputs. BFLOAT16_COMPRESSED and
+ * TILES_COMPRESSED are BFLOAT16 and BFLOAT16_TILES in fewer bits: compressed.h. */
 struct product {
   const void *weight;
   const float *scale; /* (outputs), INT8 and INT8_TILES alone */
   const float *bias;  /* (outputs), or NULL */
-  const uint32_t *begin; /* (panels + 1), BFLOAT16_COMPRESSED alone: where each lies, in lines of 64 bytes */
+  const uint32_t *begin; /* (panels + 1), compressed ones alone: where each lies, in lines of 64 bytes */
   int32_t kind, inputs, outputs;
 };
 
@@ -40,8 +42,8 @@ static inline long stride_of(int kind) {
 }
 
 static inline int padded(int kind, int inputs) {
-  const int thirty_two = kind == BFLOAT16_TILES || kind == BFLOAT16_COMPRESSED;
-  const int by = kind == INT8 ? QUAD : thirty_two ? 32 : kind == INT8_TILES ? 64 : 1;
+  const int tiles = kind == BFLOAT16_TILES || kind == TILES_COMPRESSED;
+  const int by = kind == INT8 ? QUAD : tiles ? 32 : kind == INT8_TILES ? 64 : 1;
   return (inputs + by - 1) / by * by;
 }
 

@@ -10,7 +10,6 @@
 #define GROUP 16 /* tokens whose inputs an adapter is given at once */
 #define FORESEEN 8 /* adapters that are asked for before they are wanted */
 #define LONG (1 << 14) /* inputs from which on it is shared out to write them in fewer bits */
-
 struct engine {
   struct pool *pool;
   char *memory;
@@ -206,10 +205,10 @@ void engine_pack(struct engine *engine, int kind, const void *from, int outputs,
   pack_panels(engine->pool, kind, from, outputs, inputs, to);
 }
 
-int engine_compress(struct engine *engine, const void *from, int outputs, int inputs, uint8_t *upper, uint32_t *begin,
-                    uint8_t *to) {
-  if (to) return compress_panels(engine->pool, from, outputs, inputs, upper, begin, to);
-  return measure_panels(engine->pool, from, outputs, inputs, upper, begin);
+int engine_compress(struct engine *engine, int kind, const void *from, int outputs, int inputs, uint8_t *upper,
+                    uint32_t *begin, uint8_t *to) {
+  if (to) return compress_panels(engine->pool, kind, from, outputs, inputs, upper, begin, to);
+  return measure_panels(engine->pool, kind, from, outputs, inputs, upper, begin);
 }
 
 void engine_round(struct engine *engine, int kind, const void *from, int outputs, int inputs, int8_t *to, float *scale) {

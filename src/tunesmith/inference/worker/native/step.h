@@ -98,9 +98,9 @@ int engine_product(struct engine *engine, const struct product *product, const f
 /* Weights (outputs, inputs), row by row, as they are multiplied: all panels, one after the other. */
 void engine_pack(struct engine *engine, int kind, const void *from, int outputs, int inputs, void *to);
 
-/* The same for BFLOAT16_COMPRESSED: see measure_panels, and compress_panels where there is `to`. */
-int engine_compress(struct engine *engine, const void *from, int outputs, int inputs, uint8_t *upper, uint32_t *begin,
-                    uint8_t *to);
+/* The same for compressed ones: see measure_panels, and compress_panels where there is `to`. */
+int engine_compress(struct engine *engine, int kind, const void *from, int outputs, int inputs, uint8_t *upper,
+                    uint32_t *begin, uint8_t *to);
 
 /* See round_outputs. */
 void engine_round(struct engine *engine, int kind, const void *from, int outputs, int inputs, int8_t *to, float *scale);

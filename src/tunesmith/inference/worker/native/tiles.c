@@ -240,8 +240,8 @@ static void compressed_passes(const struct product *it, int first, int second, c
   struct chunks w = chunks_of(it, second, second + on < end ? second + on : end);
   for (int k = 0; k < all; k += DEEP) {
     struct pass p = {.v = ready[0], .w = ready[1], .count = all - k < DEEP ? all - k : DEEP, .size = COMPRESSED, .ldy = ldy};
-    uncompressed(&v, p.count, ready[0]);
-    uncompressed(&w, p.count, ready[1]);
+    wide_uncompressed(&v, p.count, ready[0]);
+    wide_uncompressed(&w, p.count, ready[1]);
     p.later_v = (const char *)read_later(&v, (LATER - DEEP) * COMPRESSED);
     p.later_w = (const char *)read_later(&w, (LATER - DEEP) * COMPRESSED);
     passes_over(&p, it, k, k + DEEP >= all, in, sums, more, y);
@@ -302,7 +302,7 @@ void tiled_sums(const struct product *it, int first, int second, const struct ti
                 float *y, long ldy) {
   const char *v = (const char *)it->weight + panel_bytes(it->kind, it->inputs) * first;
   const char *w = (const char *)it->weight + panel_bytes(it->kind, it->inputs) * second;
-  if (it->kind == BFLOAT16_COMPRESSED && in->tiles <= 2) {
+  if (it->kind == TILES_COMPRESSED && in->tiles <= 2) {
     compressed_sums(it, first, second, in, sums, more);
     return;
   }

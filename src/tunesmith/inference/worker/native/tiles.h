@@ -5,7 +5,7 @@
 
 #include "product.h"
 
-/* Inputs of one product as tiles want them, BFLOAT16_COMPRESSED as BFLOAT16_TILES. Rows are dealt to tiles of one height, at most 16; the last may have more
+/* Inputs of one product as tiles want them, TILES_COMPRESSED as BFLOAT16_TILES. Rows are dealt to tiles of one height, at most 16; the last may have more
  * rows than there are, and nobody looks at their sums.
  *
  * BFLOAT16_TILES: x (tiles, inputs / 32, height, 32) of bfloat16. INT8_TILES: x (blocks, tiles, BLOCK / 64, 2, height,
