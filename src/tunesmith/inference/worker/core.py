@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 import structlog
 import torch
 
+from tunesmith.inference.worker import outbox
 from tunesmith.inference.worker.events import Mailbox, RowEvent
 from tunesmith.inference.worker.lora import AdapterWeights
 from tunesmith.inference.worker.model import LanguageModel
@@ -25,6 +26,8 @@ from tunesmith.inference.worker.tokens import Tokens
 from tunesmith.kernel.problems import Conflict, Invalid, NotFound
 
 _TIDY_S = 60.0
+# than the outbox's pace, which then has nothing left to send when text comes, and sends it at once
+_SLOWER = 1.2
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +82,7 @@ class Core:
             max_rows=max_rows,
             joins=self.tokens.joins,
             deliver=self._outbox.put,
+            pace_s=outbox.PACE_S * _SLOWER,
         )
         self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
         self._thread.start()

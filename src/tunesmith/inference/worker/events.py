@@ -9,15 +9,20 @@ import msgspec
 from tunesmith.inference.engine import FinishReason, TokenLogprob
 from tunesmith.kernel.problems import Problem
 
-_BEHIND = 256  # events, hardly more than tokens: some seconds of a fast row
+_BEHIND = 256  # tokens: some seconds of a fast row
 
 
 # made for every row of every step: a dataclass takes three times as long
 class Text(msgspec.Struct, frozen=True, gc=False):
-    """More text, and the log-probabilities of the tokens that came since the last; one of both at least."""
+    """More text, and the log-probabilities of the tokens that came since the last; one of both at least.
+
+    Attributes:
+        tokens: about how many have made it.
+    """
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +56,16 @@ class Mailbox:
 
     def __init__(self, on_behind: Callable[[bool], None] = lambda behind: None) -> None:
         self._events: list[RowEvent] = []
+        self._tokens = 0
         self._filled = asyncio.Event()
         self._on_behind, self._behind = on_behind, False
 
     def put(self, events: Sequence[RowEvent]) -> None:
         """At least one."""
         self._events += events
+        self._tokens += sum(event.tokens if type(event) is Text else 1 for event in events)
         self._filled.set()
-        if len(self._events) >= _BEHIND and not self._behind:
+        if self._tokens >= _BEHIND and not self._behind:
             self._behind = True
             self._on_behind(True)
 
@@ -66,7 +73,7 @@ class Mailbox:
         """All events there are; waits for the first."""
         await self._filled.wait()
         self._filled.clear()
-        events, self._events = self._events, []
+        events, self._events, self._tokens = self._events, [], 0
         if self._behind:
             self._behind = False
             self._on_behind(False)
@@ -107,4 +114,5 @@ async def collect_all(mail: Sequence[Mailbox]) -> list[tuple[Text, Ended]]:
 
 def joined(texts: Sequence[Text]) -> Text:
     """Pieces that came one after the other, as one."""
-    return Text("".join(piece.text for piece in texts), tuple(one for piece in texts for one in piece.logprobs))
+    told = tuple(one for piece in texts for one in piece.logprobs)
+    return Text("".join(piece.text for piece in texts), told, sum(piece.tokens for piece in texts))

@@ -59,6 +59,8 @@ class Row:
     text: Transcript | None = None
     drafter: Drafter | None = None
     tokens: list[int] = field(default_factory=list)
+    told: int = 0  # of ``tokens``, whose text has been made
+    patient: bool = False  # nothing depends on that text but its reader
     logprobs: list[float] = field(default_factory=list)
     first_token: float = 0.0
 

@@ -12,7 +12,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Protocol
 
 import structlog
@@ -24,7 +23,7 @@ from tunesmith.inference.worker import faults
 from tunesmith.inference.worker.cache import Cache, out_of_memory
 from tunesmith.inference.worker.ceiling import Ceiling
 from tunesmith.inference.worker.drafts import Drafter, StepTimes, accept
-from tunesmith.inference.worker.events import Ended, Failed, RowEvent
+from tunesmith.inference.worker.events import RowEvent
 from tunesmith.inference.worker.measures import Measures
 from tunesmith.inference.worker.packing import Wanted, pack, share_out
 from tunesmith.inference.worker.prefixes import ids_of
@@ -32,12 +31,11 @@ from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.sampling import Picker
 from tunesmith.inference.worker.sharing import Sharing
 from tunesmith.inference.worker.step import Predictions, Step
-from tunesmith.inference.worker.text import Detokenizer, StopStrings, Transcript
+from tunesmith.inference.worker.telling import Telling
 from tunesmith.inference.worker.waiting import Waiting
 from tunesmith.kernel.problems import Problem
 
 PREFILL_BUDGET = 512
-_ALONE = 1 << 14  # tokens whose own text is remembered: those that most text is made of
 _SCORED_LOGITS = 1 << 24  # numbers of scoring logits a step may hold: 64 MB in float32
 
 log = structlog.get_logger(__name__)
@@ -59,9 +57,7 @@ class Scheduler:
 
     Args:
         decode: token ids to text, special tokens left out.
-        joins: see ``Detokenizer``.
-        ends: token ids that end a completion.
-        deliver: called once a step with all that rows have to report, in order.
+        ends, joins, deliver, pace_s: see ``Telling``.
 
     Attributes:
         measures: what is counted of all rows; may be read from any thread.
@@ -76,11 +72,10 @@ class Scheduler:
         max_rows: int,
         joins: bool = False,
         deliver: Callable[[list[tuple[Row, RowEvent]]], None],
+        pace_s: float = 0.0,
     ) -> None:
-        self._model, self._decode, self._ends = model, decode, ends
-        self._alone = lru_cache(_ALONE)(lambda token: decode([token]))
-        self._joins = joins
-        self._deliver = deliver
+        self._model, self._ends = model, ends
+        self._telling = Telling(decode, deliver, ends=ends, joins=joins, pace_s=pace_s)
         # A caller with hundreds of rows leaves some slots to those with one.
         self._max_rows_a_group = max(1, max_rows - max_rows // 8)
         self._waiting = Waiting()
@@ -92,7 +87,6 @@ class Scheduler:
         self._reserved = 0
         self._orders = 0
         self._times = StepTimes()
-        self._events: list[tuple[Row, RowEvent]] = []
         self.measures = Measures()
 
     @property
@@ -146,9 +140,7 @@ class Scheduler:
         self._set_aside_unread()
         self._admit()
         self._move()
-        events, self._events = self._events, []
-        if events:
-            self._deliver(events)
+        self._telling.report()
 
     def _drop_canceled(self) -> None:
         for row in [row for row in self._running if row.canceled]:
@@ -197,12 +189,7 @@ class Scheduler:
         """Give a row its place. One that has had a place goes on where it was."""
         if row.picker is None:
             row.picker = Picker(row.sampling, row.prompt, self._model.vocabulary, row.grammar)
-            before = row.prompt[-4:] if row.raw else ()
-            row.text = Transcript(
-                Detokenizer(self._decode, before, self._alone, joins=self._joins),
-                StopStrings(row.sampling.stop),
-                row.spell,
-            )
+            self._telling.begin(row)
             # what is told of each token, and whether it completes the grammar, is known only as long as it is the last
             if row.budget > 1 and row.sampling.top_logprobs is None and row.grammar is None:
                 row.drafter = Drafter(row.prompt, row.tokens)
@@ -218,6 +205,7 @@ class Scheduler:
             try:
                 self._sharing.follow(self._running)
                 self._forward()
+                self._telling.stepped(self._running, time.monotonic())
                 self._ceiling.held()
                 return
             except Exception as error:  # the thread goes on, whatever a step sets off
@@ -249,6 +237,9 @@ class Scheduler:
         began = time.perf_counter()
         shares = share_out(self._running, prefill=self._ceiling.prefill, scored=scored, times=self._times)
         step, wanted = pack(self._model.cache, shares)
+        if len(step.keep) < len(step.tokens):  # reading a prompt may take long
+            self._telling.tell(self._running, time.monotonic())
+            self._telling.report()
         predicted = self._model.forward(step)
         scored_rows = [want for want in wanted if want.share.row.score] if step.logits else []
         scores = [(want.share.row, _scores(predicted.logits, want)) for want in scored_rows]
@@ -310,33 +301,21 @@ class Scheduler:
             self._end(row, finish)
 
     def _say(self, row: Row, token: int) -> FinishReason | None:
-        """Take one token and show what it lets be shown; why it was the row's last, if it was."""
-        text = row.text
-        assert text is not None and row.picker is not None
+        """Take one token, and make its text unless that can wait; why it was the row's last, if it was."""
         row.tokens.append(token)
         if token in self._ends:
             return "stop"
-        shown = text.feed(token, row.picker.likely)
-        if shown is not None:
-            self._events.append((row, shown))
-        if text.stopped or (row.grammar is not None and row.grammar.complete):
+        if self._telling.said(row):
             return "stop"
         return "length" if len(row.tokens) >= row.budget else None
 
     def _end(self, row: Row, finish: FinishReason) -> None:
-        assert row.text is not None
-        rest = row.text.finish()
-        if rest is not None:
-            self._events.append((row, rest))
-        now = time.monotonic()
-        first = row.first_token - row.asked if row.first_token else 0.0
-        ended = Ended(finish, len(row.tokens), first, now - row.asked, tuple(row.logprobs), max(0, row.cached))
-        self._events.append((row, ended))
+        self._telling.finish(row, finish)
         self._leave(row)
         self.measures.left(row, "stop" if finish == "stop" else "length")
 
     def _refuse(self, row: Row, problem: Problem) -> None:
-        self._events.append((row, Failed(problem)))
+        self._telling.fail(row, problem)
         self.measures.left(row, "error")
 
     def _leave(self, row: Row, *, keep: bool = True, scrub: bool = False) -> None:

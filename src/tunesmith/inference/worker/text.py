@@ -72,6 +72,16 @@ class Detokenizer:
             self._settled, self._shown = len(tokens), 0
         return added
 
+    def feed_all(self, tokens: Sequence[int]) -> str:
+        """The text that several tokens add."""
+        if self._joins and not self.inside:
+            said = "".join(map(self._alone, tokens))
+            if _BROKEN not in said:
+                last = tokens[-1]
+                self._tokens, self._context, self._settled = [last], self._alone(last), 1
+                return said
+        return "".join(map(self.feed, tokens))
+
     def finish(self) -> str:
         """What was held back: an unfinished character shows as U+FFFD, as when all is decoded at once."""
         fresh = self._decode(self._tokens)[len(self._context) :]
@@ -151,6 +161,11 @@ class Transcript:
         self._held: deque[tuple[int, TokenLogprob]] = deque()  # and where in the text each ends
 
     @property
+    def patient(self) -> bool:
+        """Its text can be made later than its tokens: see ``feed_all``."""
+        return self._spell is None and not self._stops.any
+
+    @property
     def stopped(self) -> bool:
         """A stop string was found: nothing more will be shown."""
         return self._stops.found
@@ -164,6 +179,11 @@ class Transcript:
         if likely is not None:
             self._unfinished.append(_told(token, likely, self._spell))
         return self._showing(piece, self._stops.feed(piece))
+
+    def feed_all(self, tokens: Sequence[int]) -> Text | None:
+        """What several tokens let be shown, at least one, where nothing ends the text and no token is told by itself."""
+        shown = self._text.feed_all(tokens)
+        return Text(shown, tokens=len(tokens)) if shown else None
 
     def finish(self) -> Text | None:
         """What was held back until now; None for nothing."""

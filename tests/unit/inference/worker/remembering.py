@@ -37,6 +37,16 @@ def said(row: Row) -> list[int]:
     return tokens
 
 
+def talkative(count: int, least: int, length: int = 20) -> list[list[int]]:
+    """Prompts that are answered with at least so many tokens."""
+    found: list[list[int]] = []
+    for n in range(10_000):
+        prompt = [n % END, n // END, *((7 * n + i * i) % END for i in range(length))]
+        if len(found) < count and len(said(Row(prompt, Sampling(least, 0.0, 1.0, 0, 1.0)))) == least:
+            found.append(prompt)
+    return found
+
+
 def decode(tokens: Sequence[int]) -> str:
     return "".join(LETTERS[token] for token in tokens if token != END)
 

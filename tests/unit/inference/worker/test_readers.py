@@ -157,6 +157,17 @@ async def test_a_mailbox_tells_when_its_reader_is_behind_and_when_not_any_more()
     assert told == [True, False]
 
 
+async def test_a_reader_is_behind_by_tokens_in_however_few_pieces() -> None:
+    told: list[bool] = []
+    mailbox = Mailbox(told.append)
+    for tokens, behind in ((200, []), (55, []), (1, [True])):
+        mailbox.put([Text("a" * tokens, tokens=tokens)])
+        assert told == behind
+    assert len(await mailbox.take()) == 3
+    mailbox.put([Text("a" * 255, tokens=255)])
+    assert told == [True, False]
+
+
 async def test_rows_that_are_collected_are_all_read_at_once() -> None:
     behind: list[bool] = []
     mail = [Mailbox(behind.append) for _ in range(3)]

@@ -63,6 +63,17 @@ def test_tokens_whose_bytes_join_are_told_without_their_neighbours_as_with_them(
     assert [*(joining.feed(token) for token in ids), joining.finish()] == pieces_of(ids, before)
 
 
+@given(
+    st.lists(st.lists(st.integers(0, len(_TOKENIZER) - 1), min_size=1, max_size=8), max_size=8),
+    st.booleans(),
+)
+def test_several_tokens_at_once_say_what_they_say_one_by_one(some: list[list[int]], joins: bool) -> None:
+    at_once, one_by_one = Detokenizer(decode, joins=joins), Detokenizer(decode, joins=joins)
+    for ids in some:
+        assert at_once.feed_all(ids) == "".join(one_by_one.feed(token) for token in ids)
+    assert at_once.finish() == one_by_one.finish()
+
+
 def test_a_tokenizer_says_whether_its_bytes_join(base: Path) -> None:
     assert Tokens(base).joins
 
