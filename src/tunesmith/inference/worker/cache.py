@@ -130,6 +130,9 @@ class Cache:
     Args:
         settled: arenas keep some slots when they are empty, a quarter of ``limit`` together at most: whoever remembers
             where the memory is wants it to stay there.
+
+    Attributes:
+        moves: another number whenever there are other leases, or any may lie elsewhere.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class Cache:
             capacities.append(capacities[-1] * 2)
         capacities[-1] = min(capacities[-1], context)
         self.limit = limit
+        self.moves = 0
         self._token_bytes: int = sum(s.heads * (s.key + s.value) for s in shapes) * dtype.itemsize
         share = limit // (4 * len(capacities)) if settled else 0
         self.arenas = [
@@ -170,6 +174,7 @@ class Cache:
 
     def lease(self, tokens: int) -> Lease:
         """A new lease with room for ``tokens`` tokens."""
+        self.moves += 1
         arena = self._arena(tokens)
         lease = Lease(arena, 0)
         arena.add(lease)
@@ -179,6 +184,7 @@ class Cache:
         """Make room for ``tokens`` tokens in ``lease``, moving it to a larger arena when it must."""
         if tokens <= lease.arena.capacity:
             return
+        self.moves += 1
         old = lease.arena
         moved = Lease(old, 0, lease.length)
         new = self._arena(tokens)
@@ -219,6 +225,7 @@ class Cache:
             scrub: zero all of it: its row has failed.
             unproven: zero what was written: nothing has shown yet that it is finite.
         """
+        self.moves += 1
         lease.arena.remove(lease, scrub=lease.arena.capacity if scrub else lease.length if unproven else 0)
 
     def _arena(self, tokens: int) -> Arena:

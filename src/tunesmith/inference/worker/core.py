@@ -185,6 +185,8 @@ class Core:
 
     def _take_in(self) -> None:
         """Hand waiting rows to the scheduler; sleeps while there is nothing to do."""
+        if self._inbox.empty() and not self.scheduler.idle:  # nearly always
+            return
         woken = False
         with contextlib.suppress(Empty):
             while True:

@@ -5,6 +5,7 @@ The thread that steps counts; whoever asks reads what is there, without a lock. 
 
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -106,6 +107,27 @@ class _Life:
         self.series, self.runs, self.last = series, False, 0.0
 
 
+class Together:
+    """Rows of which each step gives every one a token, the last one as well: they are counted as one."""
+
+    def __init__(self, lives: Sequence[_Life]) -> None:
+        self._lives = lives
+        self._last = lives[0].last if lives else 0.0
+        counts = Counter(id(life.series) for life in lives)
+        self._series = [(one, counts[at]) for at, one in {id(life.series): life.series for life in lives}.items()]
+
+    def moved(self, now: float) -> None:
+        """One step; ``now`` is a reading of ``time.monotonic``."""
+        seconds, self._last = now - self._last, now
+        bucket = bisect_left(INTER_TOKEN_S, seconds)
+        for series, rows in self._series:
+            series.generation_tokens += rows
+            series.inter_token.counts[bucket] += rows
+            series.inter_token.total += rows * seconds
+        for life in self._lives:
+            life.last = now
+
+
 class Measures:
     """Counts of every row since the engine started. All but ``series`` belongs to the thread that steps.
 
@@ -155,6 +177,10 @@ class Measures:
                 _read(row, series)
                 series.first_token.observe(now - row.asked)
             life.last = now
+
+    def together(self, rows: Sequence[Counted]) -> "Together":
+        """For rows that all have ``moved`` in the last step, and will in the next ones."""
+        return Together([self._lives[row] for row in rows if row in self._lives])
 
     def left(self, row: Counted, outcome: Outcome) -> None:
         """The row is over. Once is enough; more does no harm."""

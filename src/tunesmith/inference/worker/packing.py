@@ -63,13 +63,18 @@ def share_out(running: Sequence[Row], *, prefill: int, scored: int, times: StepT
         elif left > 1:
             behind.append(row)
     reading = _reading(behind, max(min(prefill, _LEAST_PREFILL), prefill - len(decoding)), scored) if behind else []
-    guessing = not reading and len(decoding) < _GUESSED
+    guessing = not reading and may_guess(decoding)
     shares = _with_guesses(decoding, times or StepTimes()) if guessing else [Share(row, 1) for row in decoding]
     # Rows that wear the same adapter lie side by side: one product for all of them.
     shares += reading
     if any(share.row.adapter is not None for share in shares):
         shares.sort(key=lambda share: share.row.adapter_key)
     return shares
+
+
+def may_guess(decoding: Sequence[Row]) -> bool:
+    """Whether a step of the next tokens of these rows may hold guesses, too."""
+    return len(decoding) < _GUESSED and any(row.drafter is not None for row in decoding)
 
 
 def pack(cache: Cache, shares: Sequence[Share]) -> tuple[Step, list[Wanted]]:

@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import structlog
 import torch
@@ -24,8 +24,9 @@ from tunesmith.inference.worker.cache import Cache, out_of_memory
 from tunesmith.inference.worker.ceiling import Ceiling
 from tunesmith.inference.worker.drafts import Drafter, StepTimes, accept
 from tunesmith.inference.worker.events import RowEvent
+from tunesmith.inference.worker.lockstep import Lockstep, lockstep
 from tunesmith.inference.worker.measures import Measures
-from tunesmith.inference.worker.packing import Wanted, pack, share_out
+from tunesmith.inference.worker.packing import Share, Wanted, pack, share_out
 from tunesmith.inference.worker.prefixes import ids_of
 from tunesmith.inference.worker.row import Row
 from tunesmith.inference.worker.sampling import Picker
@@ -87,6 +88,7 @@ class Scheduler:
         self._reserved = 0
         self._orders = 0
         self._times = StepTimes()
+        self._lockstep: Lockstep | None = None
         self.measures = Measures()
 
     @property
@@ -203,8 +205,12 @@ class Scheduler:
         """One forward; when memory runs out, what can be spared goes and it is tried again."""
         while self._running:
             try:
-                self._sharing.follow(self._running)
-                self._forward()
+                if self._lockstep is not None and self._lockstep.holds:
+                    self._go_on(self._lockstep)
+                else:
+                    self._lockstep = None
+                    self._sharing.follow(self._running)
+                    self._forward()
                 self._telling.stepped(self._running, time.monotonic())
                 self._ceiling.held()
                 return
@@ -256,6 +262,35 @@ class Scheduler:
         if len(step.keep) == len(step.tokens):  # nobody reads a prompt
             self._times.saw(len(step.tokens), time.perf_counter() - began)
         self._drawing = False
+        self._take(shares, draws, drawn, scores)
+        if not scores:
+            self._lockstep = lockstep(self._model.cache, self._running, step, shares, wanted, self.measures)
+
+    def _go_on(self, rows: Lockstep) -> None:
+        """One forward of rows that are in lockstep."""
+        self._drawing = False
+        began = time.perf_counter()
+        predicted = self._model.forward(rows.step)
+        self._drawing = True
+        drawn = rows.draw(predicted)
+        self._times.saw(len(drawn), time.perf_counter() - began)
+        self._drawing = False
+        if None in drawn or not self._ends.isdisjoint(drawn):  # a row ends
+            self._lockstep = None
+            self._take(rows.shares, rows.wanted, [[token] for token in drawn])
+            return
+        rows.advance(cast(Sequence[int], drawn), time.monotonic())
+        for row in [row for row in rows.watched if self._telling.said(row)]:
+            self._end(row, "stop")
+
+    def _take(
+        self,
+        shares: Sequence[Share],
+        draws: Sequence[Wanted],
+        drawn: Sequence[Sequence[int | None]],
+        scores: Sequence[tuple[Row, Sequence[float]]] = (),
+    ) -> None:
+        """Note what a step has read, and what it has found."""
         for share in shares:
             assert share.row.lease is not None
             share.row.lease.length += share.size
@@ -332,6 +367,7 @@ class Scheduler:
             self._sharing.keep(row, self._model.cache.limit - self._reserved)
         self._model.cache.release(row.lease, scrub=scrub, unproven=row.score or not row.tokens)
         row.lease = row.leader = None
+        self._lockstep = None
 
     def _fail_all(self, error: Exception) -> None:
         """A forward that failed leaves no row in a known state: all of them end."""

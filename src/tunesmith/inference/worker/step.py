@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +22,9 @@ class Step:
         segments: which of the tokens wear an adapter.
         keep: indexes, rising, of the tokens whose predictions are wanted.
         logits: all that is predicted is wanted, not the likeliest token alone.
+        lasting: of a step that comes again, where whoever computes it may leave what it will need then. Each time it has
+            other tokens and positions, in the same arrays of 32 bits; there are those of ``decoding`` alone, in its order,
+            and no lease moves meanwhile.
     """
 
     tokens: Sequence[int]
@@ -30,6 +34,7 @@ class Step:
     segments: Sequence[Segment]
     keep: Sequence[int]
     logits: bool = True
+    lasting: dict[object, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,3 +155,21 @@ def test_what_nothing_has_shown_to_be_finite_is_wiped_wherever_it_lay() -> None:
     arena = others[0].arena
     assert arena.slots >= 6  # the memory is the same
     assert all(bool(tensor.isfinite().all()) for tensor in (*arena.keys, *arena.values))
+
+
+def test_who_remembers_where_leases_lie_hears_that_they_moved() -> None:
+    store = Cache([LayerShape(1, 2, 2)], 1024, limit=1 << 20)
+    seen = [store.moves]
+
+    def moved() -> bool:
+        seen.append(store.moves)
+        return seen[-1] != seen[-2]
+
+    lease, other = store.lease(10), store.lease(10)
+    assert moved()
+    store.reserve(lease, 256)
+    assert not moved()
+    store.reserve(lease, 257)
+    assert moved() and lease.arena is not other.arena
+    store.release(other)
+    assert moved()

@@ -81,6 +81,26 @@ def test_a_row_is_counted_from_its_place_in_the_queue_to_its_end(clock: Clock) -
     assert seen[f"e2e_request_latency_seconds_sum,{of}"] == pytest.approx(2.04)
 
 
+def test_rows_that_go_on_together_are_counted_as_one_by_one(clock: Clock) -> None:
+    def counted(together: bool) -> dict[str, float]:
+        measures = Measures()
+        rows = [Row(Adapter("one") if n % 3 else None) for n in range(5)]
+        for row in rows:
+            measures.queued(row)
+            measures.admitted(row)
+        measures.moved([(row, 1) for row in rows], 101.0)
+        going_on = measures.together(rows)
+        for now in (101.5, 101.75, 105.0):
+            if together:
+                going_on.moved(now)
+            else:
+                measures.moved([(row, 1) for row in rows], now)
+        measures.moved([(rows[0], 1)], 105.5)  # by itself again
+        return told(measures)
+
+    assert counted(together=True) == counted(together=False)
+
+
 def test_rows_that_never_ran_or_were_only_scored_are_counted_truly() -> None:
     measures, gone, scored, lost = Measures(), Row(), Row(), Row()
     for row in (gone, scored, lost):

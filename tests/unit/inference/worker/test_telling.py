@@ -59,11 +59,13 @@ class Paced(Stepped):
         return [(at, event.tokens) for at, (owner, event) in pairs if owner is row and isinstance(event, Text)]
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Paced:
-    """Text 30 ms after the last at most, steps of 4."""
+@pytest.fixture(params=["lockstep", "anew"])
+def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Paced:
+    """Text 30 ms after the last at most, steps of 4; in lockstep, and not."""
     clock = Clock(0.004)
     monkeypatch.setattr(packing, "_GUESSED", 0)
+    if request.param == "anew":
+        monkeypatch.setattr(scheduler, "lockstep", lambda *given: None)
     for module in (scheduler, telling):
         monkeypatch.setattr(module, "time", clock)
     return Paced(clock, 0.03)

@@ -8,6 +8,7 @@ from ctypes import c_int32, c_void_p
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,12 +68,26 @@ class Program:
 
     def __call__(self, step: Step) -> Predictions:
         """Run the step."""
+        given = step.lasting.get(self) if step.lasting is not None else None
+        if given is None or not given.follow():
+            given = self._given(step)
+            if step.lasting is not None:
+                step.lasting[self] = given
+        self._native.step(self._model, given.step)
+        self._decoder.embedding.looked_up(len(step.tokens))
+        found: Sequence[int | None] = given.likeliest.tolist()
+        if -1 in found:
+            found = [token if token != -1 else None for token in found]
+        return Predictions(given.logits, found)
+
+    def _given(self, step: Step) -> "_Given":
         kept = len(step.keep)
-        tokens = array("i", step.tokens)
-        tables, turns = self._rotations(step.positions)
+        tokens: Any = array("i", step.tokens) if step.lasting is None else step.tokens
+        tables, turns, known = self._rotations(step)
         logits = torch.empty(kept, self._model.head.outputs) if step.logits else self._no_logits
-        likeliest = (c_int32 * kept)()
-        rows, _kept = _rows(step)
+        likeliest = array("i", bytes(4 * kept))
+        row_bytes, addresses = _rows(step)
+        rows = (c.Row * (len(row_bytes) // _ROW.size)).from_buffer(row_bytes)
         segments = (c.Segment * len(step.segments))()
         for segment, one in zip(segments, step.segments, strict=True):
             segment.begin, segment.end = one.begin, one.end
@@ -80,28 +95,28 @@ class Program:
         given = c.Step(
             tokens=len(tokens), rows=len(rows), segments=len(segments), kept=kept,
             token=tokens.buffer_info()[0], turn=turns.buffer_info()[0], row=rows, segment=segments,
-            keep=(c_int32 * kept)(*step.keep), logits=logits.data_ptr() if step.logits else None, likeliest=likeliest,
+            keep=(c_int32 * kept)(*step.keep), logits=logits.data_ptr() if step.logits else None,
+            likeliest=(c_int32 * kept).from_buffer(likeliest),
         )  # fmt: skip
         for n, table in enumerate(tables):
             cos = table.data_ptr()
             given.cos[n], given.sin[n], given.rotated[n] = cos, cos + table.nbytes // 2, table.shape[-1]
-        self._native.step(self._model, given)
-        self._decoder.embedding.looked_up(len(tokens))
-        found: Sequence[int | None] = likeliest[:]
-        if -1 in found:
-            found = [token if token != -1 else None for token in found]
-        return Predictions(logits, found)
+        starts = np.frombuffer(row_bytes, dtype=np.int32)[c.Row.start.offset // 4 :: _ROW.size // 4]
+        return _Given(given, logits, likeliest, step.positions, starts, known, (tokens, tables, turns, addresses))
 
-    def _rotations(self, positions: Sequence[int]) -> tuple[list[Tensor], "array[int]"]:
-        """Cosines and sines of each kind, (2, .., 1, width), and where in them each position's are."""
-        longest = max(positions) + 1
+    def _rotations(self, step: Step) -> tuple[list[Tensor], Any, int]:
+        """Cosines and sines of each kind, (2, .., 1, width), where in them each position's are, and below which position
+        they are in these tables.
+        """
+        longest = max(step.positions) + 1
         tables = [self._decoder.rotations(kind, longest, _CPU) for kind in self._kinds]
         known = [table for table in tables if table is not None]
         if len(known) == len(tables):
-            return known, array("i", positions)
-        positions_T = torch.tensor(positions)
+            turns = array("i", step.positions) if step.lasting is None else step.positions
+            return known, turns, min(table.shape[1] for table in known)
+        positions_T = torch.tensor(step.positions)
         computed = [torch.stack(self._decoder.turns(positions_T, kind)) for kind in self._kinds]
-        return computed, array("i", range(len(positions)))
+        return computed, array("i", range(len(step.positions))), 0
 
     def _layer(self, layer: Any) -> c.Layer:
         at = layer.attention
@@ -123,6 +138,32 @@ class Program:
         if found is None:
             found = self._worn[adapter] = _Worn(adapter, self._sites)
         return found
+
+
+class _Given:
+    """What the library is given for a step, and where it leaves what it finds.
+
+    Args:
+        positions: the step's.
+        starts: of each row in ``step``, 32 bits.
+        known: positions below which have their rotations in the tables that ``step`` names.
+        kept: what else ``step`` points at.
+    """
+
+    __slots__ = ("_kept", "_known", "_positions", "_starts", "likeliest", "logits", "step")
+
+    def __init__(
+        self, step: c.Step, logits: Tensor, likeliest: "array[int]", positions: Any, starts: Any, known: int, kept: Any
+    ) -> None:
+        self.step, self.logits, self.likeliest = step, logits, likeliest
+        self._positions, self._starts, self._known, self._kept = positions, starts, known, kept
+
+    def follow(self) -> bool:
+        """Take over the positions of a lasting step; False where it is to be given anew."""
+        if max(self._positions) >= self._known:
+            return False
+        self._starts[:] = self._positions
+        return True
 
 
 class _Worn:
@@ -177,8 +218,8 @@ def _fits(decoder: Decoder) -> bool:
     )
 
 
-def _rows(step: Step) -> tuple[Any, Any]:
-    """The step's rows, and what they point at."""
+def _rows(step: Step) -> tuple[bytearray, Any]:
+    """The step's rows as ``c.Row`` lie in memory, and what they point at."""
     kept: list[Any] = []
     known: dict[Arena, tuple[int, int, int]] = {}
     spans = [(one.lease, one.begin, one.end, one.start) for one in step.chunks]
@@ -192,7 +233,7 @@ def _rows(step: Step) -> tuple[Any, Any]:
             known[arena] = ctypes.addressof(keys), ctypes.addressof(values), arena.capacity
         at_keys, at_values, capacity = known[arena]
         _ROW.pack_into(rows, at * _ROW.size, at_keys, at_values, lease.slot, capacity, begin, end, start)
-    return (c.Row * len(spans)).from_buffer(rows), kept
+    return rows, kept
 
 
 def _products(layer: Any) -> tuple[Product, Product, Product, Product]:
