@@ -138,27 +138,23 @@ class Scheduler:
 
     def step(self) -> None:
         """Drop canceled rows, admit waiting ones, run one forward, report."""
-        self._drop_canceled()
-        self._set_aside_unread()
+        self._let_go()
         self._admit()
         self._move()
         self._telling.report()
 
-    def _drop_canceled(self) -> None:
-        for row in [row for row in self._running if row.canceled]:
+    def _let_go(self) -> None:
+        """Drop canceled rows. Rows that nobody reads give their place to others; those that are read again queue as old as
+        they are.
+        """
+        for row in [row for row in self._running if row.canceled or row.unread]:
             self._leave(row)
-            self.measures.left(row, "abort")
+            self._unread.append(row)
         for row in [row for row in self._unread if row.canceled]:
             self._unread.remove(row)
             self.measures.left(row, "abort")
         for row in self._waiting.drop_canceled():
             self.measures.left(row, "abort")
-
-    def _set_aside_unread(self) -> None:
-        """Rows that nobody reads give their place to others; those that are read again queue as old as they are."""
-        for row in [row for row in self._running if row.unread]:
-            self._leave(row)
-            self._unread.append(row)
         for row in [row for row in self._unread if not row.unread]:
             self._unread.remove(row)
             self._waiting.put(row)
