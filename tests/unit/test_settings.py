@@ -1,5 +1,6 @@
 """What the environment says, and what it cannot say."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,23 @@ def test_another_address_of_fireworks_is_taken(url: str) -> None:
 
 def test_an_engine_records_steps_unless_it_is_told_not_to() -> None:
     assert [read(TUNESMITH_ENGINE_EAGER=said).eager for said in ("", "0", "1")] == [False, False, True]
+
+
+class _Asked(dict[str, str]):
+    """An empty environment that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: object = None) -> object:  # type: ignore[override]
+        self.names.add(name)
+        return default
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_every_setting_is_in_the_readme(readme: str) -> None:
+    environ = _Asked()
+    Settings.read(environ)
+    assert len(environ.names) > 40
+    told = set(re.findall(r"`([A-Z…][A-Z_]+)`", (Path(__file__).parents[2] / readme).read_text()))
+    assert {name for name in environ.names if not {name, name.replace("TUNESMITH_UPSTREAM", "…")} & told} == set()
