@@ -94,9 +94,9 @@ class Panels:
     tiles, with inputs rounded to bfloat16 and float32 sums; or of 8 bits, multiplied with inputs of 16 bits in integers.
     Inputs and outputs are float32.
 
-    16 bits stay those of the checkpoint, bfloat16 or float16; 8 bits have one scale an output, their inputs one for 256
-    of a row, which costs a hundredth of what rounding the weights costs. A row's numbers are the same to the last bit
-    whatever other rows there are.
+    16 bits stay those of the checkpoint, bfloat16 or float16; many of bfloat16 take 12 bits of memory, and are the same to the
+    last bit (decision 0028). 8 bits have one scale an output, their inputs one for 256 of a row, which costs a hundredth of
+    what rounding the weights costs. A row's numbers are the same to the last bit whatever other rows there are.
 
     Attributes:
         product: what the library is told of it.

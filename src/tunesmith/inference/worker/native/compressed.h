@@ -6,10 +6,9 @@
  *
  * A panel begins with a head, whole lines of 64 bytes: its sixteen upper bytes, and of each chunk of CHUNK tiles how many
  * weights are exceptions, in 16 bits. A tile is 32 inputs of its outputs, in whichever order BFLOAT16_TILES or BFLOAT16 has
- * them. Each chunk is its tiles, COMPRESSED bytes each, and its exceptions, filled up to
- * whole lines: place in the chunk times 65536 plus the weight, in 32 bits. 128 weights are 128 lower bytes and 64 bytes of
- * two upper ones, those of the first 64 in the lower halves; each sixteen in the order in which unpacking bytes of
- * registers wants them. */
+ * them. Each chunk is its tiles, COMPRESSED bytes each, and its exceptions, filled up to whole lines: place in the chunk
+ * times 65536 plus the weight, in 32 bits. 128 weights are 128 lower bytes and 64 bytes of two codes of upper ones, those of
+ * the first 64 in the lower halves; each sixteen in the order in which unpacking bytes of registers wants them. */
 #pragma once
 
 #include "pool.h"
