@@ -85,11 +85,13 @@ class LanguageModel:
             if refused:
                 raise unsupported(self.architecture, refused)
         trim()
-        facts = {
+        facts: dict[str, object] = {
             "fused": self.fused,
             "precision": self.precision.name,
             "graphs": bool(self._graphs and self._graphs.on),
         }
+        if isinstance(self._run, Decoder):
+            facts["weights_mb"] = round(self._run.nbytes / 1e6)
         log.info("model", architecture=self.architecture, **facts)
 
     def forward(self, step: Step) -> Predictions:

@@ -2,17 +2,23 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from tests.unit.inference.worker.narrow_vectors import narrow_vectors
 from tests.unit.inference.worker.products import COMPRESSED, compressed, packed
 from tunesmith.inference.worker import weights
+from tunesmith.inference.worker.attention import Chunk
+from tunesmith.inference.worker.block import Decoder
+from tunesmith.inference.worker.model import LanguageModel
 from tunesmith.inference.worker.native import library as native
 from tunesmith.inference.worker.native.library import LINE, PANEL, Embedding, Kind, Library, Product
 from tunesmith.inference.worker.precision import Precision
+from tunesmith.inference.worker.step import Step
 from tunesmith.inference.worker.weights import Panels
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="nothing is compiled here")
@@ -133,3 +139,27 @@ def test_compressed_weights_of_several_tensors_lie_one_below_the_other(
     assert (found.product.kind, right.product.kind) == (kind, PLAIN[kind])
     assert torch.equal(found(x), right(x))
     assert found.keeps(torch.cat(parts)) and torch.equal(found.rows(torch.arange(4163)), torch.cat(parts).float())
+
+
+@KINDS
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_of_compressed_weights_says_the_same_to_the_last_bit(
+    kind: Kind, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(6)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Qwen2Config(vocab_size=97, num_hidden_layers=2, tie_word_embeddings=tied, initializer_range=0.2, **sizes)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    told, taken = [], []
+    for large in (0, math.inf):
+        monkeypatch.setattr(weights, "_LARGE", large)
+        model = LanguageModel(tmp_path, cache_bytes=1 << 24, precision=PRECISIONS[kind])  # type: ignore[arg-type]
+        assert model._program is not None and isinstance(model._run, Decoder)
+        lease = model.cache.lease(81)
+        with torch.inference_mode():
+            prompt = Step([(7 * at) % 97 for at in range(80)], range(80), [Chunk(lease, 0, 80, 0)], [], [], range(80))
+            told.append([model.forward(prompt).logits.clone()])
+            lease.length = 80
+            told[-1].append(model.forward(Step([5], [80], [], [(lease, 0)], [], [0])).logits.clone())
+        taken.append(model._run.nbytes)
+    assert all(map(torch.equal, *told)) and taken[0] < 0.85 * taken[1]
