@@ -5,11 +5,12 @@
 #define INLINE static inline __attribute__((always_inline))
 #define SOON (4 * COMPRESSED) /* bytes that are asked for before they are wanted */
 
-struct chunks chunks_of(const struct product *it, int panel, int next) {
+struct chunks chunks_of(const struct product *it, int panel, int other) {
+  const int further = panel + (panel - other == 1 || other - panel == 1 ? 2 : 1), last = panels_of(it);
   const uint8_t *all = it->weight;
   const uint8_t *head = all + 64L * it->begin[panel];
   return (struct chunks){
-      .at = head + head_bytes(it->inputs), .end = all + 64L * it->begin[panel + 1], .next = all + 64L * it->begin[next],
+      .at = head + head_bytes(it->inputs), .end = all + 64L * it->begin[panel + 1], .next = all + 64L * it->begin[further < last ? further : last],
       .upper = head, .exceptions = (const uint16_t *)(head + 16), .tiles = tiles_of_inputs(it->inputs),
   };
 }
@@ -85,9 +86,7 @@ INLINE void ahead(const struct chunks *from, int k) {
 INLINE void sums_of(const struct product *it, int first, int second, const struct tiled *in, float *sums, float *more,
                     int two) {
   _Alignas(64) char ready[2][2][CHUNK * BYTES];
-  const int last = panels_of(it), on = second == first + 1 ? 2 : 1;
-  struct chunks v = chunks_of(it, first, first + on < last ? first + on : last);
-  struct chunks w = chunks_of(it, second, second + on < last ? second + on : last);
+  struct chunks v = chunks_of(it, first, second), w = chunks_of(it, second, first);
   const __m512i upper_v = upper_of(&v), upper_w = upper_of(&w);
   const long step = 64L * in->height, below = (long)PANEL * in->height;
   const char *a = in->x, *b = a + step * v.tiles;

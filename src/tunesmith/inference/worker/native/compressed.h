@@ -35,8 +35,8 @@ struct chunks {
   int tiles;                  /* to come */
 };
 
-/* `next`: the panel that is read after it. */
-struct chunks chunks_of(const struct product *it, int panel, int next);
+/* `other`: the panel that is read at the same time, or the same; a pair of neighbours is followed by the next pair. */
+struct chunks chunks_of(const struct product *it, int panel, int other);
 
 /* Where the byte lies that will be read so many bytes later. */
 static inline const uint8_t *read_later(const struct chunks *from, long bytes) {

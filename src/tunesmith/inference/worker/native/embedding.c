@@ -45,7 +45,7 @@ GATHERED(tiles_bfloat16, of_bfloat16, 2, 2, 4 * PANEL)
 
 static void in_compressed(const struct product *t, int panel, int place, float scale, float *x) {
   _Alignas(64) char plain[CHUNK * BYTES];
-  struct chunks from = chunks_of(t, panel, panel + 1);
+  struct chunks from = chunks_of(t, panel, panel);
   for (int left = t->inputs; left > 0; left -= CHUNK * 32, x += CHUNK * 32) {
     const int some = left < CHUNK * 32 ? left : CHUNK * 32;
     uncompressed(&from, from.tiles < CHUNK ? from.tiles : CHUNK, plain);

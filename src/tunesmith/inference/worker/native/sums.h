@@ -148,7 +148,7 @@ static void compressed_sums_of_panel(const struct product *it, int panel, const 
                                      float *block) {
   _Alignas(64) char ready[2 * PANEL * BLOCK];
   const lanes all = v_first(PANEL);
-  struct chunks w = chunks_of(it, panel, panel + 1);
+  struct chunks w = chunks_of(it, panel, panel);
   for (int k = 0; k < it->inputs; k += BLOCK) {
     const int some = it->inputs - k < BLOCK ? it->inputs - k : BLOCK, few = rows <= FEW;
     uncompressed(&w, tiles_of_inputs(some), ready);
@@ -237,9 +237,7 @@ static const two_fn TWO_OF[] = {two_f32, two_f16, two_bf16};
 static void compressed_sums_of_two(const struct product *it, int first, int second, const float *x, int rows,
                                    float *sums, float *more) {
   _Alignas(64) char ready[2][2 * PANEL * BLOCK];
-  const int on = second == first + 1 ? 2 : 1, last = panels_of(it);
-  struct chunks v = chunks_of(it, first, first + on < last ? first + on : last);
-  struct chunks w = chunks_of(it, second, second + on < last ? second + on : last);
+  struct chunks v = chunks_of(it, first, second), w = chunks_of(it, second, first);
   for (int k = 0; k < it->inputs; k += BLOCK) {
     const int some = it->inputs - k < BLOCK ? it->inputs - k : BLOCK;
     uncompressed(&v, tiles_of_inputs(some), ready[0]);

@@ -235,9 +235,8 @@ static void sums_of_16(const struct product *it, const char *v, const char *w, c
 static void compressed_passes(const struct product *it, int first, int second, const struct tiled *in, float *sums,
                               float *more, float *y, long ldy) {
   _Alignas(64) char ready[2][DEEP * BYTES];
-  const int all = tiles_of_inputs(it->inputs), on = second == first + 1 ? 2 : 1, end = panels_of(it);
-  struct chunks v = chunks_of(it, first, first + on < end ? first + on : end);
-  struct chunks w = chunks_of(it, second, second + on < end ? second + on : end);
+  const int all = tiles_of_inputs(it->inputs);
+  struct chunks v = chunks_of(it, first, second), w = chunks_of(it, second, first);
   for (int k = 0; k < all; k += DEEP) {
     struct pass p = {.v = ready[0], .w = ready[1], .count = all - k < DEEP ? all - k : DEEP, .size = COMPRESSED, .ldy = ldy};
     wide_uncompressed(&v, p.count, ready[0]);
